@@ -1,0 +1,1 @@
+"""autosample: layers that sample their filters from a small learned summary."""

@@ -1,0 +1,42 @@
+"""How autosample fails: one family of errors, each message stating the rule, what was got, and the fix."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AutosampleError(ValueError):
+    """Base of every error raised on purpose by autosample.
+
+    Messages are one line: the rule that was broken, what was got, and what to do about it. The command line prints
+    them as they are and exits with code 2.
+    """
+
+
+class SpecError(AutosampleError):
+    """A `Spec`, a preset name or one of their fields is not usable."""
+
+
+class ConversionError(AutosampleError):
+    """A model cannot be converted, or is not in the state that the call needs."""
+
+
+class DataError(AutosampleError):
+    """A data set is missing, empty, unreadable, or does not fit the model."""
+
+
+class ConfigError(AutosampleError):
+    """A configuration or checkpoint given to the training side is not usable."""
+
+
+def one_line(text: object) -> str:
+    """`text` with all runs of white space, line ends among them, turned into single spaces."""
+    return " ".join(str(text).split())
+
+
+def nearest(got: str, known: Iterable[str]) -> str:
+    """A hint such as `did you mean "wsnet"?`, or the list of what there is when nothing is close."""
+    names = sorted(known)
+    close = get_close_matches(got.lower(), names, n=2, cutoff=0.55)
+    if close:
+        return "did you mean " + " or ".join(f'"{name}"' for name in close) + "?"
+    return "known: " + ", ".join(names)
