@@ -1,0 +1,133 @@
+"""Which summary column an input channel reads: the second sampled dimension, `taps` layout only.
+
+The plain rule is WSNet's `m mod Q` and needs no module. The others widen the summary, one copy of its columns per
+channel group, which is smaller than the weight by the layer's ratio.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from autosample.sampling.geometry import Geometry
+from autosample.sampling.hashing import layer_seed, random_columns
+from autosample.sampling.packing import bits_for, pack
+from autosample.spec import Spec
+
+
+class Columns(nn.Module):
+    """Reads column `table()[g, q]` for the `q`-th channel of group `g`."""
+
+    learned = False
+
+    def __init__(self, groups: int, columns: int) -> None:
+        super().__init__()
+        self.groups, self.columns = groups, columns
+
+    def table(self) -> Int[Tensor, "g q"]:
+        """The integer selection."""
+        raise NotImplementedError
+
+    def widen(self, summary: Float[Tensor, "l q"]) -> Float[Tensor, "gl q"]:
+        """A summary for each group, one under the other: group `g` begins at row `g·L`."""
+        chosen = summary[:, self.table().reshape(-1)].view(-1, self.groups, self.columns)
+        return chosen.transpose(0, 1).reshape(-1, self.columns)
+
+    def narrow(self, wide: Float[Tensor, "gl q"]) -> Float[Tensor, "l q"]:
+        """The adjoint of `widen`."""
+        rows = wide.view(self.groups, -1, self.columns).transpose(0, 1).reshape(-1, self.groups * self.columns)
+        out = wide.new_zeros(rows.shape[0], self.columns)
+        return out.index_add_(1, self.table().reshape(-1), rows)
+
+    def stored_bits(self) -> int:
+        """Bits that the selection takes in a file."""
+        return self.groups * self.columns * bits_for(self.columns)
+
+    def packed(self) -> dict[str, Tensor]:
+        """The tensors that a file needs to give the selection back."""
+        return {"table": pack(self.table(), bits_for(self.columns))} if self.columns > 1 else {}
+
+    def hardened(self) -> "Columns":
+        """The selection with all that only learning needs left out."""
+        return self
+
+
+class ShuffledColumns(Columns):
+    """A seeded permutation per group, so that repeated channels do not line up. Only the seed is stored."""
+
+    seed: Tensor
+
+    def __init__(self, groups: int, columns: int, spec: Spec, name: str, device: torch.device | None) -> None:
+        super().__init__(groups, columns)
+        self.register_buffer("seed", torch.tensor(layer_seed(spec.seed, name), device=device))
+
+    def table(self) -> Int[Tensor, "g q"]:
+        return random_columns(self.seed, self.groups, self.columns)
+
+    def stored_bits(self) -> int:
+        return 8 * self.seed.nbytes
+
+    def packed(self) -> dict[str, Tensor]:
+        return {"seed": self.seed}
+
+
+class TableColumns(Columns):
+    """A selection given as integers."""
+
+    chosen: Tensor
+
+    def __init__(self, table: Int[Tensor, "g q"]) -> None:
+        super().__init__(*table.shape)
+        self.register_buffer("chosen", table.to(torch.int32))
+
+    def table(self) -> Int[Tensor, "g q"]:
+        return self.chosen.long()
+
+
+class LearnedColumns(Columns):
+    """Every channel chooses a column by a straight-through softmax, starting from `m mod Q`."""
+
+    learned = True
+    chosen: Tensor
+    frozen: Tensor
+
+    def __init__(self, groups: int, columns: int, device: torch.device | None) -> None:
+        super().__init__(groups, columns)
+        self.logits = nn.Parameter(torch.eye(columns, device=device).repeat(groups, 1, 1))
+        self.register_buffer("chosen", torch.arange(columns, device=device).repeat(groups, 1).int())
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        self.is_frozen = False
+
+    def table(self) -> Int[Tensor, "g q"]:
+        return self.chosen.long() if self.is_frozen else self.logits.argmax(-1)
+
+    def widen(self, summary: Float[Tensor, "l q"]) -> Float[Tensor, "gl q"]:
+        if self.is_frozen:
+            return super().widen(summary)
+        soft = torch.softmax(self.logits, -1)
+        hard = torch.nn.functional.one_hot(self.logits.argmax(-1), self.columns).to(soft.dtype)
+        choice = hard + (soft - soft.detach())
+        return torch.einsum("lp,gqp->glq", summary, choice.to(summary.dtype)).reshape(-1, self.columns)
+
+    def freeze(self) -> None:
+        """Keep the choice made so far and stop learning it."""
+        if not self.is_frozen:
+            with torch.no_grad():
+                self.chosen.copy_(self.logits.argmax(-1))
+            self.frozen.fill_(True)
+            self.is_frozen = True
+
+    def hardened(self) -> Columns:
+        return TableColumns(self.table())
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.is_frozen = bool(self.frozen)
+
+
+def build_columns(geometry: Geometry, spec: Spec, name: str, device: torch.device | None) -> Columns | None:
+    """The module that `spec.columns` asks for; `None` where channels read `m mod Q`."""
+    if geometry.layout == "flat" or spec.columns == "tile":
+        return None
+    if spec.columns == "shuffle":
+        return ShuffledColumns(geometry.windows, geometry.columns, spec, f"{name}/columns", device)
+    return LearnedColumns(geometry.windows, geometry.columns, device)

@@ -1,0 +1,117 @@
+"""Fitting a summary, and learned positions, to an existing dense weight (warm start).
+
+For given positions the least-squares summary is closed: every element is the average of the weights that it serves.
+For learned positions that step alternates with moving each window to the place that fits it best; with disjoint
+windows this is Lloyd's k-means.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from autosample.sampling.columns import Columns
+from autosample.sampling.geometry import Geometry
+from autosample.sampling.windows import gather_windows, scatter_windows
+
+# Bounds the search for the best position of a window: more candidates than this are thinned out evenly.
+_MOST_CANDIDATES = 2048
+_ITERATIONS = 8
+
+
+def fit_summary(
+    windows: Float[Tensor, "n g w q"],
+    positions: Int[Tensor, "n g"],
+    geometry: Geometry,
+    *,
+    columns: Columns | None = None,
+    factors: Float[Tensor, "n #g"] | None = None,
+) -> Float[Tensor, "l q"]:
+    """The summary closest to `windows` in the least-squares sense when they lie at `positions` (overlap average).
+
+    Rows that no window covers are zero.
+    """
+    kept = geometry.to_windows(torch.ones_like(geometry.to_weight(windows)))  # zero where windows are cropped
+    scale = (
+        torch.ones_like(windows[..., :1, :1])
+        if factors is None
+        else factors[:, :, None, None].expand_as(windows[..., :1, :1])
+    )
+    total = _scatter(windows * scale * kept, positions, geometry, columns)
+    count = _scatter(kept * scale.square(), positions, geometry, columns)
+    return torch.where(count > 0, total / count.clamp_min(1e-30), 0.0)
+
+
+def _scatter(
+    windows: Float[Tensor, "n g w q"], positions: Int[Tensor, "n g"], geometry: Geometry, columns: Columns | None
+) -> Float[Tensor, "l q"]:
+    if columns is None:
+        return scatter_windows(windows.flatten(0, 1), positions.reshape(-1), geometry.length)
+    groups = positions.shape[1]
+    base = positions + torch.arange(groups, device=positions.device) * geometry.length
+    wide = scatter_windows(windows.flatten(0, 1), base.reshape(-1), groups * geometry.length)
+    return columns.narrow(wide)
+
+
+def fit_positions(
+    windows: Float[Tensor, "n g w q"], geometry: Geometry, *, iterations: int = _ITERATIONS, seed: int = 0
+) -> Int[Tensor, "n g"]:
+    """Positions found by alternating minimisation, starting from a summary made of some of the windows themselves."""
+    generator = torch.Generator().manual_seed(seed)
+    n, g, w, q = windows.shape
+    flat = windows.reshape(n * g, w, q)
+    chosen = torch.randperm(n * g, generator=generator)[: -(-geometry.length // w)].to(flat.device)
+    summary = flat[chosen].reshape(-1, q)
+    if summary.shape[0] < geometry.length:
+        summary = summary.repeat(-(-geometry.length // summary.shape[0]), 1)
+    summary = summary[: geometry.length]
+    base = torch.zeros(n * g, dtype=torch.long, device=flat.device)
+    base = _nearest(flat, summary, base, geometry, 0)
+    for iteration in range(1, iterations):
+        summary = _reseed(flat, fit_summary(windows, base.view(n, g), geometry), base)
+        base = _nearest(flat, summary, base, geometry, iteration)
+    return base.view(n, g)
+
+
+def _nearest(
+    flat: Float[Tensor, "p w q"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], geometry: Geometry, turn: int
+) -> Int[Tensor, "p"]:
+    """For each window the candidate of least squared distance, its present place among them."""
+    stride = -(-geometry.positions // _MOST_CANDIDATES)
+    steps = torch.arange(turn % stride, geometry.positions, stride, device=flat.device)
+    candidates = steps * geometry.grid
+    best = _distance(flat, gather_windows(summary, base, geometry.window))
+    targets = flat.flatten(1)
+    for chunk in candidates.split(256):
+        pieces = gather_windows(summary, chunk, geometry.window).flatten(1)
+        distance = pieces.square().sum(1) - 2 * targets @ pieces.t()
+        low, index = distance.min(1)
+        low = low + targets.square().sum(1)
+        better = low < best - 1e-12
+        base = torch.where(better, chunk[index], base)
+        best = torch.where(better, low, best)
+    return base
+
+
+def _distance(a: Float[Tensor, "p w q"], b: Float[Tensor, "p w q"]) -> Float[Tensor, "p"]:
+    return (a - b).square().sum((1, 2))
+
+
+def _reseed(
+    flat: Float[Tensor, "p w q"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"]
+) -> Float[Tensor, "l q"]:
+    """Put the worst-fitting windows where the summary is not used at all, as k-means does with empty clusters."""
+    window = flat.shape[1]
+    used = scatter_windows(torch.ones_like(flat[..., :1]), base, summary.shape[0])[:, 0] > 0
+    slots = summary.shape[0] // window
+    empty = (~used[: slots * window].view(slots, window).any(1)).nonzero()[:, 0]
+    if len(empty):
+        error = _distance(flat, gather_windows(summary, base, window))
+        worst = error.topk(min(len(empty), len(error))).indices
+        summary = summary.clone()
+        summary[: slots * window].view(slots, window, -1)[empty[: len(worst)]] = flat[worst]
+    return summary
+
+
+def relative_error(weight: Tensor, fitted: Tensor) -> float:
+    """`‖W − Ŵ‖ / ‖W‖`; zero for a weight that is all zeros."""
+    return float((weight - fitted).norm() / weight.norm().clamp_min(1e-30)) if weight.any() else 0.0

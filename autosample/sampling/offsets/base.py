@@ -1,0 +1,176 @@
+"""The face that every offset rule shows to a layer."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from autosample.sampling.geometry import Geometry
+from autosample.sampling.hashing import layer_seed, random_positions
+from autosample.sampling.packing import bits_for, pack
+from autosample.sampling.windows import Placement
+from autosample.spec import Spec
+
+
+@dataclass(frozen=True)
+class Places:
+    """The table of positions that a rule fills: `filters × groups` of them, multiples of `grid` up to `limit`."""
+
+    filters: int
+    groups: int
+    limit: int
+    grid: int = 1
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> "Places":
+        return cls(geometry.sampled, geometry.windows, geometry.limit, geometry.grid)
+
+    @property
+    def choices(self) -> int:
+        """Admissible positions of one window."""
+        return self.limit // self.grid + 1
+
+    @property
+    def last(self) -> int:
+        """The largest admissible position [rows]."""
+        return (self.choices - 1) * self.grid
+
+    @property
+    def bits(self) -> int:
+        """Bits of one stored position."""
+        return bits_for(self.choices)
+
+    @property
+    def table_bits(self) -> int:
+        """Bits of a stored table of positions."""
+        return self.filters * self.groups * self.bits
+
+    def pack(self, positions: Int[Tensor, "n g"]) -> dict[str, Tensor]:
+        """The table as a file holds it: grid steps at `bits` each, nothing where there is but one place to be."""
+        return {"table": pack(positions // self.grid, self.bits)} if self.bits else {}
+
+
+class Offsets(nn.Module):
+    """A rule that says where the windows of a layer lie on its summary. Calling it gives integer positions `(N, G)`.
+
+    A subclass defines `placement`, and for learned rules `positions` and `assign`. Nothing here is as large as the
+    weight. Learned rules keep the structure of their parameters when frozen, so that checkpoints and distributed
+    training go on undisturbed; `harden_` then replaces them by `TableOffsets`.
+    """
+
+    learned = False
+    #: whether `observe` needs the layer's input before each sampling
+    watches_input = False
+
+    def __init__(self, places: Places) -> None:
+        super().__init__()
+        self.places = places
+
+    def placement(self) -> Placement:
+        """Where the windows lie now, differentiable in whatever the rule learns."""
+        raise NotImplementedError
+
+    def positions(self) -> Int[Tensor, "n g"]:
+        """The integer positions that the rule stands for, multiples of the grid."""
+        return self.placement().base
+
+    def forward(self) -> Int[Tensor, "n g"]:
+        return self.positions()
+
+    def stored_bits(self) -> int:
+        """Bits that the positions take in a file."""
+        return 0
+
+    def packed(self) -> dict[str, Tensor]:
+        """The tensors that a file needs to give these positions back, `stored_bits` in all."""
+        return {}
+
+    def hardened(self) -> "Offsets":
+        """This rule with all that only learning needs left out; fixed rules return themselves."""
+        return self
+
+    def observe(self, x: Tensor) -> None:
+        """Look at the layer's input (rules with `watches_input` only)."""
+
+    def extra_repr(self) -> str:
+        p = self.places
+        return f"{p.filters}x{p.groups} of {p.choices} positions, grid {p.grid}"
+
+
+class LearnedOffsets(Offsets):
+    """What learned rules share: the frozen state, kept in buffers so that it survives a checkpoint.
+
+    Until `freeze` is called, `placement` follows the parameters; from then on, the integers of `table`.
+    """
+
+    learned = True
+    table: Tensor
+    frozen: Tensor
+
+    def __init__(self, places: Places, start: Int[Tensor, "n g"]) -> None:
+        super().__init__(places)
+        self.register_buffer("table", start.to(torch.int32))
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=start.device))
+        self.is_frozen = False
+
+    def soft_placement(self) -> Placement:
+        """The differentiable placement, before freezing."""
+        raise NotImplementedError
+
+    def hard_positions(self) -> Int[Tensor, "n g"]:
+        """The integers nearest to what has been learned, before freezing."""
+        raise NotImplementedError
+
+    def assign(self, positions: Int[Tensor, "n g"]) -> None:
+        """Set what is learned so that it stands for `positions` (used by warm starts)."""
+        raise NotImplementedError
+
+    def placement(self) -> Placement:
+        return Placement(self.table.long()) if self.is_frozen else self.soft_placement()
+
+    def positions(self) -> Int[Tensor, "n g"]:
+        return self.table.long() if self.is_frozen else self.hard_positions()
+
+    def freeze(self) -> None:
+        """Round what has been learned to integers and stop learning it; calling it again changes nothing."""
+        if not self.is_frozen:
+            with torch.no_grad():
+                self.table.copy_(self.hard_positions())
+            self.frozen.fill_(True)
+            self.is_frozen = True
+
+    def stored_bits(self) -> int:
+        return self.places.table_bits
+
+    def packed(self) -> dict[str, Tensor]:
+        return self.places.pack(self.positions())
+
+    def hardened(self) -> Offsets:
+        from autosample.sampling.offsets.table import TableOffsets
+
+        return TableOffsets(self.places, self.positions())
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.is_frozen = bool(self.frozen)
+
+
+def start_positions(places: Places, spec: Spec, name: str, device: torch.device | None) -> Int[Tensor, "n g"]:
+    """Where learned windows begin: as the strided rule places them, or at random."""
+    if spec.start == "random":
+        seed = torch.tensor(layer_seed(spec.seed, name), device=device)
+        return random_positions(seed, places.filters, places.groups, places.choices) * places.grid
+    return strided_positions(places, device)
+
+
+def strided_positions(places: Places, device: torch.device | None) -> Int[Tensor, "n g"]:
+    """`o[n, g] = n·S` with the summary's whole length used: `⌊n·last/(N − 1)⌋`, on the grid.
+
+    With `L = K + (N − 1)·S` this is WSNet's and FSNet's integer stride exactly. A table of a single filter (the
+    channel offsets of the separable rule) is spaced along its groups instead.
+    """
+    count = places.filters if places.filters > 1 else places.groups
+    line = torch.arange(count, device=device) * (places.choices - 1) // max(count - 1, 1) * places.grid
+    shape = (-1, 1) if places.filters > 1 else (1, -1)
+    return line.view(shape).expand(places.filters, places.groups)

@@ -1,0 +1,41 @@
+"""The sampling rule itself: `W[n, g, κ, q] = sign[n, g]·gain[n, g]·Φ[o[n, g] + κ, q]`."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from autosample.sampling.columns import Columns
+from autosample.sampling.geometry import Geometry
+from autosample.sampling.windows import Placement, cut_windows
+
+
+def sample_weight(
+    summary: Float[Tensor, "l q"],
+    geometry: Geometry,
+    placement: Placement,
+    *,
+    columns: Columns | None = None,
+    factors: Float[Tensor, "n #g"] | None = None,
+) -> Float[Tensor, "n m *kernel"]:
+    """The dense weight that a summary stands for, shape `(sampled, M, *kernel)`.
+
+    Args:
+        summary: `Φ`, shape `(L, Q)`.
+        geometry: Sizes and layout.
+        placement: Where the windows lie, `(N, G)`.
+        columns: Channel selection; `None` is WSNet's `m mod Q`.
+        factors: Signs times gains, per window `(N, G)` or per filter `(N, 1)`.
+    """
+    if columns is not None:
+        placement = by_group(placement, summary.shape[0])
+        summary = columns.widen(summary)
+    windows = cut_windows(summary, placement, geometry.window)
+    if factors is not None:
+        windows = windows * factors[:, :, None, None].to(windows.dtype)
+    return geometry.to_weight(windows)
+
+
+def by_group(placement: Placement, length: int) -> Placement:
+    """The same places in a widened summary, where group `g` begins at row `g·L`."""
+    shift = torch.arange(placement.base.shape[1], device=placement.base.device) * length
+    return Placement(placement.base + shift, placement.weights, placement.step, placement.hard)

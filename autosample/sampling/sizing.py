@@ -1,0 +1,187 @@
+"""From a spec and the shape of a weight to a `Geometry`: the one dial `ratio` decides what the user does not set."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from autosample.errors import SpecError
+from autosample.sampling.geometry import Geometry, kind_of
+from autosample.spec import Spec
+
+# Positions of learned windows may take up to this share of the bits of a float32 summary before G is lowered.
+_POSITION_SHARE = 0.5
+# Denser sampling pays for its mixing matrix; it is used only where that costs at most this share of the dense weights.
+_MIXING_SHARE = 0.25
+# Integer strides rarely meet a ratio exactly: misses up to this (in log) count as equal, and shape decides.
+_CLOSE = 0.05
+# Channel compactness tried: every number up to this, and every divisor of the channels.
+_TRIED_GROUPS = 64
+_DEFAULT_WINDOWS = {"conv1d": 16, "conv2d": 8, "pointwise": 4, "linear": 8}
+
+
+def plan_geometry(spec: Spec, shape: Sequence[int]) -> Geometry:
+    """Sizes of the summary that `spec` gives to a weight of the torch shape `(N, M, *kernel)`.
+
+    A ratio beyond what the layer allows is lowered to the largest possible one; compare `Geometry.ratio`.
+
+    Raises:
+        SpecError: Neither `ratio` nor `spatial`/`channel` is set, or `windows` exceeds what a filter can be cut into.
+    """
+    filters, channels, *kernel = (int(size) for size in shape)
+    resolved = spec.for_kind(kind_of(tuple(kernel)))
+    if resolved.ratio is None and resolved.spatial is None and resolved.channel is None:
+        raise SpecError(f'preset "{spec.preset}" needs a size, got none: pass ratio=8 (or spatial= and channel=)')
+    layout = resolved.layout
+    if layout == "auto":
+        layout = "taps" if math.prod(kernel) > 1 else "flat"
+    bare = Geometry(
+        layout=layout,
+        filters=filters,
+        channels=channels,
+        kernel=tuple(kernel),
+        windows=1,
+        length=1,
+        grid=max(resolved.grid, 1),
+        sampled=filters,
+    )
+    return _strided(resolved, bare) if _is_strided(resolved) else _free(resolved, bare)
+
+
+def _is_strided(spec: Spec) -> bool:
+    """Whether filter `n` starts at `n·S` in every group, so that an integer stride gives the summary's length."""
+    shared = spec.rule == "separable" and spec.along == "strided" and spec.spread == 0
+    return (spec.rule == "strided" or shared) and spec.grid != 0
+
+
+def _most_windows(bare: Geometry) -> int:
+    return bare.channels if bare.layout == "taps" else bare.channels * bare.taps
+
+
+def _fixed_windows(spec: Spec, bare: Geometry) -> int | None:
+    """`G` where the spec sets it, by number or by the window's length."""
+    most = _most_windows(bare)
+    if spec.window is not None and bare.layout == "flat":
+        row = bare.kernel[-1] if bare.taps > 1 else min(4, bare.channels)
+        return -(-most // min(spec.window or row, most))
+    if spec.windows is not None and spec.windows > most:
+        raise SpecError(f"windows must be at most {most} for this layer, got {spec.windows}: pass a smaller number")
+    return spec.windows
+
+
+# --- integer strides: WSNet and FSNet -------------------------------------------------------------------------------
+
+
+def _strided(spec: Spec, bare: Geometry) -> Geometry:
+    if spec.ratio is None:
+        return _by_compactness(spec, bare)
+    options = [_with_stride(bare, groups, stride) for groups, stride in _strides(spec, bare, bare.filters)]
+    if spec.denser > 1:
+        dense = replace(bare, sampled=spec.denser * bare.filters)
+        if _mixing_pays(dense):
+            options = [_with_stride(dense, groups, stride) for groups, stride in _strides(spec, dense, dense.sampled)]
+    return min(options, key=lambda option: _preference(option, spec.ratio or 1.0))
+
+
+def _with_stride(bare: Geometry, groups: int, stride: int) -> Geometry:
+    """`L = K + (N − 1)·S` (WSNet, section 3; FSNet's `C_out` segments likewise)."""
+    cut = replace(bare, windows=groups)
+    return replace(cut, length=cut.window + (cut.sampled - 1) * stride)
+
+
+def _strides(spec: Spec, bare: Geometry, sampled: int) -> Iterator[tuple[int, int]]:
+    """Pairs of channel compactness and stride on either side of the asked ratio."""
+    fixed = _fixed_windows(spec, bare)
+    for groups in [fixed] if fixed else _splits(_most_windows(bare)):
+        cut = replace(bare, windows=groups)
+        budget = (bare.dense / (spec.ratio or 1.0) - (cut.stored - cut.columns)) / cut.columns
+        exact = (budget - cut.window) / max(sampled - 1, 1)
+        low = max(int(exact) // bare.grid, 1) * bare.grid
+        yield from ((groups, stride) for stride in (low, low + bare.grid))
+
+
+def _preference(option: Geometry, ratio: float) -> tuple[float, float, float]:
+    """Nearest ratio first; among equals spread the compactness over both axes, or keep flat filters whole."""
+    miss = abs(math.log(option.ratio / ratio))
+    along = max(option.ratio / option.windows, 1.0)
+    uneven = math.log(option.windows) if option.layout == "flat" else abs(math.log(along / option.windows))
+    return max(miss - _CLOSE, 0.0), uneven, miss
+
+
+def _by_compactness(spec: Spec, bare: Geometry) -> Geometry:
+    """WSNet's own terms: `S = ⌈K / spatial⌉`, and the largest `C` up to `channel` that divides the channels."""
+    most = spec.channel or 1
+    groups = max(divisor for divisor in _divisors(_most_windows(bare)) if divisor <= most)
+    cut = replace(bare, windows=groups)
+    stride = -(-cut.window // (spec.spatial or 1))
+    dense = replace(cut, sampled=spec.denser * cut.filters)
+    if spec.denser > 1 and stride > 1 and _mixing_pays(dense):
+        return _with_stride(dense, groups, stride // spec.denser or 1)
+    return _with_stride(cut, groups, stride)
+
+
+def _mixing_pays(dense: Geometry) -> bool:
+    return dense.filters * dense.sampled <= _MIXING_SHARE * dense.dense
+
+
+def _splits(number: int) -> list[int]:
+    """Numbers of groups to try: none empty when a filter is cut into equal windows and the last one cropped."""
+    small = [g for g in range(1, min(number, _TRIED_GROUPS) + 1) if -(-number // -(-number // g)) == g]
+    return sorted({*small, *_divisors(number)})
+
+
+def _divisors(number: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+# --- free positions: everything else --------------------------------------------------------------------------------
+
+
+def _free(spec: Spec, bare: Geometry) -> Geometry:
+    fixed = _fixed_windows(spec, bare)
+    if fixed is not None:
+        return _with_budget(spec, bare, fixed)
+    groups = min(_default_windows(spec, bare), _most_windows(bare))
+    while groups > 1 and _too_many_positions(spec, _with_budget(spec, bare, groups)):
+        groups //= 2
+    while not _fits(spec, replace(bare, windows=groups)) and groups < _most_windows(bare):
+        groups = min(2 * groups, _most_windows(bare))
+    return _with_budget(spec, bare, groups)
+
+
+def _default_windows(spec: Spec, bare: Geometry) -> int:
+    learned = spec.rule in ("interpolated", "categorical")
+    if bare.layout == "flat" and learned and spec.start == "strided":
+        return 1  # like FSNet: windows of one filter that start alike would only repeat one another
+    return _DEFAULT_WINDOWS[kind_of(bare.kernel)]
+
+
+def _budget(spec: Spec, cut: Geometry) -> int:
+    """Rows that the asked ratio leaves to the summary, after the gains."""
+    gains = {"none": 0, "filter": cut.filters, "window": cut.filters * cut.windows}[spec.gains]
+    numbers = cut.dense / (spec.ratio or 1.0) - gains
+    if spec.ratio is None:
+        numbers = cut.dense / ((spec.spatial or 1) * (spec.channel or 1)) - gains
+    return round(numbers / cut.columns)
+
+
+def _fits(spec: Spec, cut: Geometry) -> bool:
+    """Whether the budget holds a window twice, so that windows have room to differ."""
+    return _budget(spec, cut) >= 2 * cut.window
+
+
+def _with_budget(spec: Spec, bare: Geometry, groups: int) -> Geometry:
+    cut = replace(bare, windows=groups)
+    grid = cut.window if spec.grid == 0 else spec.grid
+    length = _budget(spec, cut)
+    if spec.grid == 0:
+        length = max(round(length / grid), 1) * grid
+    least = cut.window + (grid if spec.rule != "strided" else 0)
+    return replace(cut, grid=grid, length=max(length, least))
+
+
+def _too_many_positions(spec: Spec, planned: Geometry) -> bool:
+    if spec.rule in ("random", "strided", "separable"):
+        return False
+    bits = math.ceil(math.log2(max(planned.positions, 2)))
+    return planned.filters * planned.windows * bits > _POSITION_SHARE * 32 * planned.length * planned.columns
