@@ -1,1 +1,13 @@
 """autosample: layers that sample their filters from a small learned summary."""
+
+from autosample.convert import convert as convert
+from autosample.convert import convert_ as convert_
+from autosample.convert import harden_ as harden_
+from autosample.errors import AutosampleError as AutosampleError
+from autosample.report import Report as Report
+from autosample.report import report as report
+from autosample.spec import PRESETS as PRESETS
+from autosample.spec import Spec as Spec
+from autosample.spec import spec as spec
+
+__version__ = "0.1.0"

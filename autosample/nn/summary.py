@@ -5,6 +5,7 @@ twin has, weight standardisation or dynamic padding among them, runs unchanged o
 """
 
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -213,6 +214,16 @@ class SummaryLayer(nn.Module):
 def learned_parts(layer: SummaryLayer) -> list[Any]:
     """The rules inside a layer that can be frozen."""
     return [module for module in layer.modules() if isinstance(module, LearnedOffsets | LearnedColumns)]
+
+
+def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()` without what is inside of summary layers."""
+    inside: set[int] = set()
+    for name, module in model.named_modules():
+        if id(module) not in inside:
+            yield name, module
+            if isinstance(module, SummaryLayer):
+                inside.update(id(part) for part in module.modules())
 
 
 def become_summary(

@@ -1,0 +1,276 @@
+"""What a model is made of: parameters, bytes on disk and multiply-adds, per layer and in total."""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autosample.artifact import compact_state
+from autosample.nn import SummaryLayer, outer_modules
+
+_NOTE = "_autosample_reason"
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer. Sizes in bytes count everything a file must hold, bias included.
+
+    Attributes:
+        name, kind: Where the layer is and of what class.
+        method: The preset, or `dense`.
+        note: Why the layer is dense, or what the asked ratio became.
+        dense_params, stored_params: Numbers of weights, gains and biases, dense and stored.
+        dense_bytes, stored_bytes: The same in bytes, with positions at the bits they need.
+        ratio: Dense weights divided by stored numbers (weights only).
+        position_bits: Bits of all positions and selections.
+        multiplicity: Weights served by one element of the summary, on average.
+        macs: Multiply-adds of one forward pass as a dense layer, or `None` without an example.
+        fit_error: `‖W − Ŵ‖/‖W‖` of a warm start.
+    """
+
+    name: str
+    kind: str
+    method: str
+    note: str
+    dense_params: int
+    stored_params: int
+    dense_bytes: int
+    stored_bytes: int
+    ratio: float
+    position_bits: int
+    multiplicity: float
+    macs: int | None = None
+    fit_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows by layer; the last one, `(rest)`, is everything that is neither convolution nor linear layer."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the dense model."""
+        return sum(row.dense_bytes for row in self.rows)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the model as it would be saved, without the file's header."""
+        return sum(row.stored_bytes for row in self.rows)
+
+    @property
+    def dense_params(self) -> int:
+        """Parameters and buffers of the dense model."""
+        return sum(row.dense_params for row in self.rows)
+
+    @property
+    def stored_params(self) -> int:
+        """Parameters and buffers that are stored."""
+        return sum(row.stored_params for row in self.rows)
+
+    @property
+    def ratio(self) -> float:
+        """`dense_bytes / stored_bytes` of the whole model."""
+        return self.dense_bytes / max(self.stored_bytes, 1)
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds of one forward pass [MACs], or `None` without an example."""
+        counts = [row.macs for row in self.rows if row.macs is not None]
+        return sum(counts) if counts else None
+
+    @property
+    def converted(self) -> tuple[Row, ...]:
+        """Rows of layers that sample their weight."""
+        return tuple(row for row in self.rows if row.method not in ("dense", ""))
+
+    def total(self) -> Row:
+        """All rows added up."""
+        served = sum(row.multiplicity * row.stored_params for row in self.converted)
+        return Row(
+            name="total",
+            kind="",
+            method="",
+            note=f"{len(self.converted)} of {len(self.rows) - 1} layers sampled",
+            dense_params=self.dense_params,
+            stored_params=self.stored_params,
+            dense_bytes=self.dense_bytes,
+            stored_bytes=self.stored_bytes,
+            ratio=self.ratio,
+            position_bits=sum(row.position_bits for row in self.rows),
+            multiplicity=served / max(sum(row.stored_params for row in self.converted), 1),
+            macs=self.macs,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: `rows` and `total`."""
+        return {"rows": [asdict(row) for row in self.rows], "total": asdict(self.total())}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_csv(self) -> str:
+        """One line per layer and one for the total, under a header."""
+        out = io.StringIO()
+        writer = csv.DictWriter(out, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in (*self.rows, self.total()))
+        return out.getvalue()
+
+    def to_markdown(self) -> str:
+        """A Markdown table of the columns that people read."""
+        lines = [" | ".join(_HEADS), " | ".join("---" if i < 2 else "---:" for i in range(len(_HEADS)))]
+        lines += [" | ".join(_cells(row)) for row in (*self.rows, self.total())]
+        return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=140)
+        console.print(self.__rich__())
+        return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __rich__(self):
+        from rich.table import Table
+
+        table = Table(show_footer=False)
+        for i, head in enumerate(_HEADS):
+            table.add_column(head, justify="left" if i in (0, 1, len(_HEADS) - 1) else "right")
+        for row in self.rows:
+            table.add_row(*_cells(row))
+        table.add_section()
+        table.add_row(*_cells(self.total()), style="bold")
+        return table
+
+
+_HEADS = ("layer", "method", "weights", "stored", "bytes", "ratio", "uses", "MACs", "fit error", "note")
+
+
+def _cells(row: Row) -> list[str]:
+    macs = "" if row.macs is None else f"{row.macs:,}"
+    fit = "" if row.fit_error is None else f"{row.fit_error:.3f}"
+    uses = f"{row.multiplicity:.1f}" if row.method not in ("dense", "") or row.name == "total" else ""
+    sizes = [f"{row.dense_params:,}", f"{row.stored_params:,}", f"{row.stored_bytes:,}", f"{row.ratio:.2f}"]
+    return [row.name or "(itself)", row.method, *sizes, uses, macs, fit, row.note]
+
+
+def note_reason(layer: nn.Module, reason: str) -> None:
+    """Remember why a layer was left dense, for later reports."""
+    setattr(layer, _NOTE, reason)
+
+
+def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
+    """Per layer and in total: parameters, bytes as saved, multiplicity, and multiply-adds if an example is given.
+
+    Args:
+        model: A model or a single layer, converted or not.
+        example: An input (or a tuple of inputs) for one forward pass in evaluation mode without gradients.
+    """
+    macs = count_macs(model, example) if example is not None else {}
+    state = compact_state(model)
+    rows = []
+    for name, layer in outer_modules(model):
+        if isinstance(layer, _LAYERS):
+            prefix = f"{name}." if name else ""
+            mine = [state.pop(key) for key in list(state) if key.startswith(prefix)]
+            rows.append(_row(name, layer, mine, macs.get(name)))
+    rest, size = sum(t.numel() for t in state.values()), sum(t.nbytes for t in state.values())
+    rows.append(Row("(rest)", "", "", "norms, other layers", rest, rest, size, size, 1.0, 0, 1.0, macs.get(None)))
+    return Report(tuple(rows))
+
+
+def _row(name: str, layer: nn.Module, tensors: list[Tensor], macs: int | None) -> Row:
+    kind, size, numbers = type(layer).__name__, sum(t.nbytes for t in tensors), sum(t.numel() for t in tensors)
+    if not isinstance(layer, SummaryLayer):
+        return Row(name, kind, "dense", getattr(layer, _NOTE, ""), numbers, numbers, size, size, 1.0, 0, 1.0, macs)
+    g, weight = layer.geometry, layer.summary
+    bits = layer.offsets.stored_bits() + (layer.columns.stored_bits() if layer.columns is not None else 0)
+    gains = layer.gains.numel() if layer.gains is not None else 0
+    extra = sum(p.numel() for p in layer.parameters(recurse=False)) - g.stored - gains  # biases and the like
+    asked = layer.spec.ratio
+    ratio = g.dense / (g.stored + gains)
+    far = asked is not None and abs(ratio / asked - 1) > 0.01
+    return Row(
+        name=name,
+        kind=kind,
+        method=layer.spec.preset,
+        note=f"asked {asked:g}x, the layer allows {ratio:.3g}x" if far else "",
+        dense_params=g.dense + extra,
+        stored_params=g.stored + gains + extra,
+        dense_bytes=(g.dense + extra) * weight.element_size(),
+        stored_bytes=size,
+        ratio=ratio,
+        position_bits=bits,
+        multiplicity=g.multiplicity,
+        macs=macs,
+        fit_error=layer.fit_error,
+    )
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, int]:
+    """Multiply-adds of one forward pass by layer name; under `None`, those outside of convolutions and linear layers.
+
+    Counted by `torch.utils.flop_counter` as a dense layer's; making a weight from its summary is not included.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts: dict[str | None, int] = {}
+    counter = FlopCounterMode(display=False)
+    started: dict[str, int] = {}
+
+    def before(name: str):
+        return lambda module, args: started.__setitem__(name, counter.get_total_flops())
+
+    def after(name: str, layer: nn.Module):
+        def hook(module, args, output) -> None:
+            spent = counter.get_total_flops() - started[name] - making[name]
+            counts[name] = counts.get(name, 0) + spent // 2
+
+        return hook
+
+    layers = {n: m for n, m in outer_modules(model) if isinstance(m, _LAYERS)}
+    making = {name: _making(layer) for name, layer in layers.items()}
+    hooks = [layer.register_forward_pre_hook(before(name)) for name, layer in layers.items()]
+    hooks += [layer.register_forward_hook(after(name, layer)) for name, layer in layers.items()]
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with counter:
+            model(*example) if isinstance(example, tuple) else model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    every = sum(making[name] for name in layers if name in counts)
+    counts[None] = (counter.get_total_flops() - every) // 2 - sum(counts.values())
+    return counts
+
+
+def _making(layer: nn.Module) -> int:
+    """Operations spent on making the weight from its summary (densify, learned columns)."""
+    if not isinstance(layer, SummaryLayer):
+        return 0
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        _ = layer.weight
+    return counter.get_total_flops()
+
+
+def save_report(result: Report, folder: Path) -> None:
+    """Write `report.json`, `report.csv` and `report.md` into a folder."""
+    for suffix, text in (("json", result.to_json()), ("csv", result.to_csv()), ("md", result.to_markdown())):
+        target = folder / f"report.{suffix}"
+        partial = target.with_suffix(f".{suffix}.partial")
+        partial.write_text(text)
+        partial.replace(target)
