@@ -246,7 +246,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         # Chen et al. 2015: every weight by itself, hashed position and sign
         "hashednet": {"rule": "random", "layout": "flat", "window": 1, "signs": "random"},
         # vector quantisation: disjoint windows, the summary is a codebook
-        "kmeans": {"rule": "categorical", "layout": "flat", "window": 0, "grid": 0, "start": "random"},
+        "kmeans": {"rule": "assigned", "layout": "flat", "window": 0, "grid": 0, "start": "random"},
         # pseudo-random windows: the baseline that costs no bytes
         "random": {"rule": "random"},
         # ours: random start, then learned in units of positions, fast, frozen early (see docs/design.md)

@@ -150,8 +150,8 @@ class SummaryLayer(nn.Module):
         if self.gains is not None:
             self.gains.fill_(1.0)
         windows = g.to_windows(weight)
-        if self.offsets.learned and self.columns is None:
-            self.offsets.assign(fit_positions(windows, g))  # pyright: ignore[reportAttributeAccessIssue]
+        if self.offsets.movable and self.columns is None:
+            self.offsets.assign(fit_positions(windows, g))
         positions = self.offsets()
         factors = self._factors()
         self.summary.copy_(fit_summary(windows, positions, g, columns=self.columns, factors=factors).to(target))

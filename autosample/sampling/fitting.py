@@ -19,7 +19,7 @@ _ITERATIONS = 8
 
 
 def fit_summary(
-    windows: Float[Tensor, "n g w q"],
+    windows: Float[Tensor, "n g q w"],
     positions: Int[Tensor, "n g"],
     geometry: Geometry,
     *,
@@ -42,7 +42,7 @@ def fit_summary(
 
 
 def _scatter(
-    windows: Float[Tensor, "n g w q"], positions: Int[Tensor, "n g"], geometry: Geometry, columns: Columns | None
+    windows: Float[Tensor, "n g q w"], positions: Int[Tensor, "n g"], geometry: Geometry, columns: Columns | None
 ) -> Float[Tensor, "l q"]:
     if columns is None:
         return scatter_windows(windows.flatten(0, 1), positions.reshape(-1), geometry.length)
@@ -53,14 +53,14 @@ def _scatter(
 
 
 def fit_positions(
-    windows: Float[Tensor, "n g w q"], geometry: Geometry, *, iterations: int = _ITERATIONS, seed: int = 0
+    windows: Float[Tensor, "n g q w"], geometry: Geometry, *, iterations: int = _ITERATIONS, seed: int = 0
 ) -> Int[Tensor, "n g"]:
     """Positions found by alternating minimisation, starting from a summary made of some of the windows themselves."""
     generator = torch.Generator().manual_seed(seed)
-    n, g, w, q = windows.shape
-    flat = windows.reshape(n * g, w, q)
+    n, g, q, w = windows.shape
+    flat = windows.reshape(n * g, q, w)
     chosen = torch.randperm(n * g, generator=generator)[: -(-geometry.length // w)].to(flat.device)
-    summary = flat[chosen].reshape(-1, q)
+    summary = flat[chosen].transpose(1, 2).reshape(-1, q)
     if summary.shape[0] < geometry.length:
         summary = summary.repeat(-(-geometry.length // summary.shape[0]), 1)
     summary = summary[: geometry.length]
@@ -73,7 +73,7 @@ def fit_positions(
 
 
 def _nearest(
-    flat: Float[Tensor, "p w q"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], geometry: Geometry, turn: int
+    flat: Float[Tensor, "p q w"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], geometry: Geometry, turn: int
 ) -> Int[Tensor, "p"]:
     """For each window the candidate of least squared distance, its present place among them."""
     stride = -(-geometry.positions // _MOST_CANDIDATES)
@@ -92,23 +92,23 @@ def _nearest(
     return base
 
 
-def _distance(a: Float[Tensor, "p w q"], b: Float[Tensor, "p w q"]) -> Float[Tensor, "p"]:
+def _distance(a: Float[Tensor, "p q w"], b: Float[Tensor, "p q w"]) -> Float[Tensor, "p"]:
     return (a - b).square().sum((1, 2))
 
 
 def _reseed(
-    flat: Float[Tensor, "p w q"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"]
+    flat: Float[Tensor, "p q w"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"]
 ) -> Float[Tensor, "l q"]:
     """Put the worst-fitting windows where the summary is not used at all, as k-means does with empty clusters."""
-    window = flat.shape[1]
-    used = scatter_windows(torch.ones_like(flat[..., :1]), base, summary.shape[0])[:, 0] > 0
+    window = flat.shape[2]
+    used = scatter_windows(torch.ones_like(flat[:, :1]), base, summary.shape[0])[:, 0] > 0
     slots = summary.shape[0] // window
     empty = (~used[: slots * window].view(slots, window).any(1)).nonzero()[:, 0]
     if len(empty):
         error = _distance(flat, gather_windows(summary, base, window))
         worst = error.topk(min(len(empty), len(error))).indices
         summary = summary.clone()
-        summary[: slots * window].view(slots, window, -1)[empty[: len(worst)]] = flat[worst]
+        summary[: slots * window].view(slots, window, -1)[empty[: len(worst)]] = flat[worst].transpose(1, 2)
     return summary
 
 

@@ -87,23 +87,19 @@ class Geometry:
         """How many weights an element of the summary serves, on average."""
         return self.sampled * self.channels * self.taps / (self.length * self.columns)
 
-    def to_weight(self, windows: Float[Tensor, "n g w q"]) -> Float[Tensor, "n m *kernel"]:
+    def to_weight(self, windows: Float[Tensor, "n g q w"]) -> Float[Tensor, "n m *kernel"]:
         """Lay windows out as a weight; where `G` does not divide the filter, the surplus at its end is cropped."""
-        if self.layout == "taps":
-            flat = rearrange(windows, "n g k q -> n (g q) k")[:, : self.channels]
-        else:
-            flat = rearrange(windows, "n g j 1 -> n (g j)")[:, : self.channels * self.taps]
+        # one pattern serves both layouts: with Q = 1 it unrolls the filter, else q and k are channel and tap
+        flat = rearrange(windows, "n g q w -> n (g q w)")
+        if flat.shape[1] > self.channels * self.taps:
+            flat = flat[:, : self.channels * self.taps]
         return flat.reshape(windows.shape[0], self.channels, *self.kernel)
 
-    def to_windows(self, weight: Float[Tensor, "n m *kernel"]) -> Float[Tensor, "n g w q"]:
+    def to_windows(self, weight: Float[Tensor, "n m *kernel"]) -> Float[Tensor, "n g q w"]:
         """The inverse of `to_weight`; cropped places are filled with zeros."""
-        n = weight.shape[0]
-        if self.layout == "taps":
-            flat = weight.reshape(n, self.channels, self.taps)
-            flat = F.pad(flat, (0, 0, 0, self.windows * self.columns - self.channels))
-            return rearrange(flat, "n (g q) k -> n g k q", g=self.windows)
-        flat = F.pad(weight.reshape(n, -1), (0, self.windows * self.window - self.channels * self.taps))
-        return rearrange(flat, "n (g j) -> n g j 1", g=self.windows)
+        flat = weight.reshape(weight.shape[0], -1)
+        flat = F.pad(flat, (0, self.windows * self.window * self.columns - flat.shape[1]))
+        return flat.view(weight.shape[0], self.windows, self.columns, self.window)
 
 
 def kind_of(kernel: tuple[int, ...]) -> Kind:

@@ -181,7 +181,7 @@ def _with_budget(spec: Spec, bare: Geometry, groups: int) -> Geometry:
 
 
 def _too_many_positions(spec: Spec, planned: Geometry) -> bool:
-    if spec.rule in ("random", "strided", "separable"):
+    if spec.rule in ("random", "strided", "separable", "assigned"):
         return False
     bits = math.ceil(math.log2(max(planned.positions, 2)))
     return planned.filters * planned.windows * bits > _POSITION_SHARE * 32 * planned.length * planned.columns

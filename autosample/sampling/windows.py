@@ -1,13 +1,19 @@
 """Cutting windows out of a summary, mixing neighbouring ones, and the adjoint of both.
 
-Positions are integers `(N, G)`; row indices are computed from them when used and never kept, forward or backward.
+Windows are laid out as `(…, Q, window)`, the order in which a weight needs them. Positions are integers `(N, G)`;
+row indices are computed from them when used and never kept, forward or backward. The work goes in blocks that stay
+in cache: passes over a block are several times cheaper than passes over a weight.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+# Elements of one block: a few buffers of this size fit into the second-level cache of a core.
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Placement:
     hard: bool = False
 
 
-def cut_windows(summary: Float[Tensor, "l q"], placement: Placement, window: int) -> Float[Tensor, "n g w q"]:
+def cut_windows(summary: Float[Tensor, "l q"], placement: Placement, window: int) -> Float[Tensor, "n g q w"]:
     """Windows of `window` rows at the places of `placement`; differentiable in the summary and in the weights."""
     filters, groups = placement.base.shape
     base = placement.base.reshape(-1)
@@ -37,7 +43,7 @@ def cut_windows(summary: Float[Tensor, "l q"], placement: Placement, window: int
     else:
         weights = placement.weights.reshape(filters * groups, -1).to(summary.dtype)
         windows = _Blend.apply(summary, base, weights, window, placement.step, placement.hard)
-    return windows.view(filters, groups, window, summary.shape[1])
+    return windows.view(filters, groups, summary.shape[1], window)
 
 
 def compose(first: Placement, second: Placement) -> Placement:
@@ -53,44 +59,64 @@ def compose(first: Placement, second: Placement) -> Placement:
         assert one.weights is not None
         return Placement(base, one.weights.expand(*base.shape, -1), one.step, one.hard)
     a, b = first.weights, second.weights
-    out = a.new_zeros(*base.shape, a.shape[-1] + b.shape[-1] - 1)
+    mixed = a.new_zeros(*base.shape, a.shape[-1] + b.shape[-1] - 1)
     for j in range(b.shape[-1]):
-        left = torch.nn.functional.pad(a * b[..., j : j + 1], (j, b.shape[-1] - 1 - j))
-        out = out + left
-    return Placement(base, out, first.step, first.hard and second.hard)
+        mixed = mixed + torch.nn.functional.pad(a * b[..., j : j + 1], (j, b.shape[-1] - 1 - j))
+    return Placement(base, mixed, first.step, first.hard and second.hard)
 
 
 def multiplicity(positions: Int[Tensor, "n g"], window: int, length: int) -> Int[Tensor, "l"]:
-    """How many windows cover each summary row, of any column (a filter-wise count of weights per element)."""
+    """How many windows cover each summary row: the weights that an element of that row serves."""
     edges = torch.zeros(length + 1, dtype=torch.long, device=positions.device)
-    ones = torch.ones(positions.numel(), dtype=torch.long, device=positions.device)
     start = positions.reshape(-1).long()
+    ones = torch.ones_like(start)
     edges = edges.scatter_add(0, start, ones).scatter_add(0, start + window, -ones)
     return edges.cumsum(0)[:length]
 
 
-def gather_windows(summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], window: int) -> Float[Tensor, "p w q"]:
+def gather_windows(summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], window: int) -> Float[Tensor, "p q w"]:
     """Rows `base[p] … base[p] + window − 1` for every `p`."""
-    columns = summary.shape[1]
-    if columns == 1:
-        # a strided view of overlapping windows: rows are copied whole and no row index is made
-        return summary[:, 0].unfold(0, window, 1).index_select(0, base).unsqueeze(2)
-    return summary.index_select(0, _rows(base, window)).view(-1, window, columns)
+    # a strided view of all overlapping windows: chosen ones are copied whole and no row index is made
+    return summary.unfold(0, window, 1).index_select(0, base)
 
 
-def scatter_windows(windows: Float[Tensor, "p w q"], base: Int[Tensor, "p"], length: int) -> Float[Tensor, "l q"]:
+def scatter_windows(windows: Float[Tensor, "p q w"], base: Int[Tensor, "p"], length: int) -> Float[Tensor, "l q"]:
     """The adjoint of `gather_windows`: overlapping windows add up in a summary of `length` rows."""
-    columns = windows.shape[2]
-    rows = _rows(base, windows.shape[1])
-    if columns == 1:
-        return windows.new_zeros(length).scatter_add_(0, rows, windows.reshape(-1)).unsqueeze(1)
-    return windows.new_zeros(length, columns).index_add_(0, rows, windows.reshape(-1, columns))
+    total = windows.new_zeros(length, windows.shape[1])
+    for block in _blocks(windows):
+        total = _add_rows(total, windows[block].transpose(1, 2).contiguous(), base[block])
+    return total
 
 
 def _rows(base: Int[Tensor, "p"], window: int) -> Int[Tensor, "pw"]:
-    if window == 1:
-        return base
-    return (base[:, None] + torch.arange(window, device=base.device)).view(-1)
+    return (base[:, None] + torch.arange(window, device=base.device)).view(-1) if window > 1 else base
+
+
+def _take_rows(summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], window: int) -> Float[Tensor, "p w q"]:
+    """Windows in the summary's own order, where a neighbouring window is the same block of memory shifted."""
+    columns = summary.shape[1]
+    if columns == 1:
+        return gather_windows(summary, base, window).transpose(1, 2)
+    return summary.index_select(0, _rows(base, window)).view(-1, window, columns)
+
+
+def _add_rows(
+    total: Float[Tensor, "l q"], windows: Float[Tensor, "p w q"], base: Int[Tensor, "p"]
+) -> Float[Tensor, "l q"]:
+    """`total`, to which windows in the summary's own order have been added in place."""
+    window, columns = windows.shape[1:]
+    rows = _rows(base, window)
+    if columns == 1:
+        return total.view(-1).scatter_add_(0, rows, windows.reshape(-1)).view(-1, 1)
+    return total.index_add_(0, rows, windows.reshape(-1, columns))
+
+
+def _blocks(windows: Float[Tensor, "p q w"]) -> Iterator[slice]:
+    """Runs of whole windows that make up one block each; a compiler gets everything at once, and tiles by itself."""
+    count, columns, window = windows.shape
+    size = count if torch.compiler.is_compiling() else _BLOCK * torch.get_num_threads() // max(columns * window, 1)
+    size = max(size, 1)
+    yield from (slice(start, start + size) for start in range(0, count, size))
 
 
 class _Gather(torch.autograd.Function):
@@ -123,10 +149,14 @@ class _Blend(torch.autograd.Function):
     def forward(summary: Tensor, base: Tensor, weights: Tensor, window: int, step: int, hard: bool) -> Tensor:
         if hard:
             return gather_windows(summary, base + step * weights.argmax(1), window)
-        wide = gather_windows(summary, base, window + (weights.shape[1] - 1) * step)
-        out = wide[:, :window] * weights[:, 0, None, None]
-        for j in range(1, weights.shape[1]):
-            out.addcmul_(wide[:, j * step : j * step + window], weights[:, j, None, None])
+        count = weights.shape[1]
+        out = summary.new_empty(len(base), summary.shape[1], window)
+        for block in _blocks(out):
+            wide = _take_rows(summary, base[block], window + (count - 1) * step)
+            mixed = wide[:, :window] * weights[block, 0, None, None]
+            for j in range(1, count):
+                mixed.addcmul_(wide[:, j * step : j * step + window], weights[block, j, None, None])
+            out[block] = mixed.transpose(1, 2)
         return out
 
     @staticmethod
@@ -139,18 +169,18 @@ class _Blend(torch.autograd.Function):
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         summary, base, weights = ctx.saved_tensors
         window, step, count = ctx.window, ctx.step, weights.shape[1]
-        grad = grad.contiguous()
-        wide = gather_windows(summary, base, window + (count - 1) * step)
-        slices = [wide[:, j * step : j * step + window] for j in range(count)]
-        d_weights = torch.stack([_inner(grad, piece) for piece in slices], 1)
-        if ctx.hard:
-            d_summary = scatter_windows(grad, base + step * weights.argmax(1), summary.shape[0])
-            return d_summary, None, d_weights, None, None, None
-        d_wide = torch.zeros_like(wide)
-        for j in range(count):
-            d_wide[:, j * step : j * step + window].addcmul_(grad, weights[:, j, None, None])
-        return scatter_windows(d_wide, base, summary.shape[0]), None, d_weights, None, None, None
-
-
-def _inner(a: Float[Tensor, "p w q"], b: Float[Tensor, "p w q"]) -> Float[Tensor, "p"]:
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+        d_summary, d_weights = torch.zeros_like(summary), torch.empty_like(weights)
+        for block in _blocks(grad):
+            part = grad[block].transpose(1, 2).contiguous()
+            wide = _take_rows(summary, base[block], window + (count - 1) * step)
+            pieces = [wide[:, j * step : j * step + window] for j in range(count)]
+            for j, piece in enumerate(pieces):
+                d_weights[block, j] = (part * piece).flatten(1).sum(1)
+            if ctx.hard:
+                d_summary = _add_rows(d_summary, part, base[block] + step * weights[block].argmax(1))
+                continue
+            d_wide = torch.zeros_like(wide, memory_format=torch.contiguous_format)
+            for j in range(count):
+                d_wide[:, j * step : j * step + window].addcmul_(part, weights[block, j, None, None])
+            d_summary = _add_rows(d_summary, d_wide, base[block])
+        return d_summary, None, d_weights, None, None, None

@@ -9,6 +9,7 @@ from autosample.sampling.offsets.interpolated import InterpolatedOffsets as Inte
 from autosample.sampling.offsets.random import RandomOffsets as RandomOffsets
 from autosample.sampling.offsets.separable import SeparableOffsets as SeparableOffsets
 from autosample.sampling.offsets.strided import StridedOffsets as StridedOffsets
+from autosample.sampling.offsets.table import AssignedOffsets as AssignedOffsets
 from autosample.sampling.offsets.table import TableOffsets as TableOffsets
 
 OFFSET_RULES: dict[str, type] = {
@@ -16,6 +17,7 @@ OFFSET_RULES: dict[str, type] = {
     "random": RandomOffsets,
     "interpolated": InterpolatedOffsets,
     "categorical": CategoricalOffsets,
+    "assigned": AssignedOffsets,
     "separable": SeparableOffsets,
     "indexed": IndexedOffsets,
 }

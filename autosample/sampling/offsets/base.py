@@ -54,7 +54,7 @@ class Places:
 class Offsets(nn.Module):
     """A rule that says where the windows of a layer lie on its summary. Calling it gives integer positions `(N, G)`.
 
-    A subclass defines `placement`, and for learned rules `positions` and `assign`. Nothing here is as large as the
+    A subclass defines `placement`, and `assign` if a warm start may move its windows. Nothing here is as large as the
     weight. Learned rules keep the structure of their parameters when frozen, so that checkpoints and distributed
     training go on undisturbed; `harden_` then replaces them by `TableOffsets`.
     """
@@ -67,6 +67,11 @@ class Offsets(nn.Module):
         super().__init__()
         self.places = places
 
+    @property
+    def movable(self) -> bool:
+        """Whether `assign` has any effect."""
+        return type(self).assign is not Offsets.assign
+
     def placement(self) -> Placement:
         """Where the windows lie now, differentiable in whatever the rule learns."""
         raise NotImplementedError
@@ -77,6 +82,9 @@ class Offsets(nn.Module):
 
     def forward(self) -> Int[Tensor, "n g"]:
         return self.positions()
+
+    def assign(self, positions: Int[Tensor, "n g"]) -> None:
+        """Take over `positions` as far as the rule can; fixed rules keep their own (used by warm starts)."""
 
     def stored_bits(self) -> int:
         """Bits that the positions take in a file."""
@@ -120,10 +128,6 @@ class LearnedOffsets(Offsets):
 
     def hard_positions(self) -> Int[Tensor, "n g"]:
         """The integers nearest to what has been learned, before freezing."""
-        raise NotImplementedError
-
-    def assign(self, positions: Int[Tensor, "n g"]) -> None:
-        """Set what is learned so that it stands for `positions` (used by warm starts)."""
         raise NotImplementedError
 
     def placement(self) -> Placement:

@@ -37,6 +37,10 @@ class SeparableOffsets(Offsets):
         return self.along.learned or self.across.learned
 
     @property
+    def movable(self) -> bool:
+        return self.learned
+
+    @property
     def is_frozen(self) -> bool:
         return all(part.is_frozen for part in self.parts if isinstance(part, LearnedOffsets))
 

@@ -1,11 +1,12 @@
-"""Positions given as a table of integers: what a learned rule becomes when it is hardened."""
+"""Positions given as a table of integers: a codebook's assignments, and what a learned rule is hardened to."""
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from autosample.sampling.offsets.base import Offsets, Places
+from autosample.sampling.offsets.base import Offsets, Places, start_positions
 from autosample.sampling.windows import Placement
+from autosample.spec import Spec
 
 
 class TableOffsets(Offsets):
@@ -25,3 +26,16 @@ class TableOffsets(Offsets):
 
     def packed(self) -> dict[str, Tensor]:
         return self.places.pack(self.table)
+
+
+class AssignedOffsets(TableOffsets):
+    """A table that a warm start fills and training leaves alone: vector quantisation, Deep k-Means (Wu et al. 2018).
+
+    Without a warm start the assignments are those of the spec's `start`.
+    """
+
+    def __init__(self, places: Places, spec: Spec, *, name: str = "", device: torch.device | None = None) -> None:
+        super().__init__(places, start_positions(places, spec, name, device))
+
+    def assign(self, positions: Int[Tensor, "n g"]) -> None:
+        self.table.copy_(positions)
