@@ -141,7 +141,7 @@ class SummaryLayer(nn.Module):
         """
         g = self.geometry
         target = self.summary.dtype
-        weight = weight.detach().float()
+        weight = weight.detach().to(torch.promote_types(target, torch.float32))
         if self.densify is not None:
             # every filter is one of the sampled ones to begin with; the others are spread between them
             every = g.sampled // g.filters
@@ -174,9 +174,8 @@ class SummaryLayer(nn.Module):
     def _hard_weight(self) -> Tensor:
         """The sampled filters at integer positions, before any densifying."""
         placement = Placement(self.offsets())
-        return sample_weight(
-            self.summary.float(), self.geometry, placement, columns=self.columns, factors=self._factors()
-        )
+        summary = self.summary.to(torch.promote_types(self.summary.dtype, torch.float32))
+        return sample_weight(summary, self.geometry, placement, columns=self.columns, factors=self._factors())
 
     def freeze_(self) -> None:
         """Make learned positions and selections integers and stop learning them; the summary goes on learning."""

@@ -171,6 +171,8 @@ def _fits(spec: Spec, cut: Geometry) -> bool:
 
 
 def _with_budget(spec: Spec, bare: Geometry, groups: int) -> Geometry:
+    most = _most_windows(bare)
+    groups = -(-most // -(-most // groups))  # equal windows cover the filter; none may lie beyond its end
     cut = replace(bare, windows=groups)
     grid = cut.window if spec.grid == 0 else spec.grid
     length = _budget(spec, cut)

@@ -119,10 +119,22 @@ def _blocks(windows: Float[Tensor, "p q w"]) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, count, size))
 
 
-class _Gather(torch.autograd.Function):
-    """`gather_windows` whose backward recomputes row indices instead of keeping them."""
+class _Function(torch.autograd.Function):
+    """An autograd function that `torch.func.vmap` runs example by example: its blocks are filled in place."""
 
-    generate_vmap_rule = True
+    @classmethod
+    def vmap(cls, info, in_dims, *args):  # pyright: ignore[reportIncompatibleMethodOverride]
+        def example(i: int) -> list:
+            return [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
+
+        results = [cls.apply(*example(i)) for i in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
+
+
+class _Gather(_Function):
+    """`gather_windows` whose backward recomputes row indices instead of keeping them."""
 
     @staticmethod
     def forward(summary: Tensor, base: Tensor, window: int) -> Tensor:
@@ -137,13 +149,30 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         (base,) = ctx.saved_tensors
-        return scatter_windows(grad.contiguous(), base, ctx.length), None, None
+        return _Scatter.apply(grad, base, ctx.length), None, None
 
 
-class _Blend(torch.autograd.Function):
+class _Scatter(_Function):
+    """`scatter_windows`; its derivative is the gather again."""
+
+    @staticmethod
+    def forward(windows: Tensor, base: Tensor, length: int) -> Tensor:
+        return scatter_windows(windows, base, length)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        windows, base, _ = inputs
+        ctx.save_for_backward(base)
+        ctx.window = windows.shape[2]
+
+    @staticmethod
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (base,) = ctx.saved_tensors
+        return _Gather.apply(grad, base, ctx.window), None, None
+
+
+class _Blend(_Function):
     """A mixture of `J` neighbouring windows, or the largest of them with the mixture's gradient."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(summary: Tensor, base: Tensor, weights: Tensor, window: int, step: int, hard: bool) -> Tensor:
@@ -161,26 +190,43 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        summary, base, weights, window, step, hard = inputs
-        ctx.save_for_backward(summary, base, weights)
-        ctx.window, ctx.step, ctx.hard = window, step, hard
+        *tensors, ctx.window, ctx.step, ctx.hard = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        summary, base, weights = ctx.saved_tensors
-        window, step, count = ctx.window, ctx.step, weights.shape[1]
+        d_summary, d_weights = _BlendAdjoint.apply(grad, *ctx.saved_tensors, ctx.step, ctx.hard)
+        return d_summary, None, d_weights, None, None, None
+
+
+class _BlendAdjoint(_Function):
+    """Gradients of `_Blend` for its summary and its weights. Differentiating once more is not supported."""
+
+    @staticmethod
+    def forward(
+        grad: Tensor, summary: Tensor, base: Tensor, weights: Tensor, step: int, hard: bool
+    ) -> tuple[Tensor, Tensor]:
+        window, count = grad.shape[2], weights.shape[1]
         d_summary, d_weights = torch.zeros_like(summary), torch.empty_like(weights)
         for block in _blocks(grad):
             part = grad[block].transpose(1, 2).contiguous()
             wide = _take_rows(summary, base[block], window + (count - 1) * step)
-            pieces = [wide[:, j * step : j * step + window] for j in range(count)]
-            for j, piece in enumerate(pieces):
-                d_weights[block, j] = (part * piece).flatten(1).sum(1)
-            if ctx.hard:
+            for j in range(count):
+                d_weights[block, j] = (part * wide[:, j * step : j * step + window]).flatten(1).sum(1)
+            if hard:
                 d_summary = _add_rows(d_summary, part, base[block] + step * weights[block].argmax(1))
                 continue
             d_wide = torch.zeros_like(wide, memory_format=torch.contiguous_format)
             for j in range(count):
                 d_wide[:, j * step : j * step + window].addcmul_(part, weights[block, j, None, None])
             d_summary = _add_rows(d_summary, d_wide, base[block])
-        return d_summary, None, d_weights, None, None, None
+        return d_summary, d_weights
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise RuntimeError("autosample: a mixture of windows can be differentiated once only")

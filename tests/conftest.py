@@ -1,0 +1,26 @@
+"""Fixtures shared by all tests. Everything runs offline."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine lacks: a GPU, real data."""
+    missing = {
+        "gpu": None if torch.cuda.is_available() else "no CUDA device",
+        "data": None if os.environ.get("AUTOSAMPLE_DATA") else "AUTOSAMPLE_DATA is not set",
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if reason and marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))

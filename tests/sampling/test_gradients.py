@@ -1,0 +1,138 @@
+"""Derivatives: gradcheck in float64, finite differences of positions, and the straight-through formula as stated."""
+
+import pytest
+import torch
+
+from autosample import Spec
+from autosample.sampling import OFFSET_RULES, Places, plan_geometry, sample_weight
+from autosample.sampling.columns import LearnedColumns
+from autosample.sampling.windows import Placement, cut_windows
+
+SMOOTH = [
+    {"rule": "strided"},
+    {"rule": "random"},
+    {"rule": "assigned"},
+    {"rule": "interpolated"},
+    {"rule": "interpolated", "unit": "sigmoid"},
+    {"rule": "interpolated", "kernel": "triangle", "radius": 2},
+    {"rule": "interpolated", "kernel": "gaussian", "radius": 3},
+    {"rule": "interpolated", "grid": 2},
+    {"rule": "separable", "along": "interpolated", "across": "interpolated"},
+    {"rule": "separable", "along": "random", "across": "interpolated", "grid": 2},
+]
+
+
+@pytest.mark.parametrize("layout", ["taps", "flat"])
+@pytest.mark.parametrize("fields", SMOOTH, ids=lambda f: "-".join(map(str, f.values())))
+def test_gradcheck(fields, layout):
+    chosen = Spec(**fields, layout=layout, ratio=2, windows=2, start="random")
+    geometry = plan_geometry(chosen, (4, 4, 6))
+    rule = OFFSET_RULES[chosen.rule](Places.of(geometry), chosen, name="x").double()
+    parameters = list(rule.parameters())
+    with torch.no_grad():
+        for p in parameters:  # away from integers, where the interpolation has a kink
+            p.add_(0.13 + 0.3 * torch.rand_like(p))
+    summary = torch.randn(geometry.length, geometry.columns, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in rule.named_parameters()]
+
+    def sampled(summary, *values):
+        placement = torch.func.functional_call(_Placed(rule), dict(zip([f"rule.{n}" for n in names], values)), ())
+        return sample_weight(summary, geometry, placement)
+
+    assert torch.autograd.gradcheck(sampled, (summary, *parameters))
+
+
+class _Placed(torch.nn.Module):
+    """Gives `functional_call` the rule's differentiable placement."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule = rule
+
+    def forward(self):
+        return self.rule.placement()
+
+
+def test_a_position_moves_the_weight_by_the_difference_of_its_neighbours():
+    """DFSNet: `∂filter/∂l = F[⌊l⌋+1 : ·] − F[⌊l⌋ : ·]`, checked by finite differences of a whole layer."""
+    chosen = Spec(rule="interpolated", layout="flat", windows=1, ratio=2)
+    geometry = plan_geometry(chosen, (3, 10))
+    rule = OFFSET_RULES["interpolated"](Places.of(geometry), chosen).double()
+    rule.position.data += 0.4
+    rule.position.data.clamp_(max=geometry.limit - 0.6)
+    summary = torch.randn(geometry.length, 1, dtype=torch.float64)
+    epsilon, low = 1e-6, rule.position.detach().floor().long()
+    before = sample_weight(summary, geometry, rule.placement())
+    rule.position.data += epsilon
+    slope = (sample_weight(summary, geometry, rule.placement()) - before) / epsilon
+    expected = sample_weight(summary, geometry, Placement(low + 1)) - sample_weight(summary, geometry, Placement(low))
+    torch.testing.assert_close(slope, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_straight_through_gradient_is_the_stated_formula():
+    """`∂ℓ/∂logit[c] = p[c]/τ·(s[c] − Σ p·s)`, `s[c] = ⟨∂ℓ/∂W, window at c⟩`; the forward pass is hard."""
+    chosen = Spec(rule="categorical", layout="taps", windows=2, ratio=2, candidates=5, grid=2, start="random")
+    geometry = plan_geometry(chosen, (6, 4, 3))
+    rule = OFFSET_RULES["categorical"](Places.of(geometry), chosen).double()
+    rule.logits.data.normal_()
+    rule.temperature.fill_(0.7)
+    summary = torch.randn(geometry.length, geometry.columns, dtype=torch.float64, requires_grad=True)
+    weight = sample_weight(summary, geometry, rule.placement())
+    assert torch.equal(weight, sample_weight(summary, geometry, Placement(rule())))
+    upstream = torch.randn_like(weight)
+    weight.backward(upstream)
+    p = torch.softmax(rule.logits.detach() / 0.7, -1)
+    scores = torch.stack(
+        [
+            (geometry.to_windows(upstream) * cut_windows(summary.detach(), Placement(rule.first.long() + 2 * c), 3))
+            .sum((2, 3))
+            for c in range(5)
+        ],
+        -1,
+    )  # fmt: skip
+    expected = p / 0.7 * (scores - (p * scores).sum(-1, keepdim=True))
+    torch.testing.assert_close(rule.logits.grad, expected)
+    hard = torch.zeros_like(summary)
+    hard.requires_grad_()
+    sample_weight(hard, geometry, Placement(rule())).backward(upstream)
+    torch.testing.assert_close(summary.grad, hard.grad)
+
+
+def test_learned_columns_are_hard_forward_and_soft_backward():
+    columns = LearnedColumns(2, 3, None).double()
+    columns.logits.data += torch.randn(2, 3, 3)
+    summary = torch.randn(5, 3, dtype=torch.float64)
+    wide = columns.widen(summary)
+    for g in range(2):
+        for q in range(3):
+            torch.testing.assert_close(wide.view(2, 5, 3)[g, :, q], summary[:, columns.table()[g, q]])
+    upstream = torch.randn_like(wide)
+    wide.backward(upstream)
+    p = torch.softmax(columns.logits.detach(), -1)
+    scores = torch.einsum("glq,lp->gqp", upstream.view(2, 5, 3), summary)
+    torch.testing.assert_close(columns.logits.grad, p * (scores - (p * scores).sum(-1, keepdim=True)))
+
+
+def test_positions_reflect_at_the_ends_and_keep_their_gradient():
+    chosen = Spec(rule="interpolated", ratio=2)
+    rule = OFFSET_RULES["interpolated"](Places(1, 4, limit=10), chosen).double()
+    rule.position.data = torch.tensor([[-1.3, 11.2, 4.5, 20.5]], dtype=torch.float64)
+    steps = rule.steps()
+    torch.testing.assert_close(steps, torch.tensor([[1.3, 8.8, 4.5, 0.5]], dtype=torch.float64))
+    steps.sum().backward()
+    assert rule.position.grad.abs().tolist() == [[1.0, 1.0, 1.0, 1.0]]
+    assert rule.position.grad.sign().tolist() == [[-1.0, -1.0, 1.0, 1.0]]
+
+
+def test_gradient_scaling_divides_by_the_uses():
+    from autosample.nn import SummaryConv1d
+
+    plain = SummaryConv1d(4, 8, 6, spec="random", ratio=4, dtype=torch.float64)
+    for how, power in (("mean", 1.0), ("sqrt", 0.5)):
+        scaled = SummaryConv1d(4, 8, 6, spec="random", ratio=4, scale_gradient=how, dtype=torch.float64)
+        scaled.load_state_dict(plain.state_dict())
+        upstream = torch.randn(8, 4, 6, dtype=torch.float64)
+        (a,) = torch.autograd.grad(plain.weight, plain.summary, upstream)
+        (b,) = torch.autograd.grad(scaled.weight, scaled.summary, upstream)
+        (uses,) = torch.autograd.grad(plain.weight, plain.summary, torch.ones_like(upstream))
+        torch.testing.assert_close(b, a / uses.clamp_min(1) ** power)
