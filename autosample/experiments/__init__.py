@@ -1,0 +1,1 @@
+"""Experiments: single runs with records, the quickstart, plots."""

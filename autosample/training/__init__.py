@@ -1,0 +1,8 @@
+"""Training through Lightning: module, parameter groups, callbacks."""
+
+from autosample.training.callbacks import HardenSchedule as HardenSchedule
+from autosample.training.callbacks import OffsetLog as OffsetLog
+from autosample.training.callbacks import PredictionFile as PredictionFile
+from autosample.training.callbacks import SizeReport as SizeReport
+from autosample.training.groups import parameter_groups as parameter_groups
+from autosample.training.module import Classifier as Classifier

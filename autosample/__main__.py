@@ -1,0 +1,8 @@
+"""`python -m autosample` is the command line."""
+
+import sys
+
+from autosample.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

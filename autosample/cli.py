@@ -1,0 +1,212 @@
+"""The command line: Lightning's `fit`, `validate`, `test` and `predict`, and verbs of our own."""
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autosample.errors import AutosampleError, ConfigError, nearest, one_line
+
+HELP = """usage: autosample VERB [options]
+
+  quickstart   train the bundled digits dense, strided, random and learned; a table and two pictures
+  report       what a model would store: autosample report resnet18 --summary autosample --ratio 8
+  fit          train:    autosample fit --config configs/experiment/digits.yaml [--model.ratio 16 …]
+  validate     evaluate a checkpoint on the validation set: … validate --config C --ckpt_path F
+  test         … and on the test set
+  predict      … and write predictions.csv
+
+`autosample VERB --help` lists the options of a verb; several --config files compose from left to right.
+Mistakes end with one line on standard error and exit code 2.
+"""
+
+LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
+
+
+def report(
+    model: str,
+    summary: str = "autosample",
+    ratio: float | None = 8,
+    num_classes: int = 10,
+    in_chans: int | None = None,
+    input: list[int] | None = None,
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
+    out: Path | None = None,
+) -> None:
+    """Print what a model stores, layer by layer.
+
+    Args:
+        model: Name of a timm model or of one of autosample's nets.
+        summary: Preset.
+        ratio: Dense weights per stored number.
+        num_classes: Classes.
+        in_chans: Input channels.
+        input: Shape of one example without the batch, to count multiply-adds; by default the model's own.
+        include: Rules of the layers to convert.
+        exclude: Rules of the layers to leave dense.
+        out: Folder for report.json, report.csv and report.md.
+    """
+    import torch
+    from rich.console import Console
+
+    import autosample
+    from autosample.models import create
+    from autosample.report import save_report
+
+    net = create(model, num_classes=num_classes, in_chans=in_chans)
+    autosample.convert_(net, summary, ratio=ratio, include=include, exclude=exclude)
+    shape = input or list(getattr(net, "pretrained_cfg", {}).get("input_size", ()))
+    result = autosample.report(net, torch.zeros(1, *shape) if shape else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(result)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        save_report(result, out)
+
+
+def _own_verbs() -> dict[str, Callable[..., Any]]:
+    from autosample.experiments.quickstart import quickstart
+
+    return {"quickstart": quickstart, "report": report}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code: 0, or 2 after a mistake that one line on standard error explains."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    try:
+        _run(args)
+    except AutosampleError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _fail(error: object) -> int:
+    print(f"autosample: error: {one_line(error)}", file=sys.stderr)
+    return 2
+
+
+def _run(args: list[str]) -> None:
+    _quieten()
+    own = _own_verbs()
+    if args[0] in own:
+        _call(own[args[0]], args)
+    elif args[0] in LIGHTNING_VERBS:
+        _lightning(args)
+    else:
+        raise ConfigError(f'no verb is called "{args[0]}": {nearest(args[0], [*own, *LIGHTNING_VERBS])}')
+
+
+def _quieten() -> None:
+    """Hide notices of libraries that a user of this command line can do nothing about."""
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|torch|torchmetrics|lightning_fabric)\.")
+    os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def _call(verb: Callable[..., Any], args: list[str]) -> None:
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(prog=f"autosample {args[0]}", description=verb.__doc__, exit_on_error=False)
+    parser.add_function_arguments(verb, as_positional=True)
+    try:
+        parsed = parser.parse_args(args[1:])
+        values = parser.instantiate_classes(parsed).as_dict()
+    except ArgumentError as error:
+        raise ConfigError(_explain(error, parser)) from error
+    verb(**values)
+
+
+def _lightning(args: list[str]) -> None:
+    from jsonargparse import ArgumentError
+
+    from autosample.training.cli import AutosampleCLI
+
+    _check_files(args)
+    try:
+        AutosampleCLI.start(args)
+    except ArgumentError as error:
+        raise ConfigError(_explain(error, None)) from error
+    except RuntimeError as error:
+        if "loading state_dict" in str(error):
+            raise ConfigError(
+                f"a checkpoint must come from a model of the same configuration, got one that differs: "
+                f"{one_line(error)[:300]}: pass the --config that the run wrote beside its log"
+            ) from error
+        raise
+
+
+def _explain(error: Exception, parser: Any) -> str:
+    """One line out of jsonargparse's tree of reasons, with the nearest option for an unknown key."""
+    text = one_line(error)
+    unknown = re.search(r"(?:Unrecognized arguments|Key|Option|Group key|Parser key)s?:? ['\"]?(?:--)?([\w.]+)", text)
+    known = sorted(_options(parser)) if parser is not None else _lightning_options()
+    if unknown and re.search(r"(?i)unrecognized|not expected|does not accept|not accepted|unknown", text):
+        return f'no option is called "{unknown[1]}": {nearest(unknown[1], known)[:200]}'
+    return text[:500]
+
+
+def _options(parser: Any) -> set[str]:
+    return {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+
+
+def _lightning_options() -> list[str]:
+    import inspect
+
+    import pytorch_lightning as pl
+
+    from autosample.training import Classifier
+
+    model = [f"model.{name}" for name in inspect.signature(Classifier.__init__).parameters if name != "self"]
+    trainer = [f"trainer.{name}" for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
+    return [*model, *trainer, "data", "config", "ckpt_path", "seed_everything"]
+
+
+def _check_files(args: list[str]) -> None:
+    """Files named on the command line must exist and be readable, before minutes go into loading data."""
+    for flag, check in (("--config", _check_config), ("-c", _check_config), ("--ckpt_path", _check_checkpoint)):
+        for i, arg in enumerate(args):
+            value = arg.partition("=")[2] if arg.startswith(f"{flag}=") else None
+            if arg == flag and i + 1 < len(args):
+                value = args[i + 1]
+            if value is not None:
+                check(Path(value))
+
+
+def _check_config(path: Path) -> None:
+    import yaml
+
+    if not path.is_file():
+        found = [str(p) for p in Path("configs").rglob("*.yaml")]
+        raise ConfigError(f"a config must be a file, got {path}: {nearest(str(path), found) if found else 'check it'}")
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"a config must be valid YAML, got {path}: {one_line(error)}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"a config must hold sections such as model: and data:, got {path}: see configs/")
+
+
+def _check_checkpoint(path: Path) -> None:
+    import torch
+
+    if str(path) in ("best", "last", "hpc"):  # Lightning's own words
+        return
+    if not path.is_file():
+        raise ConfigError(f"a checkpoint must be a file, got {path}: look for *.ckpt in the folder of the run")
+    try:
+        loaded = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # whatever a broken archive makes torch raise
+        raise ConfigError(f"a checkpoint must be readable, got {path}: {one_line(error)[:200]}: use another") from error
+    if not isinstance(loaded, dict) or "state_dict" not in loaded:
+        raise ConfigError(f"a checkpoint must be one that `autosample fit` wrote, got {path}: use another")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

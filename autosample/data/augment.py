@@ -1,0 +1,178 @@
+"""Augmentations and fixed transforms for whole batches, in plain torch, on whatever device the batch lives.
+
+Each is a small callable `step(x, generator)`, where `x` is a batch, `(B, C, H, W)` for images or `(B, C, T)` for
+audio, and `generator` is a `torch.Generator` on the device of `x`. All randomness comes from that generator, so the
+same batch with the same generator state gives the same result. Every example of a batch draws its own numbers.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autosample.errors import DataError
+
+Step = Callable[[Tensor, torch.Generator | None], Tensor]
+
+
+def _uniform(x: Tensor, low: float, high: float, generator: torch.Generator | None) -> Tensor:
+    """One number per example from [low, high), shaped to broadcast against `x`."""
+    draw = torch.rand(len(x), generator=generator, device=x.device)
+    return (low + (high - low) * draw).view(-1, *[1] * (x.dim() - 1))
+
+
+def _offsets(x: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """One whole number per example from 0 .. count - 1, shape (B,)."""
+    return torch.randint(count, (len(x),), generator=generator, device=x.device)
+
+
+def _need(rule: str, ok: bool, got: object) -> None:
+    if not ok:
+        raise DataError(f"{rule}, got {got}")
+
+
+class Compose:
+    """The given steps one after the other.
+
+    Args:
+        steps: callables `(x, generator) -> x`; `None` entries are left out.
+    """
+
+    def __init__(self, steps: Sequence[Step | None]) -> None:
+        self.steps = tuple(step for step in steps if step is not None)
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        for step in self.steps:
+            x = step(x, generator)
+        return x
+
+
+class Normalize:
+    """`(x - mean) / std` for each channel, in float32; integer images are divided by 255 first.
+
+    Args:
+        mean, std: one number for each channel, in units of [0, 1] for images.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        _need("std must be positive for each channel of mean", len(mean) == len(std) and min(std) > 0, (mean, std))
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        mean = torch.tensor(self.mean, device=x.device).view(shape)
+        std = torch.tensor(self.std, device=x.device).view(shape)
+        x = x.float() if x.is_floating_point() else x.float() / 255
+        return (x - mean) / std
+
+
+class Resize:
+    """Images resized to `size` × `size` pixels: bilinear, anti-aliased when shrinking. Needs a float batch."""
+
+    def __init__(self, size: int) -> None:
+        _need("size must be at least 1 pixel", size >= 1, size)
+        self.size = size
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if x.shape[-2:] == (self.size, self.size):
+            return x
+        return F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+
+
+class RandomCropFlip:
+    """Zero-pad each image by `padding` pixels, cut the original size at a random place, and mirror every second one.
+
+    Works on integer and float images, `(B, C, H, W)` in and out. On raw (not yet normalised) pixels the padding is
+    black, which is the usual CIFAR recipe.
+
+    Args:
+        padding: pixels added on each side; 0 leaves the position as it is.
+        flip: mirror left to right with probability 1/2.
+    """
+
+    def __init__(self, padding: int = 4, flip: bool = True) -> None:
+        _need("padding must be at least 0 pixels", padding >= 0, padding)
+        self.padding, self.flip = padding, flip
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if self.padding:
+            height, width = x.shape[-2:]
+            top = _offsets(x, 2 * self.padding + 1, generator)
+            left = _offsets(x, 2 * self.padding + 1, generator)
+            # all crops are one strided view of the padded batch, of which each image picks its own
+            windows = F.pad(x, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+            x = windows[torch.arange(len(x), device=x.device), :, top, left]
+        if self.flip:
+            mirror = _offsets(x, 2, generator).bool().view(-1, 1, 1, 1)
+            x = torch.where(mirror, x.flip(-1), x)
+        return x
+
+
+def _crop1d(x: Tensor, start: Tensor, length: int) -> Tensor:
+    return x.unfold(-1, length, 1)[torch.arange(len(x), device=x.device), :, start]
+
+
+class RandomShift1d:
+    """Move each clip by up to `max_shift` samples either way; what comes in at the end is silence. `(B, C, T)`."""
+
+    def __init__(self, max_shift: int) -> None:
+        _need("max_shift must be at least 0 samples", max_shift >= 0, max_shift)
+        self.max_shift = max_shift
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if not self.max_shift:
+            return x
+        start = _offsets(x, 2 * self.max_shift + 1, generator)
+        return _crop1d(F.pad(x, [self.max_shift, self.max_shift]), start, x.shape[-1])
+
+
+class RandomCrop1d:
+    """Cut `length` samples out of each clip at a random place: `(B, C, T)` to `(B, C, length)`.
+
+    Raises:
+        DataError: the clips are shorter than `length`.
+    """
+
+    def __init__(self, length: int) -> None:
+        _need("length must be at least 1 sample", length >= 1, length)
+        self.length = length
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        spare = x.shape[-1] - self.length
+        _need(f"a crop of {self.length} samples needs clips at least that long", spare >= 0, f"{x.shape[-1]} samples")
+        return _crop1d(x, _offsets(x, spare + 1, generator), self.length)
+
+
+class CenterCrop1d(RandomCrop1d):
+    """Cut the middle `length` samples out of each clip: what evaluation uses where training uses `RandomCrop1d`."""
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        spare = x.shape[-1] - self.length
+        _need(f"a crop of {self.length} samples needs clips at least that long", spare >= 0, f"{x.shape[-1]} samples")
+        return x[..., spare // 2 : spare // 2 + self.length]
+
+
+class RandomGain:
+    """Make each example louder or quieter by up to `db` decibels, uniformly in decibels. Float batches."""
+
+    def __init__(self, db: float) -> None:
+        _need("db must be at least 0", db >= 0, db)
+        self.db = db
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return x * 10 ** (_uniform(x, -self.db, self.db, generator) / 20) if self.db else x
+
+
+class AddNoise:
+    """Add white Gaussian noise to each example, at `level` times that example's own RMS. Float batches."""
+
+    def __init__(self, level: float) -> None:
+        _need("level must be at least 0", level >= 0, level)
+        self.level = level
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if not self.level:
+            return x
+        rms = x.square().mean(dim=tuple(range(1, x.dim())), keepdim=True).sqrt()
+        return x + self.level * rms * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

@@ -1,0 +1,208 @@
+"""What all data sets have in common: parts, loaders, and where the batches are made."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from autosample.data.resident import BatchPlan, ResidentLoader
+from autosample.data.splits import Examples, hold_out
+from autosample.data.workers import FileBatches, PlannedBatches, TensorBatches, worker_loader
+from autosample.errors import DataError
+
+Loader = Any  # a ResidentLoader or a torch DataLoader: both are sized iterables of (x, y)
+
+
+class ClassificationData(pl.LightningDataModule):
+    """Base of the data sets: batches are pairs `(x, y)`, x float32 (B, *input_shape) and y int64 (B,).
+
+    With `resident=True` the whole set is one tensor on the training device, and batches are cut and augmented there
+    (`ResidentLoader`); with `resident=False` a torch DataLoader does so in `num_workers` processes. The device, the
+    epoch and the rank are the trainer's; without a trainer they are the CPU, the attribute `epoch`, and 0 of 1. Both
+    ways the order of the examples depends on (`seed`, epoch) alone.
+
+    Subclasses give `class_names`, `input_shape` and `_load`, and where needed `_train_transform` and `_eval_transform`.
+
+    Args:
+        root: folder of the data; `~` is the home folder.
+        batch_size: examples per batch on each device.
+        val_fraction: share of the training examples held out for validation, class by class, 0 <= val_fraction < 1.
+            With 0, validation uses the test examples, except in sets with official folds (which say so).
+        split_seed: of the choice of these examples; keep it the same between runs that are to be compared.
+        seed: of the order of the training examples and of their augmentation.
+        num_workers: processes that make batches; used with `resident=False` only.
+        resident: keep all examples as one tensor on the training device.
+        drop_last: leave out the last training batch of an epoch where it is short, unless it is the only one.
+
+    Raises:
+        DataError: an argument is out of range (at once), or the data are missing or unusable (when first needed).
+    """
+
+    validates_on_test: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 64,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        num_workers: int = 0,
+        resident: bool = True,
+        drop_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for name, value, low in (
+            ("batch_size", batch_size, 1),
+            ("split_seed", split_seed, 0),
+            ("seed", seed, 0),
+            ("num_workers", num_workers, 0),
+        ):
+            require_at_least(name, value, low)
+        if not 0 <= val_fraction < 1:
+            raise DataError(f"val_fraction must be in [0, 1), got {val_fraction}: give 0.1 to hold out a tenth")
+        self.root = Path(root).expanduser()
+        self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
+        self.num_workers, self.resident, self.drop_last = num_workers, resident, drop_last
+        self.epoch = 0
+        self._on_device: tuple[torch.device, Tensor, Tensor] | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names, in the order of their labels."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example as the model sees it."""
+        raise NotImplementedError
+
+    def _load(self) -> Examples:
+        """Read the data set. Called once."""
+        raise NotImplementedError
+
+    def _train_transform(self) -> Callable[..., Tensor] | None:
+        """`(x, generator) -> x` on training batches; for image files, from a PIL image to a tensor."""
+        return self._eval_transform()
+
+    def _eval_transform(self) -> Callable[..., Tensor] | None:
+        """The same for validation, test and prediction: nothing random."""
+        return None
+
+    @cached_property
+    def examples(self) -> Examples:
+        """The whole data set, in main memory, without transforms; its `val` rows are those in use."""
+        examples = self._load()
+        examples.check(self.class_names, str(self.root))
+        if examples.val is None and self.val_fraction > 0:
+            groups = None if examples.groups is None else [examples.groups[i] for i in examples.train.tolist()]
+            kept, held = hold_out(examples.y[examples.train], self.val_fraction, self.split_seed, groups)
+            examples.train, examples.val = examples.train[kept], examples.train[held]
+        elif examples.val is None:
+            examples.val = examples.test if self.validates_on_test else examples.test[:0]
+        return examples
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each part: `{"train": ..., "val": ..., "test": ...}`."""
+        examples = self.examples
+        val = 0 if examples.val is None else len(examples.val)
+        return {"train": len(examples.train), "val": val, "test": len(examples.test)}
+
+    def prepare_data(self) -> None:
+        """Read the data in the node's first process, so that the others find decoded files in the cache."""
+        _ = self.examples
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data if they are not yet read; the same for every stage."""
+        _ = self.examples
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Free the device's copy of the data."""
+        self._on_device = None
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled, augmented batches of the training examples."""
+        return self._loader(self.examples.train, self._train_transform(), train=True)
+
+    def val_dataloader(self) -> Loader:
+        """Batches of the validation examples; an empty list where there are none, which Lightning takes for no
+        validation."""
+        val = self.examples.val
+        return [] if val is None or not len(val) else self._loader(val, self._eval_transform())
+
+    def test_dataloader(self) -> Loader:
+        """Batches of the test examples, in their order."""
+        return self._loader(self.examples.test, self._eval_transform())
+
+    def predict_dataloader(self) -> Loader:
+        """The same as `test_dataloader`."""
+        return self.test_dataloader()
+
+    def _loader(self, rows: Tensor, transform: Callable[..., Tensor] | None, train: bool = False) -> Loader:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        drop_last = train and self.drop_last
+        examples = self.examples
+        if self.resident:
+            x, y = self._resident_tensors()
+            return ResidentLoader(
+                x, y, self.batch_size, train, transform, self.seed, self._epoch, rank, world, drop_last, rows
+            )
+        plan = BatchPlan(len(rows), self.batch_size, train, self.seed, rank, world, drop_last)
+        if isinstance(examples.x, Tensor):
+            dataset: PlannedBatches = TensorBatches(examples.x, examples.y, transform, plan, rows)
+        elif transform is not None:
+            dataset = FileBatches(examples.x, examples.y, transform, plan, rows)
+        else:
+            raise NotImplementedError(f"{type(self).__name__} gives image files and must give their transforms too")
+        return worker_loader(dataset, self._epoch, self.num_workers, pin_memory=self._device().type == "cuda")
+
+    def _epoch(self) -> int:
+        return self.epoch if self.trainer is None else self.trainer.current_epoch
+
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _resident_tensors(self) -> tuple[Tensor, Tensor]:
+        """All examples and labels on the training device; one copy serves all parts."""
+        device, x = self._device(), self.examples.x
+        if not isinstance(x, Tensor):
+            raise NotImplementedError(f"{type(self).__name__} with resident=True must load a tensor")
+        if self._on_device is None or self._on_device[0] != device:
+            try:
+                self._on_device = (device, x.to(device), self.examples.y.to(device))
+            except torch.OutOfMemoryError as error:
+                raise DataError(
+                    f"resident=True needs {x.nbytes / 2**30:.1f} GiB free on {device}, got less: give resident=False"
+                ) from error
+        return self._on_device[1:]
+
+
+def require_at_least(name: str, value: float, low: float) -> None:
+    """Raise a `DataError` unless `value >= low`."""
+    if not value >= low:
+        raise DataError(f"{name} must be at least {low}, got {value}")
+
+
+def require_folder(candidates: list[Path], layout: str) -> Path:
+    """The first of `candidates` that is a folder.
+
+    Raises:
+        DataError: none is; the message says where it looked and what `layout` it expected.
+    """
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    looked = " or ".join(str(folder) for folder in candidates)
+    raise DataError(f"{layout} was expected, found no folder {looked}: set root to where the data are")

@@ -1,0 +1,142 @@
+"""Decoded data kept in one `.npy` file, so that only the first run decodes it."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+FOLDER = ".autosample-cache"
+PATIENCE = 2.0  # seconds without a progress bar
+_VERSION = 1
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def cache_folder(root: Path, cache_dir: str | None) -> Path | None:
+    """A folder for the cache of what is in `root`.
+
+    It is one of `root`'s own in `cache_dir` where that is given, else `.autosample-cache` in `root` if `root` is
+    writable, else None.
+    """
+    if cache_dir is not None:
+        place = str(root.expanduser().resolve())
+        return Path(cache_dir).expanduser() / f"{Path(place).name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+    return root / FOLDER if os.access(root, os.W_OK) else None
+
+
+def file_stamp(files: Iterable[Path], root: Path) -> str:
+    """A digest of the files' names (below `root`), sizes and times of change: differs once any file changed."""
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{os.path.relpath(file, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def cached_array(
+    folder: Path | None,
+    name: str,
+    key: dict[str, Any],
+    shape: Sequence[int],
+    dtype: str,
+    fill: Callable[[np.ndarray], None],
+) -> np.ndarray:
+    """The array that `fill` makes, from the cache where that holds it and from `fill` where not.
+
+    The cache is `name.npy`, mapped into memory copy-on-write, with an index `name.json` beside it. A cache for another
+    `key`, or one that is damaged, is made anew; one that cannot be written is done without. Nothing is pickled.
+
+    Args:
+        folder: where the two files are; None for no cache.
+        name: file name without suffix.
+        key: all that the content depends on, as JSON values.
+        shape, dtype: of the array.
+        fill: writes the content into an array of zeros.
+    """
+    index = {"version": _VERSION, "key": key, "shape": list(shape), "dtype": dtype}
+    if folder is not None:
+        found = _read(folder, name, index)
+        if found is not None:
+            return found
+    array = np.zeros(tuple(shape), dtype=dtype)
+    fill(array)
+    if folder is not None:
+        try:
+            _write(folder, name, index, array)
+        except OSError as error:
+            _log.info("no cache of decoded data in %s: %s", folder, error)
+    return array
+
+
+def _read(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray | None:
+    try:
+        if json.loads((folder / f"{name}.json").read_text("utf-8")) != index:
+            return None
+        # copy-on-write: torch wants writable memory, and nothing must reach the file
+        array = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    same = isinstance(array, np.ndarray) and list(array.shape) == index["shape"] and array.dtype == index["dtype"]
+    return array if same else None
+
+
+def _write(folder: Path, name: str, index: dict[str, Any], array: np.ndarray) -> None:
+    """Write the array, then the index, each under a temporary name first: a killed run leaves nothing half-written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # an old index must not be found with the new array
+    (folder / f"{name}.json").unlink(missing_ok=True)
+    with _renamed_to(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    with _renamed_to(folder / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(index), "utf-8")
+
+
+@contextlib.contextmanager
+def _renamed_to(target: Path) -> Iterator[Path]:
+    handle, path = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".tmp")
+    os.close(handle)
+    temporary = Path(path)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp lets only the owner read
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def in_threads(work: Callable[[int], None], count: int, label: str) -> None:
+    """Call `work(0)` .. `work(count - 1)` in threads, with a progress bar on stderr when it takes more than 2 s.
+
+    Decoders release the interpreter lock, so threads are enough. The first error ends it.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for _ in tracked(pool.map(work, range(count)), count, label):
+                pass
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def tracked(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """`items` as they come, with a progress bar once more than 2 s have gone by."""
+    start, bar, task = time.monotonic(), None, None
+    with contextlib.ExitStack() as stack:
+        for done, item in enumerate(items, 1):
+            yield item
+            if bar is None and done < total and time.monotonic() - start > PATIENCE:
+                bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+                task = bar.add_task(label, total=total)
+            if bar is not None and task is not None:
+                bar.update(task, completed=done)

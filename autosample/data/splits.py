@@ -1,0 +1,93 @@
+"""Parts of a data set: training, validation and test rows, and the hold-out that makes one from another."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autosample.errors import DataError
+
+
+@dataclass
+class Examples:
+    """A whole data set with the rows of its parts.
+
+    Args:
+        x: examples (N, ...) as a tensor, or N image files.
+        y: labels, (N,), int64.
+        train, test: rows of these parts, (n,) int64.
+        val: rows of an official validation part, or None where the set has none.
+        groups: N names; examples of one group (cuts of one recording, say) stay together when rows are held out.
+    """
+
+    x: Tensor | list[str]
+    y: Tensor
+    train: Tensor
+    test: Tensor
+    val: Tensor | None = None
+    groups: Sequence[Hashable] | None = None
+
+    def check(self, class_names: Sequence[str], where: str) -> None:
+        """Raise a `DataError` unless there are training and test examples and each class has a training one."""
+        for part, rows in (("training", self.train), ("test", self.test)):
+            if not len(rows):
+                raise DataError(f"{where} must have at least one {part} example, got none: check the folder's layout")
+        counts = torch.bincount(self.y[self.train], minlength=len(class_names))
+        missing = [name for name, count in zip(class_names, counts.tolist(), strict=True) if not count]
+        if missing:
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise DataError(
+                f"each class must have a training example, got none for {shown} in {where}: add some or drop the class"
+            )
+
+
+def hold_out(
+    labels: Tensor, fraction: float, seed: int, groups: Sequence[Hashable] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Split rows in two, class by class.
+
+    Of a class with n rows, about `fraction` × n are held out: at least one where n > 1, and at most n - 1. With
+    `groups`, rows of one group and class stay on one side, and a class of a single group stays whole in the rest.
+
+    Args:
+        labels: (N,) int64.
+        fraction: share to hold out, 0 <= fraction < 1; 0 holds out nothing.
+        seed: of the choice, at least 0. The same on every machine and version.
+        groups: N names, or None for each row by itself.
+
+    Returns:
+        The rows that stay and the rows held out, both int64 in ascending order.
+
+    Raises:
+        DataError: `fraction` is outside [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise DataError(f"a fraction to hold out must be in [0, 1), got {fraction}")
+    # RandomState's stream is frozen for good: the split must not change with a later NumPy
+    rng = np.random.RandomState(seed)
+    y = labels.cpu().numpy()
+    held = np.zeros(len(y), dtype=bool)
+    for label in np.unique(y) if fraction else []:
+        rows = np.flatnonzero(y == label)
+        members: dict[Hashable, list[int]] = {}
+        for row in rows.tolist():
+            members.setdefault(row if groups is None else groups[row], []).append(row)
+        bundles = [bundle for _, bundle in sorted(members.items(), key=lambda item: item[1][0])]
+        for bundle in _choose(bundles, max(1, round(fraction * len(rows))), rng):
+            held[bundle] = True
+    return torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
+
+
+def _choose(bundles: list[list[int]], target: int, rng: np.random.RandomState) -> list[list[int]]:
+    """Bundles of at most `target` rows together, at least one bundle, and never all of them."""
+    chosen, count = [], 0
+    shuffled = [bundles[i] for i in rng.permutation(len(bundles))]
+    for bundle in shuffled:
+        if count + len(bundle) <= target and len(chosen) < len(bundles) - 1:
+            chosen.append(bundle)
+            count += len(bundle)
+    if not chosen and len(bundles) > 1:
+        chosen = [min(shuffled, key=len)]
+    return chosen

@@ -1,0 +1,181 @@
+"""The path for data too large for the device: an ordinary DataLoader whose batches follow the same `BatchPlan`."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+from torchvision.datasets.folder import default_loader
+
+from autosample.data.resident import BatchPlan, Resumable, mixed_seed
+from autosample.errors import DataError, one_line
+
+
+class BatchKey(NamedTuple):
+    """What the sampler asks a worker for: batch number `batch` of epoch `epoch`."""
+
+    epoch: int
+    batch: int
+
+
+class PlanSampler(DistributedSampler):
+    """Yields one `BatchKey` per batch. A `DistributedSampler`, so that Lightning keeps it as it is under DDP."""
+
+    def __init__(self, dataset: "PlannedBatches", epoch: Callable[[], int]) -> None:
+        super().__init__(dataset, num_replicas=dataset.plan.world_size, rank=dataset.plan.rank, shuffle=False)
+        self.plan, self.current_epoch, self.first = dataset.plan, epoch, 0
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        epoch, first = self.current_epoch(), self.first
+        return (BatchKey(epoch, batch) for batch in range(first, len(self.plan)))
+
+
+class PlannedBatches(Dataset):
+    """A dataset of whole batches: item `BatchKey(epoch, b)` is batch b of that epoch, item b that of epoch 0.
+
+    Args:
+        plan: which examples make up which batch.
+        indices: the rows of the data that this part consists of, (n,) int64.
+    """
+
+    def __init__(self, plan: BatchPlan, indices: Tensor) -> None:
+        self.plan, self.indices = plan, indices
+        self._order: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, key: BatchKey | int) -> tuple[Tensor, Tensor]:
+        epoch, batch = key if isinstance(key, tuple) else (0, key)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.indices[self.plan.order(epoch)])
+        start, stop = self.plan.bounds(batch)
+        return self.cut(self._order[1][start:stop], epoch, batch)
+
+    def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        """The batch `(x, y)` made of `rows` of the data."""
+        raise NotImplementedError
+
+
+class TensorBatches(PlannedBatches):
+    """Batches cut from tensors in main memory: the very batches that `ResidentLoader` gives on the CPU.
+
+    Args:
+        x, y: examples (N, ...) and labels (N,).
+        augment: called as `augment(x, generator)` on each batch, or None.
+        plan, indices: as in `PlannedBatches`.
+    """
+
+    def __init__(
+        self, x: Tensor, y: Tensor, augment: Callable[..., Tensor] | None, plan: BatchPlan, indices: Tensor
+    ) -> None:
+        super().__init__(plan, indices)
+        self.x, self.y, self.augment = x, y, augment
+
+    def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        x = self.x[rows]
+        if self.augment is not None:
+            seed = mixed_seed(self.plan.seed, epoch, batch, self.plan.rank)
+            x = self.augment(x, torch.Generator().manual_seed(seed))
+        return x, self.y[rows]
+
+
+@contextmanager
+def seeded(*parts: int) -> Iterator[None]:
+    """Within the block, Python's, NumPy's and torch's CPU random numbers depend on `parts` alone."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - timm draws from these
+    seed = mixed_seed(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def open_image(path: str) -> Image.Image:
+    """The image in `path` as RGB.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return default_loader(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path}: not a readable image ({one_line(error)}); replace the file or remove it from the folder"
+        ) from error
+
+
+class FileBatches(PlannedBatches):
+    """Batches of image files, each decoded and transformed on its own.
+
+    The random numbers of an image's transform depend on (seed, epoch, row) alone, so the number of workers and ranks
+    changes nothing.
+
+    Args:
+        paths: image files, all N of the data.
+        y: labels, (N,).
+        transform: from a PIL image to a float tensor (C, H, W).
+        plan, indices: as in `PlannedBatches`.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], y: Tensor, transform: Callable[[Any], Tensor], plan: BatchPlan, indices: Tensor
+    ) -> None:
+        super().__init__(plan, indices)
+        # one array rather than a list of strings: forked workers would copy a list's pages as they count references
+        self.paths, self.y, self.transform = np.array([str(path).encode() for path in paths]), y, transform
+
+    def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        return torch.stack([self.example(row, epoch) for row in rows.tolist()]), self.y[rows]
+
+    def example(self, row: int, epoch: int) -> Tensor:
+        """Image `row` of the data as the model sees it in epoch `epoch`."""
+        image = open_image(self.paths[row].decode())
+        with seeded(self.plan.seed, epoch, row):
+            return self.transform(image)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class WorkerLoader(Resumable, DataLoader):
+    """A DataLoader over `PlannedBatches`. Build it with `worker_loader`."""
+
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        sampler = self.sampler
+        if not isinstance(sampler, PlanSampler):  # Lightning puts its own in place for `overfit_batches`
+            yield from super().__iter__()
+            return
+        epoch = sampler.current_epoch()
+        sampler.first = first = self._first_batch(epoch, len(sampler))
+        for batch, item in enumerate(super().__iter__(), first):
+            self._at = (epoch, batch + 1)
+            yield item
+
+
+def worker_loader(dataset: PlannedBatches, epoch: Callable[[], int], num_workers: int, pin_memory: bool) -> DataLoader:
+    """A DataLoader which gives the batches of `dataset` in the order of the epoch that `epoch()` returns."""
+    return WorkerLoader(
+        dataset,
+        batch_size=None,  # the dataset gives whole batches
+        sampler=PlanSampler(dataset, epoch),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+        collate_fn=_as_it_is,
+    )

@@ -1,0 +1,149 @@
+"""Callbacks of our own: the hardening schedule, the size report, and how positions move."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from autosample.convert import summary_layers
+from autosample.nn import SummaryLayer
+from autosample.report import save_report
+from autosample.sampling.offsets.categorical import CategoricalOffsets
+
+
+class HardenSchedule(pl.Callback):
+    """Anneals categorical choices, and freezes positions when each layer's `freeze_at` has come.
+
+    What is frozen is in the model's buffers, so a resumed run needs no state of this callback.
+    """
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        progress = trainer.global_step / max(float(trainer.estimated_stepping_batches), 1.0)
+        for layer in summary_layers(pl_module).values():
+            advance(layer, progress)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for layer in summary_layers(pl_module).values():
+            layer.freeze_()
+
+
+def advance(layer: SummaryLayer, progress: float) -> None:
+    """Bring a layer's learned positions to where they belong at `progress` (0 … 1) of the training."""
+    if progress >= layer.spec.freeze_at:
+        layer.freeze_()
+        return
+    for rule in layer.offsets.modules():
+        if isinstance(rule, CategoricalOffsets):
+            rule.anneal(progress / layer.spec.freeze_at)
+
+
+class SizeReport(pl.Callback):
+    """Writes `report.json`, `report.csv` and `report.md` beside the log, and logs the totals, as training starts."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.done = False
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.done or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        self.done = True
+        result = pl_module.size_report()  # pyright: ignore[reportCallIssue]
+        save_report(result, run_folder(trainer))
+        totals = {"size/stored_bytes": result.stored_bytes, "size/ratio": result.ratio, "size/macs": result.macs or 0}
+        for logger in trainer.loggers:
+            logger.log_metrics({key: float(value) for key, value in totals.items()}, step=trainer.global_step)
+            if isinstance(logger, WandbLogger):
+                rows = result.to_dict()["rows"]
+                logger.log_table("size/layers", columns=list(rows[0]), data=[list(map(str, r.values())) for r in rows])
+
+
+class OffsetLog(pl.Callback):
+    """Logs how far learned positions have moved since the start [rows]: `offsets.csv`, and histograms to wandb.
+
+    Args:
+        every: Epochs between two entries.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self.start: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self.start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.start = state_dict["start"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.start:
+            self.start = {name: layer.offsets().cpu() for name, layer in _learning(pl_module).items()}
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.start or trainer.current_epoch % self.every or trainer.fast_dev_run:  # pyright: ignore
+            return
+        rows, moved = [], {}
+        for name, layer in _learning(pl_module).items():
+            distance = (layer.offsets().cpu() - self.start[name]).abs().float()
+            low, middle, high = torch.quantile(distance.flatten(), torch.tensor([0.1, 0.5, 0.9])).tolist()
+            frozen = getattr(layer.offsets, "is_frozen", True)
+            share = float((distance > 0).float().mean())
+            rows.append([trainer.current_epoch, name, share, float(distance.mean()), low, middle, high, frozen])
+            moved[name] = distance.flatten().numpy()
+        _append(run_folder(trainer) / "offsets.csv", _HEADER, rows)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                logger.experiment.log({f"moved/{name}": wandb.Histogram(value) for name, value in moved.items()})
+
+
+_HEADER = ["epoch", "layer", "share_moved", "mean", "p10", "p50", "p90", "frozen"]
+
+
+def _learning(module: nn.Module) -> dict[str, SummaryLayer]:
+    return {name: layer for name, layer in summary_layers(module).items() if layer.offsets.learned}
+
+
+def _append(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows(([header] if fresh else []) + rows)
+
+
+class PredictionFile(BasePredictionWriter):
+    """Writes `predictions.csv`: one line per example with its class and that class's probability."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, predictions: Any, batch_indices: Any
+    ) -> None:
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        path = run_folder(trainer) / "predictions.csv"
+        path.unlink(missing_ok=True)
+        probability, chosen = torch.cat(list(predictions)).max(1)
+        rows = [
+            [i, names[c] if names else c, f"{p:.4f}"]
+            for i, (c, p) in enumerate(zip(chosen.tolist(), probability.tolist(), strict=True))
+        ]
+        _append(path, ["index", "class", "probability"], rows)
+        print(f"predictions: {path}")
+
+
+def run_folder(trainer: pl.Trainer) -> Path:
+    """The folder of this run's log, made if needed."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

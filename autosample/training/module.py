@@ -1,0 +1,181 @@
+"""The LightningModule: a timm or autosample model, converted by a spec, trained as a classifier."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from timm.data.mixup import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from autosample.convert import convert_, summary_layers
+from autosample.errors import ConfigError
+from autosample.models import create
+from autosample.report import Report, report
+from autosample.training.callbacks import HardenSchedule
+from autosample.training.groups import parameter_groups
+
+
+class Classifier(pl.LightningModule):
+    """Trains a classifier whose layers sample their filters.
+
+    Batches are `(x, y)` with `x` of the model's input shape and integer classes `y`, shape `(B,)`.
+
+    Args:
+        model: Name of a timm model, or of one of autosample's nets (`soundnet8`, `m5`, `mlp784`, …).
+        num_classes: Classes; must be those of the data.
+        in_chans: Input channels, if not the model's usual number.
+        model_args: More arguments for the model, such as `drop_rate` or `pretrained`.
+        summary: Preset that the layers are converted with; `dense` converts nothing.
+        ratio: Dense weights per stored number, for each converted layer.
+        summary_args: More fields of `Spec`.
+        include, exclude, overrides: Which layers, as for `autosample.convert_`.
+        warm_start: Fit summaries to the model's weights (useful with `pretrained`).
+        label_smoothing: Share of the target spread over all classes.
+        mixup, cutmix: Alphas of timm's Mixup; `cutmix` needs images.
+        optimizer: An optimizer that timm knows, by name.
+        lr: Peak learning rate of weights and summaries. Positions have their spec's `rate`.
+        weight_decay: Decay of weights and summaries.
+        optimizer_args: More arguments for the optimizer.
+        scheduler: A timm scheduler by name, stepped after each batch; `none` keeps the rate.
+        warmup: Share of the training during which the rate climbs.
+        scheduler_args: More arguments for the scheduler.
+        seed: Seed of each epoch's randomness, so that a resumed run repeats an undisturbed one.
+
+    Raises:
+        ConfigError: The model or one of its arguments is unknown, or classes or channels do not fit the data.
+        SpecError: The preset or one of its fields is unusable.
+        ConversionError: No layer can be converted.
+    """
+
+    def __init__(
+        self,
+        model: str = "resnet18",
+        num_classes: int = 10,
+        in_chans: int | None = None,
+        model_args: dict[str, Any] | None = None,
+        summary: str = "autosample",
+        ratio: float | None = None,
+        summary_args: dict[str, Any] | None = None,
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        overrides: dict[str, Any] | None = None,
+        warm_start: bool = False,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        optimizer: str = "adamw",
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+        optimizer_args: dict[str, Any] | None = None,
+        scheduler: str = "cosine",
+        warmup: float = 0.1,
+        scheduler_args: dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = create(model, num_classes=num_classes, in_chans=in_chans, **(model_args or {}))
+        if summary != "dense":
+            changes = {"ratio": ratio, **(summary_args or {})}
+            rules = {"include": include, "exclude": exclude, "overrides": overrides}
+            convert_(self.net, summary, warm_start=warm_start, **rules, **changes)  # pyright: ignore
+        self.accuracy = torch.nn.ModuleDict(
+            {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("on_train", "on_val", "on_test")}
+        )
+        self.mix = None
+        if mixup or cutmix:
+            self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
+
+    def setup(self, stage: str) -> None:
+        """Check that the data fit the model, before anything is trained."""
+        data = getattr(self.trainer, "datamodule", None)
+        classes = getattr(data, "num_classes", None)
+        wanted = self.hparams["num_classes"]
+        if classes is not None and classes != wanted:
+            raise ConfigError(
+                f"model and data must have the same number of classes, got model.num_classes={wanted} and {classes} "
+                f"classes in {type(data).__name__}: set model.num_classes={classes}"
+            )
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Positions are frozen on their spec's schedule, whoever makes the trainer."""
+        return [HardenSchedule()] if summary_layers(self.net) else []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores, shape `(B, num_classes)`."""
+        return self.net(x)
+
+    def size_report(self) -> Report:
+        """The report of the model, with multiply-adds for one example of the data if a trainer is attached."""
+        shape = getattr(getattr(self._trainer, "datamodule", None), "input_shape", None)
+        return report(self.net, torch.zeros(1, *shape, device=self.device) if shape else None)
+
+    def on_train_epoch_start(self) -> None:
+        # the stream of random numbers depends on the epoch alone, so that resuming repeats it
+        pl.seed_everything((self.hparams["seed"] + 1) * 100_003 + self.current_epoch, verbose=False)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        target, smoothing = y, self.hparams["label_smoothing"]
+        if self.mix is not None and len(x) > 1:
+            x, y = (x[:-1], y[:-1]) if len(x) % 2 else (x, y)  # timm mixes pairs
+            x, target = self.mix(x, y)
+            smoothing = 0.0
+        scores = self(x)
+        loss = F.cross_entropy(scores, target, label_smoothing=smoothing)
+        self.accuracy["on_train"](scores, y)
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.log("train/acc", self.accuracy["on_train"], on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        x, y = batch
+        scores = self(x)
+        metric = self.accuracy[f"on_{stage}"]
+        metric(scores, y)
+        self.log(f"{stage}/loss", F.cross_entropy(scores, y), sync_dist=True, batch_size=len(y))
+        self.log(f"{stage}/acc", metric, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(y))  # pyright: ignore
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Class probabilities, shape `(B, num_classes)`."""
+        return self(batch[0] if isinstance(batch, list | tuple) else batch).softmax(-1)
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        groups = parameter_groups(self.net, h["lr"], h["weight_decay"])
+        try:
+            optimizer = create_optimizer_v2(
+                groups, opt=h["optimizer"], lr=h["lr"], weight_decay=h["weight_decay"], **(h["optimizer_args"] or {})
+            )
+        except (AssertionError, ValueError, TypeError) as error:
+            raise ConfigError(f"optimizer must be one that timm knows, got {h['optimizer']!r}: {error}") from error
+        if h["scheduler"] == "none":
+            return optimizer
+        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
+        per_epoch = max(round(steps / max(epochs, 1)), 1)
+        settings = {"warmup_lr": h["lr"] / 25, "min_lr": h["lr"] / 1000, **(h["scheduler_args"] or {})}
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=h["scheduler"],
+            num_epochs=max(epochs, 1),
+            warmup_epochs=h["warmup"] * epochs,  # pyright: ignore[reportArgumentType]
+            step_on_epochs=False,
+            updates_per_epoch=per_epoch,
+            **settings,
+        )
+        if scheduler is None:
+            raise ConfigError(f"scheduler must be one that timm knows, got {h['scheduler']!r}: try cosine or none")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step_update(num_updates=self.global_step)
