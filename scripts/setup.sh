@@ -1,0 +1,38 @@
+# Sourced by the other scripts: makes .venv beside pyproject.toml and installs autosample into it, once.
+# Needs Python 3.11 or newer (set PYTHON to choose one). Usage: source scripts/setup.sh [EXTRA]
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  echo "setup: Python 3.11 or newer is needed and none was found: install one, or set PYTHON=/path/to/python" >&2
+  return 1
+}
+
+install() { # EXTRA
+  local target="." stamp=".venv/.installed-${1:-base}" python
+  [ -n "${1:-}" ] && target=".[$1]"
+  if [ -f "$stamp" ] && [ ! pyproject.toml -nt "$stamp" ]; then
+    return
+  fi
+  python=$(find_python) || return 1
+  [ -x .venv/bin/python ] || "$python" -m venv .venv || {
+    echo "setup: $python cannot make a virtual environment: install its venv module (Debian: python3-venv)" >&2
+    return 1
+  }
+  # torch and torchvision must come from one index: they are resolved together, in one call
+  echo "setup: installing autosample and what it needs into .venv (about 6 GB, a minute or more)"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv &&
+    VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv pip install --quiet --editable "$target" || return 1
+  touch "$stamp"
+}
+
+install "${1:-}" || exit 1
+export PATH="$PWD/.venv/bin:$PATH"
