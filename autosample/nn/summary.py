@@ -84,7 +84,7 @@ class SummaryLayer(nn.Module):
             return super().forward(x)
         self.offsets.observe(self._pooled(x))
         out = super().forward(x)
-        self.offsets.forget()  # pyright: ignore[reportAttributeAccessIssue]
+        self.offsets.forget()
         return out
 
     def _summary_in_use(self) -> Float[Tensor, "l q"]:
@@ -290,7 +290,7 @@ def build_summary(layer: SummaryLayer, args: tuple, spec: "Spec | str", changes:
     for name, tensor in dense.named_parameters():
         dense._parameters[name] = nn.Parameter(torch.empty_like(tensor, device=device))
     layer.__dict__.update(dense.__dict__)
-    layer.__class__ = layer._dense_class
+    layer.__class__ = layer._dense_class  # pyright: ignore[reportAttributeAccessIssue]
     become_summary(layer, make_spec(spec, **changes), spread=0.0)
     layer.reset_parameters()
 

@@ -79,7 +79,7 @@ def _strided(spec: Spec, bare: Geometry) -> Geometry:
         dense = replace(bare, sampled=spec.denser * bare.filters)
         if _mixing_pays(dense):
             options = [_with_stride(dense, groups, stride) for groups, stride in _strides(spec, dense, dense.sampled)]
-    return min(options, key=lambda option: _preference(option, spec.ratio or 1.0))
+    return min(options, key=lambda option: _preference(option, float(spec.ratio or 1)))
 
 
 def _with_stride(bare: Geometry, groups: int, stride: int) -> Geometry:

@@ -99,7 +99,10 @@ class Offsets(nn.Module):
         return self
 
     def observe(self, x: Tensor) -> None:
-        """Look at the layer's input (rules with `watches_input` only)."""
+        """Look at the layer's input before its weight is sampled (rules with `watches_input` only)."""
+
+    def forget(self) -> None:
+        """Drop what was seen, after the weight has been used."""
 
     def extra_repr(self) -> str:
         p = self.places

@@ -33,11 +33,12 @@ class IndexedOffsets(LearnedOffsets):
         super().__init__(places, start)
         self.register_buffer("routing", start / places.grid)
         self.learner: nn.Sequential | None = None
+        self.channels = 0
         self._current: Tensor | None = None
 
     def attach(self, channels: int) -> None:
         """Build the index learner for inputs of `channels` channels; it starts at the routing map."""
-        device = self.routing.device
+        self.channels, device = channels, self.routing.device
         outputs = self.routing.numel()
         first = nn.Linear(channels, _HIDDEN, device=device)
         last = nn.Linear(_HIDDEN, outputs, device=device)
@@ -51,7 +52,7 @@ class IndexedOffsets(LearnedOffsets):
     def assign(self, positions: Int[Tensor, "n g"]) -> None:
         self.routing.copy_(positions / self.places.grid)
         if self.learner is not None:
-            self.attach(self.learner[0].in_features)
+            self.attach(self.channels)
 
     def observe(self, x: Tensor) -> None:
         """Predict positions for a batch `(B, C, *space)` or `(…, C)` already pooled to `(B, C)`; move the map."""

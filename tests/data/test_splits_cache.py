@@ -1,0 +1,135 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from autosample.data import cache
+from autosample.data.splits import hold_out
+from autosample.errors import DataError
+
+
+def test_hold_out_is_stratified_and_fixed():
+    y = torch.tensor([0] * 100 + [1] * 50 + [2] * 10 + [3] * 2)[torch.randperm(162, generator=torch.Generator())]
+    kept, held = hold_out(y, 0.1, seed=3)
+    assert sorted(kept.tolist() + held.tolist()) == list(range(162))
+    assert Counter(y[held].tolist()) == {0: 10, 1: 5, 2: 1, 3: 1}
+    assert torch.equal(held, hold_out(y, 0.1, seed=3)[1])
+    assert not torch.equal(held, hold_out(y, 0.1, seed=4)[1])
+    assert len(hold_out(y, 0.0, 0)[1]) == 0
+    # known rows: a change here would change every published split
+    assert hold_out(torch.zeros(10), 0.3, seed=0)[1].tolist() == [2, 4, 8]
+
+
+def test_hold_out_keeps_one_of_each_class():
+    y = torch.tensor([0, 1, 1])
+    kept, held = hold_out(y, 0.99, 0)
+    assert set(y[kept].tolist()) == {0, 1} and y[held].tolist() == [1]
+
+
+def test_hold_out_keeps_groups_together():
+    y = torch.arange(5).repeat_interleave(12)
+    groups = [f"{int(c)}-{i % 12 // 3}" for i, c in enumerate(y)]
+    kept, held = hold_out(y, 0.25, 0, groups)
+    assert len(held) == 15
+    assert not {groups[i] for i in kept} & {groups[i] for i in held}
+    # groups larger than the share: the smallest is taken; a class of one group is not touched
+    assert len(hold_out(y, 0.01, 0, groups)[1]) == 15
+    assert len(hold_out(y, 0.5, 0, [str(int(c)) for c in y])[1]) == 0
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+def test_hold_out_fraction(fraction):
+    with pytest.raises(DataError, match=r"must be in \[0, 1\)"):
+        hold_out(torch.zeros(3), fraction, 0)
+
+
+class Counted:
+    def __init__(self, value=7):
+        self.calls, self.value = 0, value
+
+    def __call__(self, array):
+        self.calls += 1
+        array[:] = self.value + np.arange(array.size).reshape(array.shape)
+
+
+def read(folder, fill, key="k", shape=(3, 4)):
+    return cache.cached_array(folder, "set.v1", {"files": key}, shape, "float32", fill)
+
+
+def test_cache_is_used_and_equal(tmp_path):
+    fill = Counted()
+    plain = read(None, fill)
+    first, second = read(tmp_path / "c", fill), read(tmp_path / "c", fill)
+    assert fill.calls == 2
+    assert np.array_equal(plain, first) and np.array_equal(first, second) and second.dtype == np.float32
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["set.v1.json", "set.v1.npy"]
+    torch.from_numpy(second).zero_()  # a change in memory does not reach the file
+    assert np.array_equal(plain, read(tmp_path / "c", fill))
+    assert fill.calls == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda npy, index: npy.write_bytes(npy.read_bytes()[:-5]),
+        lambda npy, index: npy.write_bytes(b""),
+        lambda npy, index: npy.write_bytes(b"garbage" * 50),
+        lambda npy, index: npy.unlink(),
+        lambda npy, index: index.write_text("{"),
+        lambda npy, index: index.write_text("[]"),
+        lambda npy, index: index.write_text(json.dumps({"version": 0})),
+        lambda npy, index: index.unlink(),
+        lambda npy, index: np.save(npy, np.zeros((2, 2))),
+        lambda npy, index: np.save(npy, np.array([{}], dtype=object), allow_pickle=True),
+    ],
+)
+def test_damaged_cache_is_made_anew(tmp_path, damage):
+    fill = Counted()
+    want = np.array(read(tmp_path, fill))
+    damage(tmp_path / "set.v1.npy", tmp_path / "set.v1.json")
+    assert np.array_equal(read(tmp_path, fill), want) and fill.calls == 2
+    assert np.array_equal(read(tmp_path, fill), want) and fill.calls == 2
+
+
+def test_other_key_or_shape_makes_it_anew(tmp_path):
+    read(tmp_path, Counted(1))
+    assert read(tmp_path, Counted(2), key="other")[0, 0] == 2
+    assert read(tmp_path, Counted(3), shape=(2, 2)).shape == (2, 2)
+
+
+def test_unwritable_place_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert read(tmp_path / "file" / "below", Counted())[0, 0] == 7
+
+
+def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert read(tmp_path, Counted())[0, 0] == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cache_folder(tmp_path):
+    assert cache.cache_folder(tmp_path, None) == tmp_path / ".autosample-cache"
+    given = cache.cache_folder(tmp_path, str(tmp_path / "elsewhere"))
+    assert given is not None and given.parent == tmp_path / "elsewhere"
+    assert given != cache.cache_folder(tmp_path / "other", str(tmp_path / "elsewhere"))
+    assert cache.cache_folder(tmp_path / "missing", None) is None
+
+
+def test_threads_pass_errors_on_and_show_progress(monkeypatch, capsys):
+    def work(i):
+        if i == 3:
+            raise DataError("file 3")
+
+    with pytest.raises(DataError, match="file 3"):
+        cache.in_threads(work, 10, "x")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(cache, "PATIENCE", -1.0)
+    done = []
+    cache.in_threads(done.append, 10, "decoding things")
+    assert sorted(done) == list(range(10))
