@@ -1,4 +1,4 @@
-"""A table of finished runs, from the logs that `autosample fit` wrote: `python scripts/collect_runs.py RUNS [--out DIR]`.
+"""A table of finished runs, from the logs of `autosample fit`: `python scripts/collect_runs.py RUNS [--out DIR]`.
 
 Reads `metrics.csv`, `report.json` and `config.yaml` of the newest version of every run below RUNS; with `--out` writes
 `runs.json` (one record a run) and `runs.md` (the table) there.

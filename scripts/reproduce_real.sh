@@ -16,8 +16,9 @@ fit() { # NAME ARGS...: skipped if it has finished before
     echo "$name: done before"
     return
   fi
-  python -m autosample fit --name "$name" --trainer.default_root_dir "$out" --data.init_args.root "$data" \
-    --seed_everything 0 --trainer.enable_progress_bar "${PROGRESS:-false}" "$@" && touch "$out/$name/done"
+  # options come after the configs, which would overrule them otherwise
+  python -m autosample fit "$@" --name "$name" --trainer.default_root_dir "$out" --data.init_args.root "$data" \
+    --seed_everything 0 --trainer.enable_progress_bar "${PROGRESS:-false}" && touch "$out/$name/done"
 }
 
 mnist() {
