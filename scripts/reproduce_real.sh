@@ -33,7 +33,7 @@ mnist() {
 }
 
 speech() {
-  local common=(--config configs/data/spoken_digits.yaml --config configs/model/wave4.yaml --trainer.max_epochs 8)
+  local common=(--config configs/data/spoken_digits.yaml --config configs/model/wave4.yaml --trainer.max_epochs 6)
   fit speech-dense "${common[@]}" --model.summary dense
   for ratio in 16 100; do
     for preset in wsnet random autosample; do
@@ -43,7 +43,7 @@ speech() {
 }
 
 esc() {
-  local common=(--config configs/data/esc10.yaml --config configs/model/soundnet8.yaml --trainer.max_epochs 10)
+  local common=(--config configs/data/esc10.yaml --config configs/model/soundnet8.yaml --trainer.max_epochs 8)
   fit esc-dense "${common[@]}" --model.summary dense
   fit esc-wsnet-s8c4 "${common[@]}" --config configs/summary/wsnet_s8c4.yaml
 }
