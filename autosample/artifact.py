@@ -1,6 +1,7 @@
 """What a converted model weighs in a file: the tensors that give it back, positions packed at the bits they need."""
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from autosample.nn import SummaryLayer, outer_modules
 
@@ -29,4 +30,6 @@ def _identity(tensor: Tensor) -> tuple:
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
     lasting = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
-    return {name: tensor for name, tensor in {**module._parameters, **lasting}.items() if tensor is not None}
+    tensors = {name: tensor for name, tensor in {**module._parameters, **lasting}.items() if tensor is not None}
+    # a lazy layer has nothing to store yet
+    return {n: t for n, t in tensors.items() if not isinstance(t, UninitializedParameter | UninitializedBuffer)}

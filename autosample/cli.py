@@ -1,14 +1,16 @@
 """The command line: Lightning's `fit`, `validate`, `test` and `predict`, and verbs of our own."""
 
+import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from autosample.errors import AutosampleError, ConfigError, nearest, one_line
+from autosample.explain import explain
 
 HELP = """usage: autosample VERB [options]
 
@@ -67,47 +69,62 @@ def report(
         save_report(result, out)
 
 
-def _own_verbs() -> dict[str, Callable[..., Any]]:
-    from autosample.experiments.quickstart import quickstart
-
-    return {"quickstart": quickstart, "report": report}
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code: 0, or 2 after a mistake that one line on standard error explains."""
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
+    if args[0] == "--version":
+        from autosample import __version__
+
+        print(f"autosample {__version__}")
+        return 0
     try:
-        _run(args)
+        with _quiet():
+            _run(args)
     except AutosampleError as error:
-        return _fail(error)
+        print(f"autosample: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except SystemExit as done:  # --help and --print_config
+        return int(done.code or 0)
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _fail(error: object) -> int:
-    print(f"autosample: error: {one_line(error)}", file=sys.stderr)
-    return 2
-
-
 def _run(args: list[str]) -> None:
-    _quieten()
-    own = _own_verbs()
-    if args[0] in own:
-        _call(own[args[0]], args)
+    if args[0] == "report":
+        _call(report, args)
+    elif args[0] == "quickstart":
+        from autosample.experiments.quickstart import quickstart
+
+        _call(quickstart, args)
     elif args[0] in LIGHTNING_VERBS:
         _lightning(args)
     else:
-        raise ConfigError(f'no verb is called "{args[0]}": {nearest(args[0], [*own, *LIGHTNING_VERBS])}')
+        raise ConfigError(
+            f'no verb is called "{args[0]}": {nearest(args[0], ["quickstart", "report", *LIGHTNING_VERBS])}'
+        )
 
 
-def _quieten() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Hide notices of libraries that a user of this command line can do nothing about."""
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|torch|torchmetrics|lightning_fabric)\.")
     os.environ.setdefault("WANDB_SILENT", "true")
+    loggers = [logging.getLogger(name) for name in _NOTICES]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|torch|torchmetrics|lightning_fabric)\.")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+# what hardware there is, which plug-ins there might be, and which seed was set
+_NOTICES = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed")
 
 
 def _call(verb: Callable[..., Any], args: list[str]) -> None:
@@ -116,23 +133,18 @@ def _call(verb: Callable[..., Any], args: list[str]) -> None:
     parser = ArgumentParser(prog=f"autosample {args[0]}", description=verb.__doc__, exit_on_error=False)
     parser.add_function_arguments(verb, as_positional=True)
     try:
-        parsed = parser.parse_args(args[1:])
-        values = parser.instantiate_classes(parsed).as_dict()
+        values = parser.parse_args(args[1:]).as_dict()
     except ArgumentError as error:
-        raise ConfigError(_explain(error, parser)) from error
+        raise ConfigError(explain(error, parser.get_defaults().keys())) from error
     verb(**values)
 
 
 def _lightning(args: list[str]) -> None:
-    from jsonargparse import ArgumentError
-
+    _check_files(args)
     from autosample.training.cli import AutosampleCLI
 
-    _check_files(args)
     try:
         AutosampleCLI.start(args)
-    except ArgumentError as error:
-        raise ConfigError(_explain(error, None)) from error
     except RuntimeError as error:
         if "loading state_dict" in str(error):
             raise ConfigError(
@@ -140,32 +152,6 @@ def _lightning(args: list[str]) -> None:
                 f"{one_line(error)[:300]}: pass the --config that the run wrote beside its log"
             ) from error
         raise
-
-
-def _explain(error: Exception, parser: Any) -> str:
-    """One line out of jsonargparse's tree of reasons, with the nearest option for an unknown key."""
-    text = one_line(error)
-    unknown = re.search(r"(?:Unrecognized arguments|Key|Option|Group key|Parser key)s?:? ['\"]?(?:--)?([\w.]+)", text)
-    known = sorted(_options(parser)) if parser is not None else _lightning_options()
-    if unknown and re.search(r"(?i)unrecognized|not expected|does not accept|not accepted|unknown", text):
-        return f'no option is called "{unknown[1]}": {nearest(unknown[1], known)[:200]}'
-    return text[:500]
-
-
-def _options(parser: Any) -> set[str]:
-    return {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-
-
-def _lightning_options() -> list[str]:
-    import inspect
-
-    import pytorch_lightning as pl
-
-    from autosample.training import Classifier
-
-    model = [f"model.{name}" for name in inspect.signature(Classifier.__init__).parameters if name != "self"]
-    trainer = [f"trainer.{name}" for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
-    return [*model, *trainer, "data", "config", "ckpt_path", "seed_everything"]
 
 
 def _check_files(args: list[str]) -> None:
@@ -183,8 +169,9 @@ def _check_config(path: Path) -> None:
     import yaml
 
     if not path.is_file():
-        found = [str(p) for p in Path("configs").rglob("*.yaml")]
-        raise ConfigError(f"a config must be a file, got {path}: {nearest(str(path), found) if found else 'check it'}")
+        hint = nearest(str(path), [str(p) for p in Path("configs").rglob("*.yaml")])
+        hint = "check the path" if hint.startswith("known:") else hint
+        raise ConfigError(f"a config must be a file, got {path}: {hint}")
     try:
         loaded = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -204,7 +191,7 @@ def _check_checkpoint(path: Path) -> None:
         loaded = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # whatever a broken archive makes torch raise
         raise ConfigError(f"a checkpoint must be readable, got {path}: {one_line(error)[:200]}: use another") from error
-    if not isinstance(loaded, dict) or "state_dict" not in loaded:
+    if not isinstance(loaded, dict) or not {"state_dict", "hyper_parameters"} <= loaded.keys():
         raise ConfigError(f"a checkpoint must be one that `autosample fit` wrote, got {path}: use another")
 
 

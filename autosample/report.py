@@ -14,7 +14,9 @@ from autosample.artifact import compact_state
 from autosample.nn import SummaryLayer, outer_modules
 
 _NOTE = "_autosample_reason"
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+# Tensors of a summary layer that stand for its weight.
+_SAMPLING = ("summary", "gains", "densify", "sign_seed", "offsets", "columns")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Report:
     @property
     def ratio(self) -> float:
         """`dense_bytes / stored_bytes` of the whole model."""
-        return self.dense_bytes / max(self.stored_bytes, 1)
+        return self.dense_bytes / self.stored_bytes if self.stored_bytes else 1.0
 
     @property
     def macs(self) -> int | None:
@@ -105,7 +107,7 @@ class Report:
             stored_bytes=self.stored_bytes,
             ratio=self.ratio,
             position_bits=sum(row.position_bits for row in self.rows),
-            multiplicity=served / max(sum(row.stored_params for row in self.converted), 1),
+            multiplicity=served / sum(row.stored_params for row in self.converted) if self.converted else 1.0,
             macs=self.macs,
         )
 
@@ -128,7 +130,8 @@ class Report:
     def to_markdown(self) -> str:
         """A Markdown table of the columns that people read."""
         lines = [" | ".join(_HEADS), " | ".join("---" if i < 2 else "---:" for i in range(len(_HEADS)))]
-        lines += [" | ".join(_cells(row)) for row in (*self.rows, self.total())]
+        for row in (*self.rows, self.total()):
+            lines.append(" | ".join(cell.replace("|", r"\|") for cell in _cells(row)))
         return "\n".join(f"| {line} |" for line in lines) + "\n"
 
     def __str__(self) -> str:
@@ -140,14 +143,15 @@ class Report:
 
     def __rich__(self):
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(show_footer=False)
         for i, head in enumerate(_HEADS):
             table.add_column(head, justify="left" if i in (0, 1, len(_HEADS) - 1) else "right")
         for row in self.rows:
-            table.add_row(*_cells(row))
+            table.add_row(*map(Text, _cells(row)))  # not markup: a pattern may hold brackets
         table.add_section()
-        table.add_row(*_cells(self.total()), style="bold")
+        table.add_row(*map(Text, _cells(self.total())), style="bold")
         return table
 
 
@@ -176,25 +180,27 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     """
     macs = count_macs(model, example) if example is not None else {}
     state = compact_state(model)
-    rows = []
-    for name, layer in outer_modules(model):
-        if isinstance(layer, _LAYERS):
-            prefix = f"{name}." if name else ""
-            mine = [state.pop(key) for key in list(state) if key.startswith(prefix)]
-            rows.append(_row(name, layer, mine, macs.get(name)))
+    layers = {name: layer for name, layer in outer_modules(model) if isinstance(layer, _LAYERS)}
+    owned: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
+    for name in sorted(layers, key=len, reverse=True):  # the innermost layer takes its own first
+        prefix = f"{name}." if name else ""
+        owned[name] = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
+    rows = [_row(name, layer, owned[name], macs.get(name)) for name, layer in layers.items()]
     rest, size = sum(t.numel() for t in state.values()), sum(t.nbytes for t in state.values())
     rows.append(Row("(rest)", "", "", "norms, other layers", rest, rest, size, size, 1.0, 0, 1.0, macs.get(None)))
     return Report(tuple(rows))
 
 
-def _row(name: str, layer: nn.Module, tensors: list[Tensor], macs: int | None) -> Row:
-    kind, size, numbers = type(layer).__name__, sum(t.nbytes for t in tensors), sum(t.numel() for t in tensors)
+def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], macs: int | None) -> Row:
+    kind, size = type(layer).__name__, sum(t.nbytes for t in tensors.values())
+    numbers = sum(t.numel() for t in tensors.values())
     if not isinstance(layer, SummaryLayer):
         return Row(name, kind, "dense", getattr(layer, _NOTE, ""), numbers, numbers, size, size, 1.0, 0, 1.0, macs)
     g, weight = layer.geometry, layer.summary
     bits = layer.offsets.stored_bits() + (layer.columns.stored_bits() if layer.columns is not None else 0)
     gains = layer.gains.numel() if layer.gains is not None else 0
-    extra = sum(p.numel() for p in layer.parameters(recurse=False)) - g.stored - gains  # biases and the like
+    others = [t for key, t in tensors.items() if key.split(".")[0] not in _SAMPLING]  # biases and the like
+    extra = sum(t.numel() for t in others)
     asked = layer.spec.ratio
     ratio = g.dense / (g.stored + gains)
     far = asked is not None and abs(ratio / asked - 1) > 0.01
@@ -205,7 +211,7 @@ def _row(name: str, layer: nn.Module, tensors: list[Tensor], macs: int | None) -
         note=f"asked {asked:g}x, the layer allows {ratio:.3g}x" if far else "",
         dense_params=g.dense + extra,
         stored_params=g.stored + gains + extra,
-        dense_bytes=(g.dense + extra) * weight.element_size(),
+        dense_bytes=g.dense * weight.element_size() + sum(t.nbytes for t in others),
         stored_bytes=size,
         ratio=ratio,
         position_bits=bits,
@@ -226,6 +232,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
     counts: dict[str | None, int] = {}
     counter = FlopCounterMode(display=False)
     started: dict[str, int] = {}
+    made: list[int] = []  # a layer that is called twice makes its weight twice
 
     def before(name: str):
         return lambda module, args: started.__setitem__(name, counter.get_total_flops())
@@ -234,6 +241,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
         def hook(module, args, output) -> None:
             spent = counter.get_total_flops() - started[name] - making[name]
             counts[name] = counts.get(name, 0) + spent // 2
+            made.append(making[name])
 
         return hook
 
@@ -251,8 +259,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
             hook.remove()
         for module, training in modes.items():
             module.training = training
-    every = sum(making[name] for name in layers if name in counts)
-    counts[None] = (counter.get_total_flops() - every) // 2 - sum(counts.values())
+    counts[None] = (counter.get_total_flops() - sum(made)) // 2 - sum(counts.values())
     return counts
 
 

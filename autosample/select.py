@@ -10,7 +10,7 @@ from torch import nn
 
 from autosample.errors import ConversionError, SpecError, nearest
 from autosample.nn import SummaryLayer
-from autosample.sampling import plan_geometry
+from autosample.sampling import kind_of, plan_geometry
 from autosample.spec import Spec
 from autosample.spec import spec as make_spec
 
@@ -18,6 +18,9 @@ Rule = str | type[nn.Module]
 Override = None | str | Spec | Mapping[str, Any]
 
 _CONVERTIBLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_RELATED = (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Names that an error message lists at most.
+_MOST_NAMES = 12
 # Saving less than this share of a layer is not worth a conversion.
 _LEAST_SAVING = 0.02
 
@@ -93,8 +96,8 @@ def choose_layers(
     included = _Rules(include if include is not None else [], "include")
     excluded, overridden = _Rules(exclude or [], "exclude"), _Rules(changes, "overrides")
     ends, shared = _ends(model), _shared_weights(model)
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _CONVERTIBLE)]
-    if not layers:
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _CONVERTIBLE + _RELATED)]
+    if not any(isinstance(layer, _CONVERTIBLE) for _, layer in layers):
         raise ConversionError("a model needs a Conv1d, Conv2d or Linear layer to convert, got none: check the model")
     choices, matched = [], False
     for name, layer in layers:
@@ -104,14 +107,17 @@ def choose_layers(
             choices.append(Choice(name, layer, None, "not included"))
         elif stop is not None:
             choices.append(Choice(name, layer, None, f"excluded by {stop[0]!r}"))
-        elif name in ends and not any(hit and hit[1] > 1 for hit in (rule, special)):
-            choices.append(Choice(name, layer, None, ends[name]))
+        elif not isinstance(layer, _CONVERTIBLE):
+            choices.append(Choice(name, layer, None, "only Conv1d, Conv2d and Linear can be sampled"))
+        elif (end := _covering(ends, name)) and not any(hit and hit[1] > 1 for hit in (rule, special)):
+            choices.append(Choice(name, layer, None, end))
         else:
             matched = True
             choices.append(_decide(name, layer, spec, changes[special[0]] if special else {}, shared))
     names = [name for name, _ in layers]
     if not matched:
-        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {nearest('', names)}")
+        known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
+        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {nearest('', known)}")
     for rules in (included, excluded, overridden):
         rules.warn_unused(names)
     return choices
@@ -127,7 +133,7 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
     if isinstance(change, str | Spec):
         spec = make_spec(change) if isinstance(change, Spec) else make_spec(change, ratio=spec.ratio)
     elif "preset" in change:
-        spec = make_spec({"ratio": spec.ratio, **change})
+        spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
     else:
         spec = spec.replace(**change)
     reason = _obstacle(layer, shared) or _no_gain(layer, spec)
@@ -154,12 +160,18 @@ def _no_gain(layer: nn.Module, spec: Spec) -> str:
     """Why sampling would not make a layer smaller, or nothing."""
     weight = layer._parameters["weight"]
     assert weight is not None
+    if spec.preset == "dense":
+        return "dense by its preset"
+    asked = spec.for_kind(kind_of(tuple(weight.shape[2:])))
     try:
         planned = plan_geometry(spec, weight.shape)
     except SpecError as error:
+        if asked.ratio is None and asked.spatial is None and asked.channel is None:
+            raise  # no layer can do without a size
         return str(error)
-    if planned.stored > (1 - _LEAST_SAVING) * planned.dense:
-        return f"too small: {planned.stored} stored numbers for {planned.dense} weights"
+    stored = planned.stored + planned.sampled * {"none": 0, "filter": 1, "window": planned.windows}[asked.gains]
+    if stored > (1 - _LEAST_SAVING) * planned.dense:
+        return f"too small: {stored} stored numbers for {planned.dense} weights"
     return ""
 
 
@@ -171,14 +183,21 @@ def _refuse_converted(model: nn.Module) -> None:
 
 
 def _ends(model: nn.Module) -> dict[str, str]:
-    """First convolution and classifier of a timm model, by its `pretrained_cfg`."""
-    config = getattr(model, "pretrained_cfg", None) or {}
+    """First convolution and classifier of a timm model, or of one inside of the model, by its `pretrained_cfg`."""
     ends = {}
-    for key, why in (("first_conv", "first convolution"), ("classifier", "classifier")):
-        value = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
-        for name in [value] if isinstance(value, str) else value or []:
-            ends[name] = f"{why} (name it in include to convert it)"
+    for prefix, module in model.named_modules():
+        config = getattr(module, "pretrained_cfg", None) or {}
+        for key, why in (("first_conv", "first convolution"), ("classifier", "classifier")):
+            value = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+            for name in [value] if isinstance(value, str) else value or []:
+                where = f"{prefix}.{name}" if prefix else name
+                ends[where] = f"{why} (name it in include to convert it)"
     return ends
+
+
+def _covering(ends: Mapping[str, str], name: str) -> str:
+    """What `ends` says of a layer or of a module above it."""
+    return next((why for end, why in ends.items() if name == end or name.startswith(end + ".")), "")
 
 
 def _shared_weights(model: nn.Module) -> dict[int, str]:

@@ -20,6 +20,9 @@ Gains = Literal["none", "filter", "window"]
 GradientScale = Literal["none", "sqrt", "mean"]
 Kind = Literal["linear", "pointwise", "conv1d", "conv2d"]
 
+# Two ways to say the same: setting one in place of the other unsets the other.
+_ALTERNATIVES = ((("ratio",), ("spatial", "channel")), (("windows",), ("window",)))
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "start": get_args(Start),
@@ -102,7 +105,8 @@ class Spec:
         object.__setattr__(self, "by_kind", MappingProxyType(frozen))
 
     def __hash__(self) -> int:
-        return hash(self.to_json())
+        kinds = frozenset((kind, frozenset(changes.items())) for kind, changes in self.by_kind.items())
+        return hash((kinds, *(getattr(self, f.name) for f in fields(self) if f.name != "by_kind")))
 
     def __reduce__(self) -> tuple:
         return Spec.from_dict, (self.to_dict(),)
@@ -111,21 +115,24 @@ class Spec:
         return self
 
     def replace(self, **changes: Any) -> "Spec":
-        """This spec with some fields changed; unknown fields raise `SpecError` and name the nearest."""
+        """This spec with some fields changed; unknown fields raise `SpecError` and name the nearest.
+
+        A new `ratio` takes the place of `spatial` and `channel`, a new `window` that of `windows`, and vice versa.
+        """
         _known(changes)
-        return replace(self, **changes)
+        return replace(self, **(_displaced(changes) | changes))
 
     def for_kind(self, kind: Kind) -> "Spec":
         """This spec with the changes of `by_kind[kind]` applied and `by_kind` emptied."""
-        return replace(self, **dict(self.by_kind.get(kind, {})), by_kind={})
+        return self.replace(**dict(self.by_kind.get(kind, {})), by_kind={})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: `preset` and the fields that differ from the class defaults."""
+        """Plain data: `preset` and the fields that differ from the class defaults, or from the preset's values."""
         kinds = {kind: dict(changes) for kind, changes in self.by_kind.items()}
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "by_kind"}
-        default = {f.name: f.default for f in fields(self)}
-        kept = {k: v for k, v in values.items() if k == "preset" or v != default[k]}
-        return kept | ({"by_kind": kinds} if kinds else {})
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {"by_kind": kinds}
+        default = {f.name: f.default for f in fields(self)} | {"by_kind": {}}
+        usual = default | dict(PRESETS.get(self.preset, {}))
+        return {k: v for k, v in values.items() if k == "preset" or v != default[k] or v != usual[k]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Spec":
@@ -169,6 +176,13 @@ def _known(changes: Mapping[str, Any]) -> None:
     for name in changes:
         if name not in names:
             raise SpecError(f'a spec has no field "{name}": {nearest(str(name), names)}')
+
+
+def _displaced(changes: Mapping[str, Any]) -> dict[str, None]:
+    """The alternatives to what `changes` sets, as fields to unset."""
+    given = {name for name, value in changes.items() if value is not None}
+    pairs = [pair for one, other in _ALTERNATIVES for pair in ((one, other), (other, one))]
+    return {name: None for new, old in pairs if given & set(new) and not given & set(old) for name in old}
 
 
 def _fail(rule: str, got: object, fix: str) -> None:
@@ -227,8 +241,9 @@ def _check_names(s: Spec) -> None:
     for kind, changes in s.by_kind.items():
         if kind not in get_args(Kind):
             _fail(f"by_kind knows the kinds {', '.join(get_args(Kind))}", kind, nearest(str(kind), get_args(Kind)))
-        _known(changes)
-        _check(replace(s, **dict(changes), by_kind={}))
+        if not isinstance(changes, Mapping) or "by_kind" in changes:
+            _fail(f"by_kind must map {kind} to fields", changes, 'write {"layout": "flat"}')
+        s.replace(**dict(changes), by_kind={})  # checks itself
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -249,7 +264,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "kmeans": {"rule": "assigned", "layout": "flat", "window": 0, "grid": 0, "start": "random"},
         # pseudo-random windows: the baseline that costs no bytes
         "random": {"rule": "random"},
-        # ours: random start, then learned in units of positions, fast, frozen early (see docs/design.md)
+        # ours: random start, then learned in units of positions, fast, frozen early
         "autosample": {
             "rule": "interpolated",
             "start": "random",
@@ -267,7 +282,8 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
     `spec("wsnet", ratio=16)` or, in the paper's terms, `spec("wsnet", spatial=8, channel=4, denser=2)`.
 
     Args:
-        preset: Name of a preset, a mapping with `preset` and other fields, a path of a YAML file, or a `Spec`.
+        preset: Name of a preset, a mapping with `preset` and other fields, a path of a YAML file (a string counts as
+            one where it ends in `.yaml` or `.yml`), or a `Spec`.
         changes: Fields of `Spec`. `None` leaves the preset's value.
 
     Raises:
@@ -276,20 +292,20 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
     changes = {name: value for name, value in changes.items() if value is not None}
     if isinstance(preset, Spec):
         return preset.replace(**changes)
-    if isinstance(preset, Path):
-        return spec(_read(preset), **changes)
+    if isinstance(preset, Path) or (isinstance(preset, str) and preset.endswith((".yaml", ".yml"))):
+        return spec(_read(Path(preset)), **changes)
     if isinstance(preset, Mapping):
-        return spec(preset.get("preset", "autosample"), **{**preset, **changes})
+        kept = {name: value for name, value in preset.items() if name not in _displaced(changes)}
+        return spec(preset.get("preset", "autosample"), **{**kept, **changes})
     changes.pop("preset", None)
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise SpecError(f'no preset is called "{preset}": {nearest(str(preset), PRESETS)}')
     _known(changes)
     if preset == "dense":
-        changes.pop("ratio", None)  # every weight is stored, whatever ratio the rest of a grid is run at
-    base = dict(PRESETS[preset])
-    if changes.keys() & {"window", "windows"}:
-        base = {k: v for k, v in base.items() if k not in ("window", "windows")}
-    return Spec(**(base | {"preset": preset} | changes))
+        # every weight is stored, whatever ratio the rest of a grid is run at
+        changes = {name: value for name, value in changes.items() if name not in ("ratio", "spatial", "channel")}
+    base: dict[str, Any] = {k: v for k, v in PRESETS[preset].items() if k not in _displaced(changes)}
+    return Spec(**{**base, "preset": preset, **changes})
 
 
 def _read(path: Path) -> Mapping[str, Any]:

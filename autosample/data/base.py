@@ -136,8 +136,10 @@ class ClassificationData(pl.LightningDataModule):
         return self._loader(self.examples.train, self._train_transform(), train=True)
 
     def val_dataloader(self) -> Loader:
-        """Batches of the validation examples; an empty list where there are none, which Lightning takes for no
-        validation."""
+        """Batches of the validation examples; an empty list where there are none.
+
+        Lightning then does no validation and says so in a warning, unless `Trainer(limit_val_batches=0)` is given.
+        """
         val = self.examples.val
         return [] if val is None or not len(val) else self._loader(val, self._eval_transform())
 

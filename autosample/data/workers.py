@@ -178,4 +178,5 @@ def worker_loader(dataset: PlannedBatches, epoch: Callable[[], int], num_workers
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else each pass would draw from torch's global numbers
     )

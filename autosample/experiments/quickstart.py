@@ -12,8 +12,10 @@ from rich.table import Table
 
 from autosample.convert import summary_layers
 from autosample.data import Digits
+from autosample.errors import ConfigError
 from autosample.experiments.plots import plot_accuracy, plot_windows
 from autosample.experiments.run import Record, quiet, read_record, train, write_json, write_record
+from autosample.spec import spec
 
 METHODS = ("dense", "wsnet", "random", "autosample")
 
@@ -37,7 +39,12 @@ def quickstart(
         epochs: Epochs of each run.
         seeds: Runs of each method.
         image_size: Digits are scaled to this many pixels a side.
+
+    Raises:
+        ConfigError: A count is below 1, or a record in `out` is damaged.
+        SpecError: The ratio is unusable.
     """
+    _check(ratio=ratio, epochs=epochs, seeds=seeds, image_size=image_size)
     console = Console(width=None if Console().is_terminal else 110)
     plan = [_settings(method, model, ratio, seed) for seed in range(seeds) for method in METHODS]
     kept = {_name(s): record for s in plan if (record := _kept(out, s, epochs, image_size))}
@@ -54,6 +61,15 @@ def quickstart(
                 kept[_name(settings)] = _run(out, settings, epochs, image_size, lambda: progress.advance(every))
     records = [kept[_name(settings)] for settings in plan]
     _publish(out, records, console)
+
+
+def _check(*, ratio: float, **counts: int) -> None:
+    """Find mistakes before the first run, not after it."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{name} must be at least 1, got {count}: leave it out for the usual number")
+    for method in METHODS:
+        spec(method, ratio=ratio)
 
 
 def _settings(method: str, model: str, ratio: float, seed: int) -> dict[str, Any]:

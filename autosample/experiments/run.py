@@ -133,6 +133,9 @@ def read_record(path: Path) -> Record | None:
     if not path.exists():
         return None
     try:
-        return Record(**json.loads(path.read_text()))
+        record = Record(**json.loads(path.read_text()))
+        if not isinstance(record.settings, dict) or not record.stored_bytes > 0:
+            raise ValueError("settings or sizes are missing")
+        return record
     except (ValueError, TypeError) as error:
         raise ConfigError(f"a record must be what a run wrote, got {path}: {one_line(error)}: delete it") from error

@@ -79,11 +79,11 @@ class SummaryLayer(nn.Module):
         # the 1x1 convolution of denser sampling is linear, so it can act on the filters instead of on the outputs
         return (self.densify.to(sampled.dtype) @ sampled.flatten(1)).view(-1, *sampled.shape[1:])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if not self.offsets.watches_input:
-            return super().forward(x)
-        self.offsets.observe(self._pooled(x))
-        out = super().forward(x)
+            return super().forward(*args, **kwargs)
+        self.offsets.observe(self._pooled(args[0] if args else next(iter(kwargs.values()))))
+        out = super().forward(*args, **kwargs)
         self.offsets.forget()
         return out
 
@@ -191,9 +191,8 @@ class SummaryLayer(nn.Module):
 
     def stored(self) -> dict[str, Tensor]:
         """The tensors that a file needs to give this layer back, positions packed at the bits they need."""
-        own = {name: p.detach() for name, p in self.named_parameters(recurse=False)}
-        if self.sign_seed is not None:
-            own["sign_seed"] = self.sign_seed
+        lasting = {n: b for n, b in self.named_buffers(recurse=False) if n not in self._non_persistent_buffers_set}
+        own = {name: p.detach() for name, p in self.named_parameters(recurse=False)} | lasting
         for part in ("offsets", "columns"):
             if (module := getattr(self, part)) is not None:
                 own |= {f"{part}.{name}": tensor for name, tensor in module.packed().items()}
@@ -216,13 +215,14 @@ def learned_parts(layer: SummaryLayer) -> list[Any]:
 
 
 def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` without what is inside of summary layers."""
+    """`model.named_modules()` without the rules inside of summary layers."""
     inside: set[int] = set()
     for name, module in model.named_modules():
         if id(module) not in inside:
             yield name, module
             if isinstance(module, SummaryLayer):
-                inside.update(id(part) for part in module.modules())
+                rules = (rule for rule in (module.offsets, module.columns) if rule is not None)
+                inside.update(id(part) for rule in rules for part in rule.modules())
 
 
 def become_summary(
@@ -261,6 +261,14 @@ def become_summary(
         with torch.no_grad():
             layer.summary.normal_(std=float(weight.detach().std(unbiased=False)) if spread is None else spread)
         layer._reset_factors()
+    parts = [part for part in (layer.offsets, layer.columns) if part is not None]
+    for part in parts:
+        part.train(layer.training)
+    if not weight.requires_grad:  # a layer that is not to learn has nothing else that learns either
+        learned = [layer.gains, layer.densify, *(p for part in parts for p in part.parameters())]
+        for parameter in learned:
+            if parameter is not None:
+                parameter.requires_grad_(False)
     return layer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.callbacks import BasePredictionWriter, ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -20,7 +20,10 @@ from autosample.sampling.offsets.categorical import CategoricalOffsets
 class HardenSchedule(pl.Callback):
     """Anneals categorical choices, and freezes positions when each layer's `freeze_at` has come.
 
-    What is frozen is in the model's buffers, so a resumed run needs no state of this callback.
+    Testing and predicting freeze too, so that an accuracy is always that of the integers which a file holds; going on
+    with the training then goes on with these. What is frozen is in the model's buffers, so a resumed run needs no
+    state of this callback. In distributed training, buffers are broadcast from the first rank before each forward
+    pass, like those of batch norm; what ranks froze after the last one agrees again from the next pass on.
     """
 
     def on_train_batch_start(
@@ -34,6 +37,8 @@ class HardenSchedule(pl.Callback):
         for layer in summary_layers(pl_module).values():
             layer.freeze_()
 
+    on_test_start = on_predict_start = on_train_end
+
 
 def advance(layer: SummaryLayer, progress: float) -> None:
     """Bring a layer's learned positions to where they belong at `progress` (0 … 1) of the training."""
@@ -43,6 +48,19 @@ def advance(layer: SummaryLayer, progress: float) -> None:
     for rule in layer.offsets.modules():
         if isinstance(rule, CategoricalOffsets):
             rule.anneal(progress / layer.spec.freeze_at)
+
+
+class Checkpoints(ModelCheckpoint):
+    """Keeps the last checkpoint, and the one that is best on the validation set where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(save_last=True, save_top_k=1, monitor="val/acc", mode="max")
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if stage == "fit" and (data is None or not trainer.limit_val_batches or not data.sizes["val"]):
+            self.monitor = None
+        super().setup(trainer, pl_module, stage)
 
 
 class SizeReport(pl.Callback):

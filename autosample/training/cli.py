@@ -1,42 +1,139 @@
 """Lightning's command line over our module and data, with a CSV log always and wandb's when asked."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import autosample.data  # noqa: F401  (its classes are known to --data by their short names)
 from autosample.data import ClassificationData
-from autosample.errors import ConfigError
-from autosample.training.callbacks import OffsetLog, PredictionFile, SizeReport
+from autosample.errors import ConfigError, one_line
+from autosample.explain import explain, original
+from autosample.training.callbacks import Checkpoints, OffsetLog, PredictionFile, SizeReport
 from autosample.training.module import Classifier
+
+# what `fit` trains when no data are named: these options come first, so that all others change them
+EMBEDDED = (
+    "--data=Digits",
+    "--data.image_size=16",
+    "--model.model=test_resnet",
+    "--model.in_chans=1",
+    "--model.ratio=8",
+    "--trainer.max_epochs=10",
+)
+# what decides which tensors a checkpoint holds, and their meaning
+_SHAPING = (
+    "model",
+    "num_classes",
+    "in_chans",
+    "model_args",
+    "summary",
+    "ratio",
+    "summary_args",
+    "include",
+    "exclude",
+    "overrides",
+)
 
 
 class AutosampleCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` for `Classifier` and any of `autosample.data`."""
 
     @classmethod
-    def start(cls, args: ArgsType = None) -> "AutosampleCLI":
-        """Parse, build and run."""
+    def start(cls, args: Sequence[str]) -> "AutosampleCLI":
+        """Parse, build and run: the verb, then its options.
+
+        Raises:
+            ConfigError: An option, a file or a checkpoint is not usable.
+        """
+        verb, *options = args
+        asks_only = any(option in ("-h", "--help") or option.startswith("--data.help") for option in options)
+        if not _names_data(options):
+            if verb != "fit" and not asks_only:
+                raise ConfigError(
+                    f"{verb} needs the data to use, got none: pass --config with the config.yaml that the run wrote "
+                    "beside its log, or --data CLASS"
+                )
+            options = [*EMBEDDED, *options]
         return cls(
             Classifier,
             ClassificationData,
             subclass_mode_data=True,
-            trainer_defaults={"default_root_dir": "runs/fit", "callbacks": _callbacks()},
+            trainer_defaults={
+                "default_root_dir": "runs/fit",
+                "max_epochs": 20,
+                "enable_model_summary": False,
+                "callbacks": [
+                    Checkpoints(),
+                    SizeReport(),
+                    OffsetLog(),
+                    LearningRateMonitor("epoch"),
+                    PredictionFile(),
+                ],
+            },
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"exit_on_error": False},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=args,
+            # the seed is always given: the checkpoint's check parses without defaults, yet the link needs it
+            args=[verb, "--seed_everything=0", *options],
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="", help="Name of the run; its folder is made under it.")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the last model after `fit`.")
-        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with mistakes as one line each."""
+        assert isinstance(args, list)
+        self.args = args
+        try:
+            self.config = parser.parse_args(args)
+        except (ArgumentError, ValueError) as error:
+            if (own := original(error)) is not None:
+                raise own from error
+            options = list(self._parser(args[0]).get_defaults().keys())
+            raise ConfigError(explain(error, [*options, "config", "data", "model", "trainer"])) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's arguments from the checkpoint, unless the user gives others.
+
+        Raises:
+            ConfigError: What the user gives makes another model than that of the checkpoint.
+        """
+        chosen = self.config[self.config["subcommand"]]
+        path = chosen.get("ckpt_path")
+        if not path or not Path(path).is_file():
+            return
+        saved = torch.load(path, weights_only=True, map_location="meta")["hyper_parameters"]
+        given = self.parser.parse_args(self.args, defaults=False)[self.config["subcommand"]].get("model") or {}
+        for name, value in saved.items():
+            if name not in given or name == "seed":
+                chosen["model"][name] = value
+            elif name in _SHAPING and given[name] != value:
+                raise ConfigError(
+                    f"a checkpoint must be of the same configuration, got model.{name}={given[name]} for one trained "
+                    f"with {value}: leave model.{name} out, or pass the config.yaml that the run wrote"
+                )
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; an error of our own comes out as it was raised."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if (own := original(error)) is not None and own is not error:
+                raise own from error
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the CSV log to whatever loggers the configuration asks for."""
@@ -48,7 +145,10 @@ class AutosampleCLI(LightningCLI):
                 folder = config.get("default_root_dir") or "runs/fit"
                 loggers.insert(0, CSVLogger(folder, name=self._get(self.config, "name") or None))
             kwargs["logger"] = loggers
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise ConfigError(f"the trainer must accept its options, got: {one_line(error)}") from error
 
     def after_fit(self) -> None:
         """Test the model as it stands at the end: hardened, on data that no choice was made on."""
@@ -68,6 +168,12 @@ class AutosampleCLI(LightningCLI):
             raise ConfigError(f"{self.subcommand} needs a trained model, got none: pass --ckpt_path FILE.ckpt")
 
 
-def _callbacks() -> list[pl.Callback]:
-    checkpoint = ModelCheckpoint(save_last=True, save_top_k=1, monitor="val/acc", mode="max")
-    return [checkpoint, SizeReport(), OffsetLog(), LearningRateMonitor("epoch"), PredictionFile()]
+def _names_data(options: Sequence[str]) -> bool:
+    """Whether an option or one of the configuration files says which data to use."""
+    for option, value in zip(options, [*options[1:], ""], strict=True):
+        name, equals, text = option.partition("=")
+        if name == "--data" or name == "--data.class_path":
+            return True
+        if name in ("-c", "--config") and "data" in yaml.safe_load(Path(text if equals else value).read_text()):
+            return True
+    return False

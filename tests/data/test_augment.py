@@ -56,7 +56,9 @@ def test_shift_and_crop_of_clips_are_slices():
         else:
             want[: int(first)] = x[0, 0, -int(first) :]
         assert torch.equal(clip, want.repeat(2, 1))
-    assert min(seen) >= -4 and max(seen) <= 4 and len(seen) > 4
+    assert min(seen) >= -4
+    assert max(seen) <= 4
+    assert len(seen) > 4
     cropped = A.RandomCrop1d(20)(x, generator())
     starts = cropped[:, 0, 0]
     assert torch.equal(cropped[:, 0], starts[:, None] + torch.arange(20.0))
@@ -68,7 +70,9 @@ def test_shift_and_crop_of_clips_are_slices():
 def test_gain_is_within_its_decibels_and_per_example():
     gain = A.RandomGain(6.0)(torch.ones(200, 1, 3), generator())
     decibels = 20 * gain[:, 0, 0].log10()
-    assert decibels.abs().max() <= 6 and decibels.min() < -5 and decibels.max() > 5
+    assert decibels.abs().max() <= 6
+    assert decibels.min() < -5
+    assert decibels.max() > 5
     assert torch.equal(gain[..., :1].expand_as(gain), gain)
 
 

@@ -1,3 +1,5 @@
+import functools
+import operator
 import pickle
 from collections import Counter
 
@@ -24,7 +26,7 @@ def test_digits_parts_are_stratified_disjoint_and_complete():
     data.setup()
     examples = data.examples
     parts = [rows.tolist() for rows in (examples.train, examples.val, examples.test)]
-    assert sorted(sum(parts, [])) == list(range(1797))
+    assert sorted(functools.reduce(operator.iadd, parts, [])) == list(range(1797))
     overall = Counter(load_digits().target.tolist())
     for part, share in zip(parts, (0.72, 0.08, 0.2), strict=True):
         counts = Counter(examples.y[part].tolist())
@@ -40,11 +42,14 @@ def test_digits_pixels():
     x, y = everything(data, "test")
     images, labels = load_digits(return_X_y=True)
     rows = data.examples.test.numpy()
-    assert np.allclose(x.flatten(1) * 0.3761 + 0.3053, images[rows] / 16, atol=1e-6) and (y == labels[rows]).all()
+    assert np.allclose(x.flatten(1) * 0.3761 + 0.3053, images[rows] / 16, atol=1e-6)
+    assert (y == labels[rows]).all()
     train = everything(Digits(drop_last=False), "train")[0]
-    assert abs(train.mean()) < 0.02 and abs(train.std() - 1) < 0.02
+    assert abs(train.mean()) < 0.02
+    assert abs(train.std() - 1) < 0.02
     big = Digits(image_size=20)
-    assert big.input_shape == (1, 20, 20) and everything(big, "val")[0].shape[1:] == (1, 20, 20)
+    assert big.input_shape == (1, 20, 20)
+    assert everything(big, "val")[0].shape[1:] == (1, 20, 20)
 
 
 def test_validation_on_the_test_part():
@@ -62,7 +67,8 @@ def test_resident_or_not_gives_the_same_batches():
     ):
         assert len(loaders[0]) == len(loaders[1])
         for a, b in zip(*loaders, strict=True):
-            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+            assert torch.equal(a[0], b[0])
+            assert torch.equal(a[1], b[1])
 
 
 @pytest.mark.parametrize(("kind", "folder"), [(MNIST, "MNIST"), (FashionMNIST, "FashionMNIST")])
@@ -70,7 +76,8 @@ def test_mnist_files(tmp_path, kind, folder):
     write_idx(tmp_path / folder / "raw")
     data = kind(str(tmp_path), padding=0, flip=False, val_fraction=0.34)
     assert (data.num_classes, data.input_shape) == (10, (1, 28, 28))
-    assert data.sizes == {"train": 20, "val": 10, "test": 30} and data.examples.x.dtype == torch.uint8
+    assert data.sizes == {"train": 20, "val": 10, "test": 30}
+    assert data.examples.x.dtype == torch.uint8
     for part in ("train", "val", "test"):
         x, y = everything(data, part)
         want = ((y.float() + 10) / 255 - kind.mean[0]) / kind.std[0]
@@ -86,7 +93,8 @@ def cifar_folder(root):
 def test_cifar10_from_folders_of_images(tmp_path):
     root = cifar_folder(tmp_path)
     first = CIFAR10(str(root), padding=0, flip=False)
-    assert first.sizes == {"train": 30, "val": 10, "test": 40} and first.input_shape == (3, 32, 32)
+    assert first.sizes == {"train": 30, "val": 10, "test": 40}
+    assert first.input_shape == (3, 32, 32)
     for row, y in zip(first.examples.train.tolist(), first.examples.y[first.examples.train].tolist(), strict=True):
         path = root / "cifar10" / "train" / CIFAR10.names[y] / f"{row % 4:03d}.png"
         assert np.array_equal(first.examples.x[row].permute(1, 2, 0).numpy(), np.asarray(Image.open(path)))
@@ -134,7 +142,8 @@ def test_image_folder_transforms_are_timms(tmp_path):
     from timm.data import create_transform
 
     data = ImageFolder(str(image_tree(tmp_path)), img_size=24, batch_size=4)
-    assert data.class_names == ("ant", "bee") and data.input_shape == (3, 24, 24)
+    assert data.class_names == ("ant", "bee")
+    assert data.input_shape == (3, 24, 24)
     assert data.sizes == {"train": 10, "val": 10, "test": 10}
     x, y = everything(data, "test")
     want = create_transform(24, is_training=False)
@@ -167,13 +176,15 @@ def test_image_folder_parts(tmp_path):
     assert "/val/" in with_test.examples.x[with_test.examples.val[0]]
     assert "/test/" in with_test.examples.x[with_test.examples.test[0]]
     held = ImageFolder(val_fraction=0.2, **options)
-    assert held.sizes == {"train": 8, "val": 2, "test": 10} and "/train/" in held.examples.x[held.examples.val[0]]
+    assert held.sizes == {"train": 8, "val": 2, "test": 10}
+    assert "/train/" in held.examples.x[held.examples.val[0]]
 
 
 def test_image_folder_on_the_device(tmp_path):
     image_tree(tmp_path, sizes=(20, 20))
     data = ImageFolder(str(tmp_path), img_size=16, resident=True, drop_last=False)
-    assert data.examples.x.shape == (20, 3, 20, 20) and data.examples.x.dtype == torch.uint8
+    assert data.examples.x.shape == (20, 3, 20, 20)
+    assert data.examples.x.dtype == torch.uint8
     assert everything(data, "train")[0].shape == (10, 3, 16, 16)
     Image.new("RGB", (9, 20)).save(tmp_path / "train" / "bee" / "new.png")
     with pytest.raises(DataError, match=r"all be 20×20 pixels, got 9×20 in .*new\.png"):
@@ -207,7 +218,7 @@ def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match="one folder of images per class, got none"):
         ImageFolder(str(tmp_path)).setup()
     write_pngs(tmp_path / "train" / "x" / "..", ("ant",), 1)
-    with pytest.raises(DataError, match="val or .*test was expected, got neither"):
+    with pytest.raises(DataError, match=r"val or .*test was expected, got neither"):
         ImageFolder(str(tmp_path)).setup()
     write_pngs(tmp_path / "val", ("wasp",), 1)
     with pytest.raises(DataError, match="training's class folders only, got wasp"):
@@ -233,7 +244,7 @@ def test_images_without_a_label_each(tmp_path):
     raw = write_idx(tmp_path / "MNIST" / "raw")
     short = np.array([0x0801, 5], dtype=">i4").tobytes() + bytes(5)
     (raw / "train-labels-idx1-ubyte").write_bytes(short)
-    with pytest.raises(DataError, match="a label each, got .* 5 labels"):
+    with pytest.raises(DataError, match=r"a label each, got .* 5 labels"):
         MNIST(str(tmp_path)).setup()
 
 

@@ -1,3 +1,6 @@
+import functools
+import operator
+
 import pytest
 import torch
 from torch import nn
@@ -62,7 +65,8 @@ def test_module_as_augment_and_indices():
 
     rows = torch.tensor([7, 2, 9])
     ((x, y),) = loader(shuffle=False, augment=Double(), indices=rows)
-    assert torch.equal(x.flatten(), 2.0 * (rows + 1)) and torch.equal(y, rows)
+    assert torch.equal(x.flatten(), 2.0 * (rows + 1))
+    assert torch.equal(y, rows)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -91,8 +95,9 @@ def test_ranks_without_enough_examples_repeat_some(n, world, batch_size):
         order = plan.order(0)
         pieces = [order[slice(*plan.bounds(b))].tolist() for b in range(len(plan))]
         assert all(1 <= len(piece) <= batch_size for piece in pieces)
-        seen += sum(pieces, [])
-    assert len(counts) == 1 and set(seen) == set(range(n))
+        seen += functools.reduce(operator.iadd, pieces, [])
+    assert len(counts) == 1
+    assert set(seen) == set(range(n))
 
 
 def test_drop_last_gives_full_batches_and_equal_counts():
@@ -144,7 +149,7 @@ def test_bad_input():
         loader(batch_size=0)
     with pytest.raises(DataError, match="same length, got 3 and 2"):
         ResidentLoader(torch.zeros(3), torch.zeros(2), 1)
-    with pytest.raises(DataError, match="rank must be one of 0..1, got 2"):
+    with pytest.raises(DataError, match=r"rank must be one of 0..1, got 2"):
         BatchPlan(4, 2, rank=2, world_size=2)
 
 

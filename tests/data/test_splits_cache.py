@@ -25,7 +25,8 @@ def test_hold_out_is_stratified_and_fixed():
 def test_hold_out_keeps_one_of_each_class():
     y = torch.tensor([0, 1, 1])
     kept, held = hold_out(y, 0.99, 0)
-    assert set(y[kept].tolist()) == {0, 1} and y[held].tolist() == [1]
+    assert set(y[kept].tolist()) == {0, 1}
+    assert y[held].tolist() == [1]
 
 
 def test_hold_out_keeps_groups_together():
@@ -63,7 +64,9 @@ def test_cache_is_used_and_equal(tmp_path):
     plain = read(None, fill)
     first, second = read(tmp_path / "c", fill), read(tmp_path / "c", fill)
     assert fill.calls == 2
-    assert np.array_equal(plain, first) and np.array_equal(first, second) and second.dtype == np.float32
+    assert np.array_equal(plain, first)
+    assert np.array_equal(first, second)
+    assert second.dtype == np.float32
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["set.v1.json", "set.v1.npy"]
     torch.from_numpy(second).zero_()  # a change in memory does not reach the file
     assert np.array_equal(plain, read(tmp_path / "c", fill))
@@ -89,8 +92,10 @@ def test_damaged_cache_is_made_anew(tmp_path, damage):
     fill = Counted()
     want = np.array(read(tmp_path, fill))
     damage(tmp_path / "set.v1.npy", tmp_path / "set.v1.json")
-    assert np.array_equal(read(tmp_path, fill), want) and fill.calls == 2
-    assert np.array_equal(read(tmp_path, fill), want) and fill.calls == 2
+    assert np.array_equal(read(tmp_path, fill), want)
+    assert fill.calls == 2
+    assert np.array_equal(read(tmp_path, fill), want)
+    assert fill.calls == 2
 
 
 def test_other_key_or_shape_makes_it_anew(tmp_path):
@@ -116,7 +121,8 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_cache_folder(tmp_path):
     assert cache.cache_folder(tmp_path, None) == tmp_path / ".autosample-cache"
     given = cache.cache_folder(tmp_path, str(tmp_path / "elsewhere"))
-    assert given is not None and given.parent == tmp_path / "elsewhere"
+    assert given is not None
+    assert given.parent == tmp_path / "elsewhere"
     assert given != cache.cache_folder(tmp_path / "other", str(tmp_path / "elsewhere"))
     assert cache.cache_folder(tmp_path / "missing", None) is None
 

@@ -127,7 +127,10 @@ def test_autocast(preset, kind, dtype):
 
 @pytest.mark.parametrize(("preset", "kind"), EVERY)
 def test_half_precision_modules(preset, kind):
-    layer = build(preset, kind).to(torch.bfloat16)
+    layer = build(preset, kind)
+    positions = layer.offsets()
+    layer.to(torch.bfloat16)
+    assert torch.equal(layer.offsets(), positions)
     layer(example(kind, torch.bfloat16)).float().sum().backward()
     assert layer.summary.grad.dtype == torch.bfloat16
 

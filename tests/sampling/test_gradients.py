@@ -136,3 +136,37 @@ def test_gradient_scaling_divides_by_the_uses():
         (b,) = torch.autograd.grad(scaled.weight, scaled.summary, upstream)
         (uses,) = torch.autograd.grad(plain.weight, plain.summary, torch.ones_like(upstream))
         torch.testing.assert_close(b, a / uses.clamp_min(1) ** power)
+
+
+@pytest.mark.parametrize(
+    "fields", [f for f in SMOOTH if "interpolated" in f.values()], ids=lambda f: "-".join(map(str, f.values()))
+)
+def test_positions_start_to_move_at_once(fields):
+    """Every start is an integer, the kink of the interpolation: there the one-sided derivative must be used."""
+    from autosample.nn import SummaryConv1d
+
+    layer = SummaryConv1d(8, 12, 9, spec=Spec(**fields, ratio=4, start="random", rate=0.6), dtype=torch.float64)
+    parameters = [p for name, p in layer.named_parameters() if name.endswith("position")]
+    before = layer.offsets()
+    optimizer = torch.optim.Adam([{"params": parameters, "lr": 0.6}, {"params": [layer.summary], "lr": 1e-2}])
+    x, target = torch.randn(4, 8, 30, dtype=torch.float64), torch.randn(4, 12, 22, dtype=torch.float64)
+    for step in range(10):
+        optimizer.zero_grad()
+        (layer(x) - target).square().mean().backward()
+        if step == 0:
+            assert all((p.grad != 0).float().mean() > 0.9 for p in parameters)
+        optimizer.step()
+    moved = (layer.offsets() != before).float().mean()
+    assert moved > (0.3 if fields.get("unit") != "sigmoid" else 0)
+
+
+def test_the_derivative_at_an_integer_is_the_one_sided_one():
+    chosen = Spec(rule="interpolated", layout="flat", windows=1, ratio=2)
+    geometry = plan_geometry(chosen, (3, 10))
+    rule = OFFSET_RULES["interpolated"](Places.of(geometry), chosen).double()
+    rule.assign(torch.tensor([[2], [0], [4]]))
+    summary, upstream = torch.randn(geometry.length, 1, dtype=torch.float64), torch.randn(3, 10, dtype=torch.float64)
+    sample_weight(summary, geometry, rule.placement()).backward(upstream)
+    windows = [sample_weight(summary, geometry, Placement(rule() + j)) for j in (0, 1)]
+    expected = (upstream * (windows[1] - windows[0])).sum(1, keepdim=True)
+    torch.testing.assert_close(rule.position.grad, expected)

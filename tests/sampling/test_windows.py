@@ -32,9 +32,7 @@ def test_a_mixture_is_the_weighted_sum_of_windows(columns, step):
     summary = torch.randn(30, columns, dtype=torch.float64)
     base, weights = torch.randint(0, 20, (4, 2)), torch.randn(4, 2, 3, dtype=torch.float64)
     mixed = cut_windows(summary, Placement(base, weights, step), 5)
-    expected = sum(
-        weights[..., j, None, None] * cut_windows(summary, Placement(base + j * step), 5) for j in range(3)
-    )
+    expected = sum(weights[..., j, None, None] * cut_windows(summary, Placement(base + j * step), 5) for j in range(3))
     torch.testing.assert_close(mixed, expected)
 
 

@@ -158,6 +158,17 @@ class LearnedOffsets(Offsets):
 
         return TableOffsets(self.places, self.positions())
 
+    def _apply(self, fn, recurse: bool = True):
+        """Positions stay float32 in half-precision models: bfloat16 cannot tell row 4000 from row 4016."""
+        kept = {name: p.detach() for name, p in self._parameters.items() if p is not None}
+        kept |= {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            now = getattr(self, name)
+            if now.dtype in (torch.float16, torch.bfloat16):
+                now.data, now.grad = before.to(now.device), None
+        return self
+
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.is_frozen = bool(self.frozen)

@@ -5,6 +5,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from autosample.sampling.offsets.base import LearnedOffsets, Places, start_positions
+from autosample.sampling.offsets.interpolated import linear_mixture
 from autosample.sampling.windows import Placement
 from autosample.spec import Spec
 
@@ -59,7 +60,8 @@ class IndexedOffsets(LearnedOffsets):
         if self.is_frozen or not self.training or self.learner is None:
             self._current = None
             return
-        share = torch.sigmoid(self.learner(x.to(self.routing.dtype))).mean(0).view_as(self.routing)
+        first = self.learner[0].weight
+        share = torch.sigmoid(self.learner(x.to(first.dtype))).float().mean(0).view_as(self.routing)
         self._current = share * (self.places.choices - 1)
         with torch.no_grad():
             self.routing.lerp_(self._current.detach().to(self.routing.dtype), _MOMENTUM)
@@ -76,4 +78,4 @@ class IndexedOffsets(LearnedOffsets):
         count = min(2, self.places.choices)
         first = steps.detach().floor().long().clamp_(0, self.places.choices - count)
         distance = first.unsqueeze(-1) + torch.arange(count, device=steps.device) - steps.unsqueeze(-1)
-        return Placement(first * self.places.grid, (1 - distance.abs()).clamp_min(0), self.places.grid)
+        return Placement(first * self.places.grid, linear_mixture(distance), self.places.grid)

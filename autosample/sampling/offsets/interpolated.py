@@ -65,9 +65,22 @@ class InterpolatedOffsets(LearnedOffsets):
     def _mixture(self, distance: Float[Tensor, "n g j"]) -> Float[Tensor, "n g j"]:
         if self.width is not None:
             return torch.softmax(-0.5 * (distance / (self.width.abs() + _LEAST_WIDTH)).square(), -1)
+        if self.reach == 1:
+            return linear_mixture(distance)
         weights = (1 - distance.abs() / self.reach).clamp_min(0)
-        # the linear kernel sums to one already; wider triangles do not at the ends of the range
-        return weights if self.reach == 1 else weights / weights.sum(-1, keepdim=True)
+        return weights / weights.sum(-1, keepdim=True)  # triangles do not sum to one at the ends of the range
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.kernel}, reach {self.reach}, in {self.unit}"
+
+
+def linear_mixture(distance: Float[Tensor, "n g j"]) -> Float[Tensor, "n g j"]:
+    """Weights of the two neighbours of a position, from their signed distances to it.
+
+    Written without `abs` and `clamp`, whose derivatives vanish at integers, where every position starts: here the
+    derivative there is the one towards the upper neighbour, DFSNet's `F[⌊l⌋+1 : ·] − F[⌊l⌋ : ·]`.
+    """
+    if distance.shape[-1] == 1:
+        return torch.ones_like(distance)
+    upper = -distance[..., :1]
+    return torch.cat([1 - upper, upper], -1)

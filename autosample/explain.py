@@ -1,0 +1,99 @@
+"""What jsonargparse says about a mistake on the command line, in one line that names the fix."""
+
+import importlib
+import re
+from collections.abc import Iterable
+
+from autosample.errors import AutosampleError, nearest, one_line
+
+_UNKNOWN = re.compile(r"(?i)(?:unrecognized arguments?: -*|does not accept option '|Option ')([\w.+]*)")
+_INSIDE = re.compile(r"given class_path '([\w.]+)'")
+_NO_CLASS = re.compile(r"(?:dot import path string|not correspond to a subclass).*?Given value: '?([\w.]+)")
+_KEY = re.compile(r'Parser key "([\w.]+)"')
+_WANTED = re.compile(r"Expected a <class '([\w.]+)'>")
+_VALUE = re.compile(r"(?:Got value:|Given value:) (\S+)")
+_SPOKEN = {"NoneType": "null", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+# where the classes live that may be given by their name alone, by the option's first words
+_CLASSES = {
+    "data": "autosample.data",
+    "trainer.logger": "pytorch_lightning.loggers",
+    "trainer.callbacks": "pytorch_lightning.callbacks",
+}
+
+
+def explain(error: Exception, options: Iterable[str]) -> str:
+    """One line for an `ArgumentError`.
+
+    Args:
+        error: What the parser raised.
+        options: Names of the options that there are, without dashes.
+    """
+    text = one_line(error)
+    inside = _INSIDE.search(text)
+    if unknown := _UNKNOWN.search(text):
+        name = unknown[1].split("=")[0]
+        if inside:
+            known = _options_of(inside[1])
+            return f'{inside[1].rpartition(".")[2]} has no option "{name}": {nearest(name, known)}'
+        if "--" not in text and "unrecognized" in text:
+            return f'every option needs its name, got a lone "{name}": write --OPTION {name}'
+        return f'no option is called "{name}": {_near_option(name, options)}'
+    keys = _KEY.findall(text)
+    if keys and (missing := _NO_CLASS.search(text)):
+        return f'{keys[0]} must name a class, got "{missing[1]}": {_near_class(keys[0], missing[1])}'
+    if keys and (wanted := _WANTED.findall(text)):
+        key = keys[0] if len(keys) == 1 else f"{keys[0]}.{keys[-1]}"
+        values = _VALUE.findall(text)
+        # the reasons of an outer key end with "Expected … None", which is no part of what an inner one needs
+        kinds = dict.fromkeys(_SPOKEN.get(w, f"a {w}") for w in (wanted if len(keys) == 1 else wanted[:1]))
+        got = (values[-1] if len(keys) == 1 else values[0]) if values else "something else"
+        return f"{key} must be {' or '.join(kinds)}, got {got}: see --help"
+    if required := re.search(r"following arguments are required: (.*)", text):
+        return f"needed but not given: {required[1]}: see --help"
+    return text[:500]
+
+
+def original(error: BaseException) -> AutosampleError | None:
+    """The error of our own that `error` was made from, if there is one."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        if isinstance(current, AutosampleError):
+            return current
+        seen.add(id(current))
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def _near_option(name: str, options: Iterable[str]) -> str:
+    """A hint from all options; too many to list where none is near."""
+    known = set(options)
+    hint = nearest(name, known)
+    if hint.startswith("known:"):  # perhaps only the part before or after the dot is wrong
+        last = name.rpartition(".")[2]
+        hint = nearest(name, {option for option in known if option.rpartition(".")[2] == last})
+    return hint if len(hint) < 200 and hint != "known: " else "see --help"
+
+
+def _near_class(key: str, name: str) -> str:
+    module = next((module for start, module in _CLASSES.items() if key.startswith(start)), None)
+    if module is None:
+        return "give its full path, such as package.module.Class"
+    found = importlib.import_module(module)
+    classes = [n for n in getattr(found, "__all__", dir(found)) if isinstance(getattr(found, n), type)]
+    hidden = {"ClassificationData", "AudioData", "ResidentLoader", "BatchPlan"}  # bases and helpers
+    by_lower = {n.lower(): n for n in classes if n not in hidden}
+    hint = nearest(name, by_lower)
+    for lower, n in sorted(by_lower.items(), key=lambda item: -len(item[0])):
+        hint = re.sub(rf"(?<!\w){lower}(?!\w)", n, hint)
+    return hint + " (or give the full path of your own)"
+
+
+def _options_of(class_path: str) -> list[str]:
+    """Names of the arguments of a class, those of its bases among them."""
+    from jsonargparse import ArgumentParser
+
+    module, _, name = class_path.rpartition(".")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(getattr(importlib.import_module(module), name), fail_untyped=False)
+    return list(parser.get_defaults().keys())

@@ -1,0 +1,98 @@
+"""Optimizers and schedules by their names in timm, with errors that name the nearest."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from autosample.errors import ConfigError, nearest, one_line
+
+#: timm's schedules that can be stepped after each batch, and `none`
+SCHEDULERS = ("constant", "cosine", "multistep", "none", "poly", "rsqrt", "step", "tanh", "wsd")
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], name: str, lr: float, weight_decay: float, args: Mapping[str, Any] | None = None
+) -> torch.optim.Optimizer:
+    """timm's optimizer `name` over parameter groups.
+
+    Raises:
+        ConfigError: timm does not know the name, or the optimizer does not take an argument.
+    """
+    base = name.removeprefix("lookahead_").lower().replace("_", "")
+    known = list_optimizers()
+    if base not in {n.replace("_", "") for n in known}:
+        hint = nearest(name, known)
+        hint = hint if not hint.startswith("known:") else "try adamw, sgd or timm.optim.list_optimizers()"
+        raise ConfigError(f'no optimizer of timm is called "{name}": {hint}')
+    try:
+        return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(args or {}))
+    except (AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f'optimizer "{name}" must accept lr, weight_decay and optimizer_args, got {one_line(error)}: change these'
+        ) from error
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    lr: float,
+    *,
+    epochs: int,
+    per_epoch: int,
+    warmup: float,
+    args: Mapping[str, Any] | None = None,
+) -> Any:
+    """timm's schedule `name`, to be stepped after each batch; `None` for `"none"`.
+
+    Args:
+        optimizer: Whose rates it sets.
+        name: One of `SCHEDULERS`.
+        lr: Peak rate; warm-up starts at 1/25 and decay ends at 1/1000 of it.
+        epochs: Length.
+        per_epoch: Batches of an epoch.
+        warmup: Share of the length during which the rate climbs.
+        args: More arguments of timm's `create_scheduler_v2`.
+
+    Raises:
+        ConfigError: The name is unknown, or an argument is not taken.
+    """
+    if name not in SCHEDULERS:
+        raise ConfigError(f'no schedule of timm is called "{name}": {nearest(name, SCHEDULERS)}')
+    if name == "none":
+        return None
+    settings = {"warmup_lr": lr / 25, "min_lr": lr / 1000, **(args or {})}
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=name,
+            num_epochs=epochs,
+            warmup_epochs=warmup * epochs,  # pyright: ignore[reportArgumentType]
+            step_on_epochs=False,
+            updates_per_epoch=per_epoch,
+            **settings,
+        )
+    except (AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f'schedule "{name}" must accept scheduler_args, got {one_line(error)}: change these'
+        ) from error
+    return scheduler
+
+
+def rehearse(h: Mapping[str, Any]) -> None:
+    """Build optimizer and schedule once over a parameter that is thrown away, to find mistakes before any work.
+
+    Args:
+        h: Hyperparameters of a `Classifier`.
+
+    Raises:
+        ConfigError: As `build_optimizer` and `build_scheduler`.
+    """
+    groups = [{"params": [nn.Parameter(torch.zeros(2, 2))]}]
+    optimizer = build_optimizer(groups, h["optimizer"], h["lr"], h["weight_decay"], h["optimizer_args"])
+    build_scheduler(
+        optimizer, h["scheduler"], h["lr"], epochs=99, per_epoch=99, warmup=h["warmup"], args=h["scheduler_args"]
+    )

@@ -1,0 +1,162 @@
+"""Each mistake ends with one line that names what to change, and code 2; nothing is written."""
+
+import re
+
+import pytest
+import torch
+
+# options after those of a run that works: what the line must hold
+FIT = {
+    "--model.summary=wsnt": 'no preset is called "wsnt": did you mean "wsnet"',
+    "--model.ratio=0": "ratio must be .* got 0",
+    "--model.ratio=-3": "ratio must be .* got -3",
+    "--model.ratio=abc": "model.ratio must be a number or null, got abc",
+    "--model.include=[nothing]": "nothing",
+    "--model.model=resnet81": 'no model is called "resnet81": did you mean "resnet18"',
+    "--model.model_args={depth: 3}": 'model "digitnet" does not take depth',
+    "--model.num_classes=7": "set model.num_classes=10",
+    "--model.in_chans=3": "set model.in_chans=1",
+    "--model.optimizer=adamww": 'no optimizer of timm is called "adamww": did you mean "adamw"',
+    "--model.scheduler=cosin": 'no schedule of timm is called "cosin": did you mean "cosine"',
+    "--model.lr=fast": "model.lr must be a number, got fast",
+    "--model.ratoi=8": 'no option is called "model.ratoi": did you mean "model.ratio"',
+    "--modle.ratio=8": 'no option is called "modle.ratio": did you mean "model.ratio"',
+    "--trainer.max_epohcs=8": 'no option is called "trainer.max_epohcs": did you mean "trainer.max_epochs"',
+    "--trainer.accelerator=cpux": "the trainer must accept its options, .*cpux.*cpu",
+    "--data.batch_szie=8": 'Digits has no option "batch_szie": did you mean "batch_size"',
+    "--data.batch_size=x": "data.batch_size must be a whole number, got x",
+    "--data.batch_size=0": "batch_size must be at least 1",
+    "--data.val_fraction=2": r"val_fraction must be in \[0, 1\)",
+    "--data=NotThere": 'data must name a class, got "NotThere": known: .*Digits',
+    "--data=MNITS": 'data must name a class, got "MNITS": did you mean "MNIST"',
+    "--data=torch.nn.Linear": 'data must name a class, got "torch.nn.Linear"',
+    "--trainer.logger=WandbLoger": 'trainer.logger must name a class, got "WandbLoger": did you mean "WandbLogger"',
+    "stray": 'got a lone "stray"',
+}  # fmt: skip
+
+
+def check(ended, pattern, folder=None):
+    assert ended.code == 2
+    assert ended.err.startswith("autosample: error: ")
+    assert ended.err.count("\n") == 1
+    assert ended.err.endswith("\n")
+    assert len(ended.err) < 700
+    assert re.search(pattern, ended.err), ended.err
+    if folder is not None:
+        assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("option", FIT)
+def test_options(fit, tmp_path, option):
+    check(fit(option), FIT[option], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("modle: {ratio: 8}", 'no option is called "modle.*: did you mean "model'),
+        ("nmae: x", 'no option is called "nmae": did you mean "name"'),
+        ("model: {ratoi: 8}", 'no option is called "model.ratoi": did you mean "model.ratio"'),
+        ("trainer: {max_epoch: 8}", 'no option is called "trainer.max_epoch": did you mean "trainer.max_epochs"'),
+        ("data: {class_path: Digits, init_args: {batch_szie: 8}}", 'Digits has no option "batch_szie": did you mean'),
+        ("data: {class_path: Digitz}", 'data must name a class, got "Digitz": did you mean "Digits"'),
+        ("model: {ratio: abc}", "model.ratio must be a number or null, got abc"),
+        ("model: {a: [", "a config must be valid YAML, got .*bad.yaml"),
+        ("- a\n- b", "a config must hold sections"),
+        ("", "a config must hold sections"),
+    ],
+)
+def test_config_files(fit, tmp_path, tmp_path_factory, text, pattern):
+    path = tmp_path_factory.mktemp("configs") / "bad.yaml"
+    path.write_text(text)
+    check(fit("--config", path), pattern, tmp_path)
+
+
+def test_config_files_that_are_not_there(autosample, monkeypatch, configs):
+    check(autosample("fit", "--config", "nope.yaml"), "a config must be a file, got nope.yaml")
+    monkeypatch.chdir(configs.parent)
+    near = "did you mean .*configs/experiment/digits.yaml"
+    check(autosample("fit", "--config=configs/experiment/digit.yaml"), near)
+    check(autosample("fit", "--config"), "(?i)config.*(expected|needs)")
+
+
+def test_missing_data(fit, tmp_path):
+    gone = tmp_path / "not" / "there"
+    for name in ("MNIST", "CIFAR10", "ESC10", "SpokenDigits", "ImageFolder"):
+        chans = "--model.in_chans=3" if name in ("CIFAR10", "ImageFolder") else "--model.in_chans=1"
+        check(fit(f"--data={name}", f"--data.root={gone}", chans), "not/there", tmp_path)
+
+
+def test_a_fold_that_esc10_has_not(fit, tmp_path):
+    check(fit("--data=ESC10", "--data.fold=7"), r"fold must be one of 1\.\.5, got 7", tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 100, 20_000, -1])
+def test_damaged_checkpoints(autosample, trained, tmp_path, size):
+    whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(whole[:size])
+    for verb in ("fit", "test"):
+        ended = autosample(verb, "--config", trained / "config.yaml", "--ckpt_path", broken)
+        check(ended, "a checkpoint must be readable, got .*broken.ckpt")
+
+
+def test_checkpoints_of_something_else(autosample, trained, tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.ckpt")
+    config = ("--config", trained / "config.yaml", "--ckpt_path")
+    check(autosample("test", *config, tmp_path / "other.ckpt"), "one that `autosample fit` wrote")
+    check(autosample("test", *config, tmp_path / "none.ckpt"), "a checkpoint must be a file, got .*none.ckpt")
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+@pytest.mark.parametrize("change", ["ratio=4", "summary=random", "model=test_resnet", "include=[stages.3.conv]"])
+def test_checkpoints_of_another_configuration(autosample, trained, tmp_path, verb, change):
+    checkpoint = trained / "checkpoints" / "last.ckpt"
+    options = (f"--model.{change}", "--ckpt_path", checkpoint, "--trainer.default_root_dir", tmp_path)
+    name = change.partition("=")[0]
+    ended = autosample(verb, "--config", trained / "config.yaml", *options)
+    check(ended, f"a checkpoint must be of the same configuration, got model.{name}=", tmp_path)
+
+
+def test_checkpoints_whose_tensors_differ(autosample, trained, tmp_path):
+    saved = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    saved["hyper_parameters"]["ratio"] = 4.0
+    torch.save(saved, tmp_path / "edited.ckpt")
+    options = ("--data=Digits", "--data.image_size=16", "--ckpt_path", tmp_path / "edited.ckpt")
+    ended = autosample("test", *options, "--trainer.default_root_dir", tmp_path / "out")
+    check(ended, "a checkpoint must come from a model of the same configuration")
+
+
+def test_evaluation_needs_data_and_a_checkpoint(autosample, trained):
+    for verb in ("validate", "test", "predict"):
+        check(autosample(verb), f"{verb} needs the data to use, got none: pass --config")
+        check(autosample(verb, "--config", trained / "config.yaml"), f"{verb} needs a trained model.*--ckpt_path")
+
+
+@pytest.mark.parametrize(
+    ("args", "pattern"),
+    [
+        (["fti"], 'no verb is called "fti": did you mean "fit"'),
+        (["quikstart"], 'did you mean "quickstart"'),
+        (["report"], "needed but not given: model"),
+        (["report", "resnet81"], 'no model is called "resnet81": did you mean "resnet18"'),
+        (["report", "resnet18", "--summary=wsnt"], 'did you mean "wsnet"'),
+        (["report", "resnet18", "--summry=wsnet"], 'no option is called "summry": did you mean "summary"'),
+        (["report", "resnet18", "--ratio=0"], "ratio must be"),
+        (["report", "resnet18", "--ratio=-3"], "ratio must be"),
+        (["report", "resnet18", "--ratio=abc"], "ratio must be a number or null, got abc"),
+        (["report", "resnet18", "--include=[nothing]"], "nothing"),
+        (["quickstart", "--epoch=x"], "epochs must be a whole number, got x"),
+    ],
+)
+def test_other_verbs(autosample, args, pattern):
+    check(autosample(*args), pattern)
+
+
+def test_unexpected_errors_stay_tracebacks(autosample, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("autosample.cli.report", broken)
+    with pytest.raises(ZeroDivisionError):
+        autosample("report", "resnet18")

@@ -1,0 +1,80 @@
+import csv
+import json
+
+import pytest
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+from autosample.convert import summary_layers
+from autosample.training import OffsetLog, PredictionFile, SizeReport
+from autosample.training.callbacks import Checkpoints
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_offsets_csv_has_a_line_per_layer_and_epoch(classifier, digits, trainer, tmp_path):
+    model = classifier(summary="nes", summary_args={"freeze_at": 0.5})
+    runner = trainer(max_epochs=2, callbacks=[OffsetLog()], logger=CSVLogger(tmp_path))
+    runner.fit(model, datamodule=digits())
+    lines = read(tmp_path / "lightning_logs" / "version_0" / "offsets.csv")
+    names = list(summary_layers(model))
+    assert [(line["epoch"], line["layer"]) for line in lines] == [(e, n) for e in "01" for n in names]
+    assert [line["frozen"] for line in lines] == ["False"] * len(names) + ["True"] * len(names)
+    assert all(0 <= float(line["share_moved"]) <= 1 for line in lines)
+    assert all(float(line["p10"]) <= float(line["p50"]) <= float(line["p90"]) for line in lines)
+
+
+def test_models_without_learned_positions_write_no_offsets(classifier, digits, trainer, tmp_path):
+    runner = trainer(max_epochs=1, callbacks=[OffsetLog()], logger=CSVLogger(tmp_path))
+    runner.fit(classifier(summary="wsnet"), datamodule=digits())
+    assert not list(tmp_path.rglob("offsets.csv"))
+
+
+def test_the_written_report_is_that_of_the_model(classifier, digits, trainer, tmp_path):
+    model = classifier()
+    runner = trainer(max_epochs=1, callbacks=[SizeReport()], logger=CSVLogger(tmp_path))
+    runner.fit(model, datamodule=digits())
+    folder = tmp_path / "lightning_logs" / "version_0"
+    expected = model.size_report()
+    assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(expected.to_dict()))
+    assert [line["name"] for line in read(folder / "report.csv")][: len(expected.rows)] == [
+        r.name for r in expected.rows
+    ]
+    assert all(row.name in (folder / "report.md").read_text() for row in expected.rows)
+    logged = next(line for line in read(folder / "metrics.csv") if line["size/stored_bytes"])
+    assert float(logged["size/stored_bytes"]) == expected.stored_bytes
+
+
+def test_predictions_are_written_in_order(classifier, digits, trainer, tmp_path):
+    model, data = classifier(), digits(batch_size=100)
+    runner = trainer(callbacks=[PredictionFile()], logger=CSVLogger(tmp_path))
+    scores = runner.predict(model, data)
+    lines = read(next(tmp_path.rglob("predictions.csv")))
+    assert [int(line["index"]) for line in lines] == list(range(data.sizes["test"]))
+    assert [int(line["class"]) for line in lines] == [c for batch in scores for c in batch.argmax(1).tolist()]
+
+
+def test_checkpoints_need_no_validation_set(classifier, digits, trainer, tmp_path):
+    keep = Checkpoints()
+    runner = trainer(max_epochs=1, limit_val_batches=0, callbacks=[keep], enable_checkpointing=True)
+    runner.fit(classifier(), datamodule=digits())
+    assert keep.best_model_path
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_wandb_works_offline_without_login(classifier, digits, trainer, tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loggers = [CSVLogger(tmp_path), WandbLogger(project="autosample", save_dir=tmp_path, offline=True)]
+    runner = trainer(max_epochs=1, callbacks=[OffsetLog(), SizeReport()], logger=loggers)
+    runner.fit(classifier(summary="nes"), datamodule=digits())
+    import wandb
+
+    wandb.finish()
+    assert list(tmp_path.rglob("offline-run-*"))
+    assert list(tmp_path.rglob("offsets.csv"))
