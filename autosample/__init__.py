@@ -11,3 +11,8 @@ from autosample.spec import Spec as Spec
 from autosample.spec import spec as spec
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "convert", "convert_", "harden_", "report", "spec",
+    "Report", "Spec", "PRESETS", "AutosampleError",
+]  # fmt: skip

@@ -281,7 +281,7 @@ def summary_class(dense: type[nn.Module]) -> type[nn.Module]:
         if dense is face._dense_class:
             return face
         if issubclass(dense, face._dense_class):
-            return type(f"Summary{dense.__name__}", (SummaryLayer, dense), {"_dense_class": dense})
+            return type(f"Summary{dense.__name__}", (face, dense), {"_dense_class": dense})
     raise ConversionError(f"only Conv1d, Conv2d and Linear can be sampled, got {dense.__name__}: exclude the layer")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import layer_seed, random_columns
+from autosample.sampling.offsets.base import is_set
 from autosample.sampling.packing import bits_for, pack
 from autosample.spec import Spec
 
@@ -110,18 +111,23 @@ class LearnedColumns(Columns):
 
     def freeze(self) -> None:
         """Keep the choice made so far and stop learning it."""
-        if not self.is_frozen:
+        if not is_set(self.frozen):
             with torch.no_grad():
                 self.chosen.copy_(self.logits.argmax(-1))
             self.frozen.fill_(True)
-            self.is_frozen = True
+        self.is_frozen = True
+
+    def train(self, mode: bool = True):
+        """Switch modes; as for offsets, a copy that was given frozen buffers notices it here."""
+        self.is_frozen = is_set(self.frozen)
+        return super().train(mode)
 
     def hardened(self) -> Columns:
         return TableColumns(self.table())
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.is_frozen = bool(self.frozen)
+        self.is_frozen = is_set(self.frozen)
 
 
 def build_columns(geometry: Geometry, spec: Spec, name: str, device: torch.device | None) -> Columns | None:

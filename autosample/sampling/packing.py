@@ -17,6 +17,8 @@ def packed_bytes(count: int, bits: int) -> int:
 
 def pack(values: Int[Tensor, "*shape"], bits: int) -> UInt8[Tensor, "bytes"]:
     """Pack non-negative integers, least significant bit first, into `packed_bytes(values.numel(), bits)` bytes."""
+    if values.is_meta:
+        return torch.empty(packed_bytes(values.numel(), bits), dtype=torch.uint8, device="meta")
     flat = values.reshape(-1, 1).long().cpu()
     stream = ((flat >> torch.arange(bits)) & 1).reshape(-1)
     stream = torch.nn.functional.pad(stream, (0, -len(stream) % 8)).view(-1, 8)

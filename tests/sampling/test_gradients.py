@@ -36,7 +36,8 @@ def test_gradcheck(fields, layout):
     names = [name for name, _ in rule.named_parameters()]
 
     def sampled(summary, *values):
-        placement = torch.func.functional_call(_Placed(rule), dict(zip([f"rule.{n}" for n in names], values)), ())
+        state = {f"rule.{name}": value for name, value in zip(names, values, strict=True)}
+        placement = torch.func.functional_call(_Placed(rule), state, ())
         return sample_weight(summary, geometry, placement)
 
     assert torch.autograd.gradcheck(sampled, (summary, *parameters))

@@ -141,11 +141,16 @@ class LearnedOffsets(Offsets):
 
     def freeze(self) -> None:
         """Round what has been learned to integers and stop learning it; calling it again changes nothing."""
-        if not self.is_frozen:
+        if not is_set(self.frozen):
             with torch.no_grad():
                 self.table.copy_(self.hard_positions())
             self.frozen.fill_(True)
-            self.is_frozen = True
+        self.is_frozen = True
+
+    def train(self, mode: bool = True):
+        """Switch modes; an average of models (EMA) that was given the buffers of a frozen one notices it here."""
+        self.is_frozen = is_set(self.frozen)
+        return super().train(mode)
 
     def stored_bits(self) -> int:
         return self.places.table_bits
@@ -171,7 +176,12 @@ class LearnedOffsets(Offsets):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.is_frozen = bool(self.frozen)
+        self.is_frozen = is_set(self.frozen)
+
+
+def is_set(flag: Tensor) -> bool:
+    """The value of a flag kept in a buffer; on the meta device nothing is ever set."""
+    return not flag.is_meta and bool(flag)
 
 
 def start_positions(places: Places, spec: Spec, name: str, device: torch.device | None) -> Int[Tensor, "n g"]:

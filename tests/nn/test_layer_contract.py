@@ -14,7 +14,7 @@ from autosample.sampling.windows import cut_windows
 # name: (summary class, torch twin, positional arguments, keyword arguments, shape of an input)
 KINDS = {
     "conv1d": (SummaryConv1d, nn.Conv1d, (8, 16, 9), {"padding": "same"}, (2, 8, 30)),
-    "conv2d": (SummaryConv2d, nn.Conv2d, (8, 16, (3, 5)), {"padding": (1, 2), "padding_mode": "reflect"}, (2, 8, 9, 11)),
+    "conv2d": (SummaryConv2d, nn.Conv2d, (8, 16, (3, 5)), {"padding": (1, 2), "padding_mode": "reflect"}, (2, 8, 9, 9)),
     "grouped": (SummaryConv2d, nn.Conv2d, (8, 16, 3), {"groups": 2, "bias": False}, (2, 8, 9, 9)),
     "pointwise": (SummaryConv2d, nn.Conv2d, (16, 32, 1), {}, (2, 16, 6, 6)),
     "dilated": (SummaryConv1d, nn.Conv1d, (8, 16, 5), {"dilation": 2, "padding": 4}, (2, 8, 30)),
@@ -183,6 +183,26 @@ def test_gains_and_signs_multiply_windows(gains):
     torch.testing.assert_close(ratio, flat)
     sizes = layer.gains.abs() if gains == "window" else layer.gains.abs().expand(-1, ratio.shape[1])
     torch.testing.assert_close(flat[:, :, 0, 0].abs(), sizes)
+
+
+@pytest.mark.parametrize("preset", ["autosample", "dfsnet", "kmeans", "random"])
+def test_meta_layers_have_a_shape_and_a_size(preset):
+    layer = build(preset, "conv1d", device="meta")
+    assert layer.weight.shape == (16, 8, 9)
+    assert all(tensor.is_meta for tensor in layer.stored().values())
+
+
+def test_an_average_of_models_notices_the_freeze():
+    layer = build("autosample", "conv1d")
+    average = copy.deepcopy(layer).eval()
+    layer.offsets.position.data += 3
+    layer.freeze_()
+    for mine, theirs in zip(average.buffers(), layer.buffers(), strict=True):
+        mine.copy_(theirs)
+    average.summary.data.copy_(layer.summary)
+    average.eval()
+    assert torch.equal(average.weight, layer.weight)
+    assert torch.equal(harden_(average).offsets(), layer.offsets())
 
 
 @pytest.mark.slow
