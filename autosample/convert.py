@@ -10,6 +10,7 @@ from torch import nn
 from autosample.errors import ConversionError
 from autosample.nn import SummaryLayer
 from autosample.nn.summary import become_summary
+from autosample.progress import tracked
 from autosample.report import Report, note_reason, report
 from autosample.select import Choice, Override, Rule, choose_layers
 from autosample.spec import Spec
@@ -53,7 +54,7 @@ def convert_(
     if resolved.preset != "dense" and all(choice.spec is None for choice in choices):
         reasons = "; ".join(f"{c.name or type(c.layer).__name__}: {c.reason}" for c in choices[:3])
         raise ConversionError(f"at least one layer must be worth converting, got none ({reasons}): lower the demands")
-    for choice in choices:
+    for choice in tracked(choices, len(choices), "fitting summaries" if warm_start else "converting"):
         _apply(choice, warm_start)
     return report(model)
 

@@ -6,21 +6,18 @@ import json
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
+
+from autosample.progress import tracked
 
 FOLDER = ".autosample-cache"
-PATIENCE = 2.0  # seconds without a progress bar
 _VERSION = 1
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def cache_folder(root: Path, cache_dir: str | None) -> Path | None:
@@ -127,16 +124,3 @@ def in_threads(work: Callable[[int], None], count: int, label: str) -> None:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def tracked(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """`items` as they come, with a progress bar once more than 2 s have gone by."""
-    start, bar, task = time.monotonic(), None, None
-    with contextlib.ExitStack() as stack:
-        for done, item in enumerate(items, 1):
-            yield item
-            if bar is None and done < total and time.monotonic() - start > PATIENCE:
-                bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-                task = bar.add_task(label, total=total)
-            if bar is not None and task is not None:
-                bar.update(task, completed=done)

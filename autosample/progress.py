@@ -1,0 +1,25 @@
+"""A progress bar for whatever takes longer than a person waits without one."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+PATIENCE = 2.0  # seconds without a progress bar
+T = TypeVar("T")
+
+
+def tracked(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """`items` as they come, with a progress bar on stderr once more than 2 s have gone by."""
+    start, bar, task = time.monotonic(), None, None
+    with contextlib.ExitStack() as stack:
+        for done, item in enumerate(items, 1):
+            yield item
+            if bar is None and done < total and time.monotonic() - start > PATIENCE:
+                from rich.console import Console
+                from rich.progress import Progress
+
+                bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+                task = bar.add_task(label, total=total)
+            if bar is not None and task is not None:
+                bar.update(task, completed=done)
