@@ -118,9 +118,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|torch|torchmetrics|lightning_fabric)\.")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 # what hardware there is, which plug-ins there might be, and which seed was set
@@ -130,7 +132,9 @@ _NOTICES = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities
 def _call(verb: Callable[..., Any], args: list[str]) -> None:
     from jsonargparse import ArgumentError, ArgumentParser
 
-    parser = ArgumentParser(prog=f"autosample {args[0]}", description=verb.__doc__, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"autosample {args[0]}", description=verb.__doc__, exit_on_error=False, allow_abbrev=False
+    )
     parser.add_function_arguments(verb, as_positional=True)
     try:
         values = parser.parse_args(args[1:]).as_dict()

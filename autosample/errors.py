@@ -36,7 +36,8 @@ def one_line(text: object) -> str:
 def nearest(got: str, known: Iterable[str]) -> str:
     """A hint such as `did you mean "wsnet"?`, or the list of what there is when nothing is close."""
     names = sorted(known)
-    close = get_close_matches(got.lower(), names, n=2, cutoff=0.55)
+    folded = {name.lower(): name for name in names}
+    close = get_close_matches(got.lower(), folded, n=2, cutoff=0.55)
     if close:
-        return "did you mean " + " or ".join(f'"{name}"' for name in close) + "?"
+        return "did you mean " + " or ".join(f'"{folded[name]}"' for name in close) + "?"
     return "known: " + ", ".join(names)

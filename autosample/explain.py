@@ -8,7 +8,10 @@ from autosample.errors import AutosampleError, nearest, one_line
 
 _UNKNOWN = re.compile(r"(?i)(?:unrecognized arguments?: -*|does not accept option '|Option ')([\w.+]*)")
 _INSIDE = re.compile(r"given class_path '([\w.]+)'")
-_NO_CLASS = re.compile(r"(?:dot import path string|not correspond to a subclass).*?Given value: '?([\w.]+)")
+_NO_CLASS = re.compile(
+    r"dot import path string: ([\w.]+)|not correspond to a subclass.*'class_path': '([\w.]+)'|"
+    r"not correspond to a subclass.*Given value: ([\w.]+)"
+)
 _KEY = re.compile(r'Parser key "([\w.]+)"')
 _WANTED = re.compile(r"Expected a <class '([\w.]+)'>")
 _VALUE = re.compile(r"(?:Got value:|Given value:) (\S+)")
@@ -40,7 +43,8 @@ def explain(error: Exception, options: Iterable[str]) -> str:
         return f'no option is called "{name}": {_near_option(name, options)}'
     keys = _KEY.findall(text)
     if keys and (missing := _NO_CLASS.search(text)):
-        return f'{keys[0]} must name a class, got "{missing[1]}": {_near_class(keys[0], missing[1])}'
+        name = next(filter(None, missing.groups()))
+        return f'{keys[0]} must name a class, got "{name}": {_near_class(keys[0], name)}'
     if keys and (wanted := _WANTED.findall(text)):
         key = keys[0] if len(keys) == 1 else f"{keys[0]}.{keys[-1]}"
         values = _VALUE.findall(text)
@@ -48,6 +52,8 @@ def explain(error: Exception, options: Iterable[str]) -> str:
         kinds = dict.fromkeys(_SPOKEN.get(w, f"a {w}") for w in (wanted if len(keys) == 1 else wanted[:1]))
         got = (values[-1] if len(keys) == 1 else values[0]) if values else "something else"
         return f"{key} must be {' or '.join(kinds)}, got {got}: see --help"
+    if bare := re.search(r"argument (?:-\w/)?(--[\w.]+): expected one argument", text):
+        return f"{bare[1]} needs a value, got none: see --help"
     if required := re.search(r"following arguments are required: (.*)", text):
         return f"needed but not given: {required[1]}: see --help"
     return text[:500]

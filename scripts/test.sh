@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets up, then runs ruff, pyright and the tests (without those marked slow). Arguments go to pytest.
+# Sets up, then runs ruff, pyright and the tests (of those marked slow only the distributed ones). Arguments go to pytest.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh" dev
 export OMP_NUM_THREADS=1
 ruff check .
 ruff format --check .
 pyright
-pytest -n "$(nproc)" -m "not slow" "$@"
+pytest -n "$(nproc)" -m "not slow or ddp" "$@"
 # shapes and types of tensor functions, checked at every call
 pytest -m "not slow" --jaxtyping-packages=autosample.sampling,beartype.beartype tests/sampling

@@ -4,7 +4,8 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,20 +93,20 @@ def train(
     return model, Record(described, accuracy, *sizes, round(seconds, 2), torch.__version__)
 
 
-class quiet(warnings.catch_warnings):
+@contextmanager
+def quiet() -> Iterator[None]:
     """Hide Lightning's notices, which speak to people who write their own loops."""
-
-    def __enter__(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        super().__enter__()
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        self.levels = {name: logging.getLogger(name).level for name in _LOUD}
-        for name in _LOUD:
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-    def __exit__(self, *exc: object) -> None:
-        super().__exit__(*exc)
-        for name, level in self.levels.items():
-            logging.getLogger(name).setLevel(level)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 _LOUD = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")

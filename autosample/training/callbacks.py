@@ -50,17 +50,25 @@ def advance(layer: SummaryLayer, progress: float) -> None:
             rule.anneal(progress / layer.spec.freeze_at)
 
 
-class Checkpoints(ModelCheckpoint):
-    """Keeps the last checkpoint, and the one that is best on the validation set where there is one."""
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint that is best on the validation set, where there is one."""
 
     def __init__(self) -> None:
-        super().__init__(save_last=True, save_top_k=1, monitor="val/acc", mode="max")
+        super().__init__(monitor="val/acc", mode="max")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
         if stage == "fit" and (data is None or not trainer.limit_val_batches or not data.sizes["val"]):
-            self.monitor = None
+            self.monitor, self.save_top_k = None, 0
         super().setup(trainer, pl_module, stage)
+
+
+def last_checkpoint() -> ModelCheckpoint:
+    """A callback that keeps `last.ckpt` up to date after each epoch.
+
+    Lightning's own `save_last` renews that file only when the best one is renewed.
+    """
+    return ModelCheckpoint(filename="last", enable_version_counter=False)
 
 
 class SizeReport(pl.Callback):

@@ -11,13 +11,15 @@ from jsonargparse import ArgumentError
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import (
+    MisconfigurationException,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 import autosample.data  # noqa: F401  (its classes are known to --data by their short names)
 from autosample.data import ClassificationData
 from autosample.errors import ConfigError, one_line
 from autosample.explain import explain, original
-from autosample.training.callbacks import Checkpoints, OffsetLog, PredictionFile, SizeReport
+from autosample.training.callbacks import BestCheckpoint, OffsetLog, PredictionFile, SizeReport, last_checkpoint
 from autosample.training.module import Classifier
 
 # what `fit` trains when no data are named: these options come first, so that all others change them
@@ -71,17 +73,11 @@ class AutosampleCLI(LightningCLI):
                 "default_root_dir": "runs/fit",
                 "max_epochs": 20,
                 "enable_model_summary": False,
-                "callbacks": [
-                    Checkpoints(),
-                    SizeReport(),
-                    OffsetLog(),
-                    LearningRateMonitor("epoch"),
-                    PredictionFile(),
-                ],
+                "callbacks": _callbacks(),
             },
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, verb: {"allow_abbrev": False}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             # the seed is always given: the checkpoint's check parses without defaults, yet the link needs it
@@ -168,12 +164,24 @@ class AutosampleCLI(LightningCLI):
             raise ConfigError(f"{self.subcommand} needs a trained model, got none: pass --ckpt_path FILE.ckpt")
 
 
+def _callbacks() -> list[pl.Callback]:
+    kept = [BestCheckpoint(), last_checkpoint()]
+    return [*kept, SizeReport(), OffsetLog(), LearningRateMonitor("epoch"), PredictionFile()]
+
+
 def _names_data(options: Sequence[str]) -> bool:
     """Whether an option or one of the configuration files says which data to use."""
-    for option, value in zip(options, [*options[1:], ""], strict=True):
-        name, equals, text = option.partition("=")
-        if name == "--data" or name == "--data.class_path":
-            return True
-        if name in ("-c", "--config") and "data" in yaml.safe_load(Path(text if equals else value).read_text()):
-            return True
-    return False
+    named = {option.partition("=")[0] for option in options}
+    if named & {"--data", "--data.class_path"}:
+        return True
+    return any("data" in yaml.safe_load(path.read_text()) for path in config_files(options))
+
+
+def config_files(options: Sequence[str]) -> list[Path]:
+    """What is given for `--config`, in order."""
+    found = []
+    for i, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name in ("-c", "--config"):
+            found += [value] if equals else options[i + 1 : i + 2]
+    return [Path(value) for value in found]

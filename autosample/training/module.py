@@ -157,7 +157,7 @@ class Classifier(pl.LightningModule):
         loss = F.cross_entropy(scores, target, label_smoothing=smoothing)
         self.accuracy["on_train"](scores, y)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
-        self.log("train/acc", self.accuracy["on_train"], on_step=False, on_epoch=True, prog_bar=True)
+        self.log("train/acc", self.accuracy["on_train"], on_step=False, on_epoch=True, prog_bar=True)  # pyright: ignore
         return loss
 
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import create_scheduler_v2
+from timm.optim import create_optimizer_v2, list_optimizers  # pyright: ignore[reportPrivateImportUsage]
+from timm.scheduler import create_scheduler_v2  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
 from autosample.errors import ConfigError, nearest, one_line
@@ -23,7 +23,7 @@ def build_optimizer(
         ConfigError: timm does not know the name, or the optimizer does not take an argument.
     """
     base = name.removeprefix("lookahead_").lower().replace("_", "")
-    known = list_optimizers()
+    known = [str(n) for n in list_optimizers()]
     if base not in {n.replace("_", "") for n in known}:
         hint = nearest(name, known)
         hint = hint if not hint.startswith("known:") else "try adamw, sgd or timm.optim.list_optimizers()"

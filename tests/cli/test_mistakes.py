@@ -77,7 +77,7 @@ def test_config_files_that_are_not_there(autosample, monkeypatch, configs):
     monkeypatch.chdir(configs.parent)
     near = "did you mean .*configs/experiment/digits.yaml"
     check(autosample("fit", "--config=configs/experiment/digit.yaml"), near)
-    check(autosample("fit", "--config"), "(?i)config.*(expected|needs)")
+    check(autosample("fit", "--config"), "--config needs a value")
 
 
 def test_missing_data(fit, tmp_path):
@@ -146,7 +146,7 @@ def test_evaluation_needs_data_and_a_checkpoint(autosample, trained):
         (["report", "resnet18", "--ratio=-3"], "ratio must be"),
         (["report", "resnet18", "--ratio=abc"], "ratio must be a number or null, got abc"),
         (["report", "resnet18", "--include=[nothing]"], "nothing"),
-        (["quickstart", "--epoch=x"], "epochs must be a whole number, got x"),
+        (["quickstart", "--epochs=x"], "epochs must be a whole number, got x"),
     ],
 )
 def test_other_verbs(autosample, args, pattern):
@@ -154,7 +154,7 @@ def test_other_verbs(autosample, args, pattern):
 
 
 def test_unexpected_errors_stay_tracebacks(autosample, monkeypatch):
-    def broken(*args, **kwargs):
+    def broken(model: str):
         raise ZeroDivisionError
 
     monkeypatch.setattr("autosample.cli.report", broken)

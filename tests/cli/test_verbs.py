@@ -39,9 +39,9 @@ def test_validate_test_and_predict_from_the_checkpoint_of_a_run(autosample, trai
 
 def test_the_model_comes_from_the_checkpoint_where_no_config_names_it(autosample, trained, tmp_path):
     checkpoint = ("--ckpt_path", trained / "checkpoints" / "last.ckpt", "--trainer.limit_test_batches=1")
-    code, out, err = autosample("test", "--data=Digits", *checkpoint, "--data.image_size=16", "--name=x",
-                                "--trainer.default_root_dir", tmp_path)  # fmt: skip
-    assert (code, err) == (0, "")
+    options = ("--data=Digits", "--data.image_size=16", "--name=x", "--trainer.default_root_dir", tmp_path)
+    ended = autosample("test", *options, *checkpoint)
+    assert (ended.code, ended.err) == (0, "")
     assert yaml.safe_load((tmp_path / "x/version_0/config.yaml").read_text())["model"]["summary"] == "wsnet"
 
 
@@ -73,7 +73,16 @@ def test_without_data_the_digits_are_trained(autosample, tmp_path):
     path.write_text("model: {ratio: 32}")
     code, out, _ = autosample("fit", "--config", path, "--print_config")
     assert yaml.safe_load(out)["model"]["ratio"] == 32
-    assert autosample("fit", "--trainer.fast_dev_run=true").code == 0
+
+
+def test_abbreviations_are_mistakes(fit):
+    assert 'did you mean "trainer.max_epochs"' in fit("--trainer.max_epoch=2").err
+
+
+def test_fast_dev_run_leaves_nothing(autosample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert autosample("fit", "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu").code == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_seed_reaches_the_model_whatever_the_seed_of_the_data(fit, tmp_path):

@@ -24,6 +24,7 @@ def states(tmp_path_factory):
     return {p: [torch.load(out / p / f"{rank}.pt", weights_only=True) for rank in (0, 1)] for p in PRESETS}
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("preset", PRESETS)
 def test_both_processes_end_with_the_same_parameters_and_buffers(states, preset):
@@ -33,9 +34,11 @@ def test_both_processes_end_with_the_same_parameters_and_buffers(states, preset)
     for name, tensor in first["net"].items():
         assert torch.equal(tensor, second["net"][name]), name
     frozen = [tensor for name, tensor in first["net"].items() if name.endswith("frozen")]
-    assert all(frozen) and (len(frozen) > 0) == (preset != "wsnet")
+    assert all(frozen)
+    assert (len(frozen) > 0) == (preset != "wsnet")
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_processes_see_different_examples(states):
     first, second = states["autosample"]

@@ -2,11 +2,12 @@ import csv
 import json
 
 import pytest
+import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from autosample.convert import summary_layers
-from autosample.training import OffsetLog, PredictionFile, SizeReport
-from autosample.training.callbacks import Checkpoints
+from autosample.training import Classifier, OffsetLog, PredictionFile, SizeReport
+from autosample.training.callbacks import BestCheckpoint, last_checkpoint
 
 
 def read(path):
@@ -56,12 +57,26 @@ def test_predictions_are_written_in_order(classifier, digits, trainer, tmp_path)
     assert [int(line["class"]) for line in lines] == [c for batch in scores for c in batch.argmax(1).tolist()]
 
 
+def test_the_last_checkpoint_is_renewed_though_the_best_is_not(classifier, digits, trainer, tmp_path):
+    class Worse(Classifier):
+        def on_validation_epoch_end(self):
+            self.log("val/acc", 1.0 / (1 + self.current_epoch))
+
+        def _evaluate(self, stage, batch):
+            pass
+
+    best, last = BestCheckpoint(), last_checkpoint()
+    runner = trainer(max_epochs=3, callbacks=[best, last], enable_checkpointing=True)
+    runner.fit(Worse(**classifier().hparams), datamodule=digits())
+    epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.rglob("*.ckpt")}
+    assert epochs == {"epoch=0-step=3.ckpt": 0, "last.ckpt": 2}
+
+
 def test_checkpoints_need_no_validation_set(classifier, digits, trainer, tmp_path):
-    keep = Checkpoints()
-    runner = trainer(max_epochs=1, limit_val_batches=0, callbacks=[keep], enable_checkpointing=True)
+    callbacks = [BestCheckpoint(), last_checkpoint()]
+    runner = trainer(max_epochs=2, limit_val_batches=0, callbacks=callbacks, enable_checkpointing=True)
     runner.fit(classifier(), datamodule=digits())
-    assert keep.best_model_path
-    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
 
 
 @pytest.mark.slow
