@@ -60,8 +60,8 @@ class IndexedOffsets(LearnedOffsets):
         if self.is_frozen or not self.training or self.learner is None:
             self._current = None
             return
-        first = self.learner[0].weight
-        share = torch.sigmoid(self.learner(x.to(first.dtype))).float().mean(0).view_as(self.routing)
+        precision = next(self.learner.parameters()).dtype
+        share = torch.sigmoid(self.learner(x.to(precision))).float().mean(0).view_as(self.routing)
         self._current = share * (self.places.choices - 1)
         with torch.no_grad():
             self.routing.lerp_(self._current.detach().to(self.routing.dtype), _MOMENTUM)
