@@ -59,8 +59,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     newest = {path.parent.parent: path.parent for path in sorted(args.runs.glob("*/version_*/metrics.csv"))}
-    order = sorted(newest.values(), key=lambda folder: folder.stat().st_mtime)
-    records = [record for folder in order if (record := read_run(folder))]
+    records = [record for folder in newest.values() if (record := read_run(folder))]
+    records.sort(key=lambda r: (r["data"], 0 if r["summary"] == "dense" else r["ratio"] or 1, r["accuracy_percent"]))
     print(table(records), end="")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
