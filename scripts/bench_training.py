@@ -8,7 +8,6 @@ Dense and converted steps alternate, so that what else the machine does meets bo
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import timm
 import torch
+from publish import processor
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -82,7 +82,7 @@ def main() -> None:
         "command": f"python scripts/bench_training.py --threads {args.threads}",
         "settings": {k: v for k, v in vars(args).items() if k != "out"},
         "date": date.today().isoformat(),
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "hardware": processor(),
         "torch": torch.__version__,
         "convert_resnet50_s": seconds(lambda: autosample.convert_(big, "autosample", ratio=8)),
         "rows": rows,
