@@ -70,7 +70,7 @@ def test_resumed_run_sees_the_batches_of_the_whole_run(tmp_path, resident, optio
     steps = int(start.stem.split("step=")[1])
     resumed = Recorder()
     run = trainer(tmp_path, max_epochs=4, enable_checkpointing=False)
-    run.fit(resumed, datamodule=digits(resident=resident), ckpt_path=str(start), weights_only=False)
+    run.fit(resumed, datamodule=digits(resident=resident), ckpt_path=str(start), weights_only=True)
     assert resumed.seen == whole.seen[steps:]
     assert 0 < steps < len(whole.seen)
 
