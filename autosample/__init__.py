@@ -3,6 +3,7 @@
 from autosample.convert import convert as convert
 from autosample.convert import convert_ as convert_
 from autosample.convert import harden_ as harden_
+from autosample.deploy import deploy as deploy
 from autosample.errors import AutosampleError as AutosampleError
 from autosample.report import Report as Report
 from autosample.report import report as report
@@ -13,6 +14,6 @@ from autosample.spec import spec as spec
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "convert_", "harden_", "report", "spec",
+    "convert", "convert_", "deploy", "harden_", "report", "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip

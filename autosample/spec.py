@@ -18,6 +18,7 @@ Columns = Literal["tile", "shuffle", "learned"]
 Signs = Literal["none", "random"]
 Gains = Literal["none", "filter", "window"]
 GradientScale = Literal["none", "sqrt", "mean"]
+Execution = Literal["auto", "materialize", "reuse"]
 Kind = Literal["linear", "pointwise", "conv1d", "conv2d"]
 
 # Two ways to say the same: setting one in place of the other unsets the other.
@@ -32,6 +33,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "signs": get_args(Signs),
     "gains": get_args(Gains),
     "scale_gradient": get_args(GradientScale),
+    "execution": get_args(Execution),
 }
 
 
@@ -66,6 +68,9 @@ class Spec:
         rate: Learning rate of positions [positions per optimizer step of Adam]; `None` uses that of the weights.
         freeze_at: Share of the training after which positions become integers and stay.
         seed: Seed of everything pseudo-random.
+        execution: How a layer is computed until it is deployed: `materialize` samples the weight and convolves,
+            `reuse` shares the work of overlapping windows where positions are integers, `auto` takes what a cost
+            model expects to be faster (in compiled models and on accelerators always the weight).
         by_kind: Fields that differ by layer kind: `linear`, `pointwise`, `conv1d`, `conv2d`.
 
     Raises:
@@ -97,6 +102,7 @@ class Spec:
     rate: float | None = None
     freeze_at: float = 0.6
     seed: int = 0
+    execution: Execution = "auto"
     by_kind: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autosample.errors import ConversionError
+from autosample.nn.execution import Reuse
 from autosample.nn.graph import keep_in_graph, scale_gradient
 from autosample.sampling import (
     OFFSET_RULES,
@@ -63,6 +64,7 @@ class SummaryLayer(nn.Module):
     spec: Spec
     geometry: Geometry
     fit_error: float | None
+    _reuse: Reuse
 
     @property
     def weight(self) -> Tensor:
@@ -81,7 +83,8 @@ class SummaryLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if not self.offsets.watches_input:
-            return super().forward(*args, **kwargs)
+            out = self._reuse.forward(self, args[0]) if args else None
+            return super().forward(*args, **kwargs) if out is None else out
         self.offsets.observe(self._pooled(args[0] if args else next(iter(kwargs.values()))))
         out = super().forward(*args, **kwargs)
         self.offsets.forget()
@@ -245,7 +248,7 @@ def become_summary(
     assert isinstance(layer, SummaryLayer)
     options: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     resolved = spec.for_kind(kind_of(g.kernel))
-    layer.spec, layer.geometry, layer.fit_error = resolved, g, None
+    layer.spec, layer.geometry, layer.fit_error, layer._reuse = resolved, g, None, Reuse()
     layer.summary = nn.Parameter(torch.empty(g.length, g.columns, **options), requires_grad=weight.requires_grad)
     gains = {"none": 0, "filter": 1, "window": g.windows}[resolved.gains]
     layer.gains = nn.Parameter(torch.empty(g.sampled, gains, **options)) if gains else None

@@ -1,0 +1,120 @@
+"""How a summary layer computes its output: from the materialised weight, or by reuse (design, section 3)."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from autosample.reuse import ops, planner
+from autosample.reuse.schedule import Frame
+from autosample.reuse.task import Task, make_task
+
+if TYPE_CHECKING:
+    from autosample.nn.summary import SummaryLayer
+
+_PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward)
+# In training, reuse must be predicted to take at most this share of the dense layer's time.
+_CLEARLY = 0.6
+Pad = tuple[list[int], str]
+
+
+def reusable(layer: "SummaryLayer") -> str:
+    """Why a layer cannot reuse work, whatever its positions are; empty if it can."""
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return "no taps to slide along"
+    if layer._dense_class.forward not in _PLAIN:
+        return f"{layer._dense_class.__name__} has a forward pass of its own"
+    return ""
+
+
+@torch.no_grad()
+def layer_task(layer: "SummaryLayer") -> Task | None:
+    """The task of a convolution at its present positions; `None` if they are not integers or share no work."""
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    placement = layer.offsets.placement()
+    if placement.weights is not None:
+        return None
+    factors = layer._factors()
+    return make_task(
+        placement.base.expand(layer.geometry.sampled, layer.geometry.windows),
+        layer.geometry,
+        dilation=tuple(layer.dilation),
+        groups=layer.groups,
+        per_window=factors is not None and factors.shape[1] > 1,
+        table=None if layer.columns is None else layer.columns.table(),
+    )
+
+
+def layer_frame(layer: nn.Conv1d | nn.Conv2d) -> tuple[Frame, Pad | None]:
+    """Where the filters are put down, and what has to be padded before if that is not zeros."""
+    flat = list(layer._reversed_padding_repeated_twice)
+    pairs = tuple(zip(flat[::2], flat[1::2], strict=True))[::-1]
+    other = layer.padding_mode != "zeros"
+    padding = tuple((0, 0) for _ in pairs) if other else pairs
+    frame = Frame(tuple(layer.kernel_size), tuple(layer.stride), tuple(layer.dilation), padding)
+    return frame, (flat, layer.padding_mode) if other else None
+
+
+class Reuse:
+    """What a layer remembers between forward passes: its task, for as long as its positions stay the same."""
+
+    def __init__(self) -> None:
+        self._state: Any = None
+        self._task: Task | None = None
+
+    def __deepcopy__(self, memo: dict) -> "Reuse":
+        return Reuse()
+
+    def __reduce__(self) -> tuple:
+        return Reuse, ()
+
+    def task(self, layer: "SummaryLayer") -> Task | None:
+        """The layer's task if it is to be computed by reuse with its present positions."""
+        if torch.compiler.is_compiling():
+            return layer_task(layer)
+        parts = [part for part in (layer.offsets, layer.columns) if part is not None]
+        # buffers change with loading, freezing and moving; parameters of a rule only matter until it is frozen
+        state = (
+            *((b.data_ptr(), b._version) for part in parts for b in part.buffers()),
+            *(getattr(m, "is_frozen", True) for part in parts for m in part.modules()),
+        )
+        if state != self._state:
+            self._state, self._task = state, layer_task(layer)
+        return self._task
+
+    def forward(self, layer: "SummaryLayer", x: Tensor) -> Tensor | None:
+        """The layer's output by reuse, or `None` if its weight is to be materialised."""
+        wanted = layer.spec.execution
+        if wanted == "materialize" or reusable(layer) or not isinstance(layer, nn.Conv1d | nn.Conv2d):
+            return None
+        if x.dim() != len(layer.kernel_size) + 2 or (wanted == "auto" and torch.compiler.is_compiling()):
+            return None
+        task = self.task(layer)
+        if task is None or task.channels * task.groups != x.shape[1]:
+            return None
+        frame, pad = layer_frame(layer)
+        if pad is not None:
+            x = nn.functional.pad(x, *pad)
+        task = _worth(task, frame, x) if wanted == "auto" else task
+        return None if task is None else _run(layer, x, task, frame)
+
+
+def _worth(task: Task, frame: Frame, x: Tensor) -> Task | None:
+    """The cheapest way to compute a task in standard operators, if it is clearly cheaper than dense."""
+    shape = tuple(x.shape)
+    if min(frame.out(shape[2:])) < 1 or x.device.type != "cpu":
+        return None  # an accelerator multiplies faster than it adds
+    ways = planner.variants(task, fuse=False)
+    costs = {kind: planner.cost(kind, way, frame, shape) for kind, way in ways.items()}
+    best = min(costs, key=lambda kind: costs[kind])
+    return ways[best] if costs[best] < _CLEARLY * planner.cost("dense", task, frame, shape) else None
+
+
+def _run(layer: Any, x: Tensor, task: Task, frame: Frame) -> Tensor:
+    summary, factors = layer._summary_in_use(), layer._factors()
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    y = ops.convolve(x, task.source(summary), factors, task, frame)
+    if layer.densify is not None:
+        y = (layer.densify.to(y.dtype) @ y.flatten(2)).unflatten(2, y.shape[2:])
+    return y if layer.bias is None else y + layer.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))

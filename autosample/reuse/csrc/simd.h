@@ -1,0 +1,70 @@
+// Vectors of floats by the compiler's own vector types: AVX-512, AVX2 and NEON from one source.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace autosample {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kTileRows = 8;  // with kTileVectors: 24 accumulators of 32 registers
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kTileRows = 4;  // 12 accumulators of 16 registers
+#else
+constexpr int kLanes = 4;
+constexpr int kTileRows = 8;
+#endif
+constexpr int kTileVectors = 3;
+constexpr int kPanel = 16;  // rows of the bank that are packed side by side, on every machine
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef float VecUnaligned __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+
+inline Vec load(const float* p) { return *reinterpret_cast<const VecUnaligned*>(p); }
+inline void store(float* p, Vec v) { *reinterpret_cast<VecUnaligned*>(p) = v; }
+// As torch: a NaN in `a` stays.
+inline Vec maximum(Vec a, Vec b) { return a < b ? b : a; }
+
+inline Vec larger(Vec a, Vec b) { return (a < b) | (b != b) ? b : a; }
+
+// Elements 0, 2, 4 … of two vectors' worth of memory.
+inline Vec every_second(const float* p) {
+  typedef int32_t Index __attribute__((vector_size(kLanes * 4)));
+  Index even;
+  for (int i = 0; i < kLanes; ++i) even[i] = 2 * i;
+  return __builtin_shuffle(load(p), load(p + kLanes), even);
+}
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// A row length whose rows do not fall on the same cache sets.
+inline int64_t padded_row(int64_t length) {
+  const int64_t row = round_up(length, 16);
+  return row % 256 == 0 ? row + 16 : row;
+}
+
+inline void store_as(float* p, Vec v, int count) {
+  if (count == kLanes) {
+    store(p, v);
+  } else {
+    std::memcpy(p, &v, count * sizeof(float));
+  }
+}
+
+inline void store_as(c10::BFloat16* p, Vec v, int count) {
+  typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+  typedef uint16_t Half __attribute__((vector_size(kLanes * 2)));
+  Bits bits;
+  std::memcpy(&bits, &v, sizeof(v));
+  // round to nearest even, as torch does; a NaN stays one
+  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Half half = __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40, Half);
+  std::memcpy(p, &half, count * sizeof(uint16_t));
+}
+
+}  // namespace autosample

@@ -1,0 +1,124 @@
+"""The fused CPU kernel: built on first use by torch's extension mechanism, kept in torch's cache of extensions.
+
+Where no compiler is at hand `available()` is false, and everything runs on standard operators instead.
+"""
+
+import hashlib
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from autosample.reuse.schedule import Flow, Frame, encode
+from autosample.reuse.task import Task
+
+_SOURCES = Path(__file__).parent / "csrc"
+_FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
+_PANEL = 16  # as kPanel in csrc/simd.h
+_POOL = 15  # where a program says how the output is pooled
+
+
+@cache
+def why_not() -> str:
+    """Why the kernel cannot be used here; empty if it can. The first call builds it (about half a minute)."""
+    if os.environ.get("AUTOSAMPLE_FUSED", "1") == "0":
+        return "switched off by AUTOSAMPLE_FUSED=0"
+    try:
+        _build()
+    except Exception as error:
+        return f"it could not be built: {str(error).splitlines()[0]}"
+    return ""
+
+
+def available() -> bool:
+    """Whether the fused kernel can be used."""
+    return not why_not()
+
+
+@cache
+def version() -> str:
+    """A key that changes with the kernel's sources, torch and the processor."""
+    key = hashlib.sha256()
+    for part in (*(s.read_text() for s in sorted(_SOURCES.iterdir())), *_FLAGS, torch.__version__, _processor()):
+        key.update(part.encode())
+    return key.hexdigest()[:12]
+
+
+def _build() -> None:
+    from torch.utils import cpp_extension
+
+    cpp_extension.load(
+        # one build for each processor: a shared home directory may meet several
+        name=f"autosample_{version()}",
+        sources=[str(s) for s in sorted(_SOURCES.glob("*.cpp"))],
+        extra_cflags=_FLAGS,
+        extra_ldflags=["-fopenmp"],
+        is_python_module=False,
+    )
+    torch.library.register_fake("autosample::window_conv", _fake)
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _fake(x, bank, rows, factors, bias, program):
+    two = x.dim() == 4
+    out = []
+    for axis in (0, 1) if two else (1,):
+        stride, before, after, reach = (program[i + axis] for i in (0, 2, 4, 6))
+        out.append((x.shape[axis + 2 if two else 2] + before + after - reach - 1) // stride + 1)
+    pool = program[_POOL]
+    out[-1] = out[-1] // pool if pool > 1 else out[-1]
+    return x.new_empty(x.shape[0], rows.shape[0], *out)
+
+
+def pack_bank(bank: Float[Tensor, "l q"], task: Task) -> Float[Tensor, "p d r"]:
+    """Segments as the kernel reads them: panels of 16 rows, side by side for each tap and column."""
+    segments = bank.detach().float().reshape(task.segments, -1)
+    surplus = -task.segments % _PANEL
+    return F.pad(segments, (0, 0, 0, surplus)).unflatten(0, (-1, _PANEL)).transpose(1, 2).contiguous()
+
+
+def unpack_bank(panels: Float[Tensor, "p d r"], task: Task) -> Float[Tensor, "l q"]:
+    """The inverse of `pack_bank`."""
+    segments = panels.transpose(1, 2).flatten(0, 1)[: task.segments]
+    return segments.reshape(-1, task.columns)
+
+
+def make_program(task: Task, frame: Frame, *, relu: bool = False, pool: int = 1) -> list[int]:
+    """The kernel's program for a task, good for inputs of any size."""
+    flow = Flow(
+        groups=task.groups,
+        windows=task.splits,
+        columns=task.columns,
+        channels=task.channels,
+        fold=task.fold,
+        positions=task.positions,
+        spread=len(task.rows) / task.positions,
+        relu=relu,
+        pool=pool,
+    )
+    return encode(task.schedule, frame, flow)
+
+
+def window_conv(
+    x: Float[Tensor, "b c *size"],
+    bank: Float[Tensor, "p d r"],
+    rows: Int[Tensor, "n g"],
+    factors: Float[Tensor, "n #g"] | None,
+    bias: Float[Tensor, " n"] | None,
+    program: list[int],
+) -> Float[Tensor, "b n *out"]:
+    """The whole layer in one call; see `csrc/window_conv.cpp`. CPU, float32 and bfloat16, inference only."""
+    return torch.ops.autosample.window_conv(x, bank, rows, factors, bias, program)

@@ -1,0 +1,154 @@
+"""Reuse in standard operators: fold, segments, window sums, select (WSNet's section 3.3, made stable).
+
+Convolution, slice, add and index are all there is, so autograd, `torch.export`, `torch.compile` and ONNX go through.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from autosample.reuse.schedule import Frame, Pass, Schedule, Vector
+from autosample.reuse.task import Task
+
+
+def convolve(
+    x: Float[Tensor, "b c *size"],
+    bank: Float[Tensor, "l q"],
+    factors: Float[Tensor, "n #g"] | None,
+    task: Task,
+    frame: Frame,
+) -> Float[Tensor, "b n *out"]:
+    """The task's convolution without bias, differentiable in input, bank and factors.
+
+    Raises `RuntimeError`, as torch does, where the filter does not fit the input.
+
+    Args:
+        x: Input, padded as `frame` says.
+        bank: `task.source(summary)`, or that of an unrolled task.
+        factors: Signs times gains, per filter `(N, 1)` or per window `(N, G)`.
+    """
+    out = frame.out(x.shape[2:])
+    if any(n < 1 for n in out):
+        raise RuntimeError(f"the kernel {frame.kernel} can't be larger than the padded input, got {tuple(x.shape[2:])}")
+    parts = regroup(x, task)
+    segments = convolve_segments(parts, bank.to(x.dtype), task.schedule, frame)
+    sums = window_sums(segments, task.schedule, frame.stride, out)
+    if task.rows.shape[1] > 1:
+        return select(sums, task.rows, factors)
+    y = sums.flatten(1, 3) if task.in_order else pick(sums, task.rows)
+    return y if factors is None else y * factors.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+
+
+def regroup(x: Float[Tensor, "b c *size"], task: Task) -> Float[Tensor, "b h g q *size"]:
+    """Input channels as `(convolution group, channel group, column)`, the channel groups added up if the task folds.
+
+    Surplus columns at the end are zero.
+    """
+    x = x.unflatten(1, (task.groups, task.channels))
+    surplus = task.splits * task.columns - task.channels
+    if surplus:
+        x = F.pad(x, [0, 0] * (x.dim() - 3) + [0, surplus])
+    x = x.unflatten(2, (task.splits, task.columns))
+    if task.table is not None:
+        x = _place_columns(x, task.table)
+    return x.sum(2, keepdim=True) if task.fold and task.splits > 1 else x
+
+
+def _place_columns(x: Float[Tensor, "b h g q *size"], table: Int[Tensor, "g q"]) -> Float[Tensor, "b h g q *size"]:
+    """Add every channel to the summary column that it reads."""
+    wide = x.flatten(2, 3)
+    shift = torch.arange(table.shape[0], device=table.device)[:, None] * table.shape[1]
+    return torch.zeros_like(wide).index_add(2, (table + shift).reshape(-1), wide).unflatten(2, x.shape[2:4])
+
+
+def convolve_segments(
+    x: Float[Tensor, "b h g q *size"], bank: Float[Tensor, "l q"], schedule: Schedule, frame: Frame
+) -> Float[Tensor, "b h g j *between"]:
+    """`B[j](v) = Σ_s Σ_q Φ[j·step + s, q]·x_q(v + s)` at every `v` that a window sum will ask for."""
+    filters = bank.unflatten(0, (-1, *schedule.segment)).movedim(-1, 1)
+    flat, rate = x.flatten(0, 2), schedule.rate(frame.stride)
+    padding = tuple(before for before, _ in frame.padding)
+    if any(before != after for before, after in frame.padding):
+        flat = F.pad(flat, [n for pair in reversed(frame.padding) for n in pair])
+        padding = (0,) * len(rate)
+    conv = F.conv1d if len(rate) == 1 else F.conv2d
+    return conv(flat, filters, None, rate, padding, frame.dilation).unflatten(0, x.shape[:3])
+
+
+def window_sums(
+    segments: Float[Tensor, "b h g j *between"], schedule: Schedule, stride: Vector, out: Vector
+) -> Float[Tensor, "b h g p *out"]:
+    """`D[j](v) = Σ_r B[j + r](v + r·shift)`, pass by pass, at the strided output positions."""
+    rate = schedule.rate(stride)
+    every = tuple(s // r for s, r in zip(stride, rate, strict=True))
+    # how much of each axis is still needed: the rest of the passes reach so far
+    reach = [r // b for r, b in zip(schedule.reach, rate, strict=True)]
+    size = [(n - 1) * e + 1 for n, e in zip(out, every, strict=True)]
+    sums = segments
+    for axis, n in enumerate(r + s for r, s in zip(reach, size, strict=True)):
+        sums = sums.narrow(4 + axis, 0, n)
+    for step in schedule.passes:
+        shift = tuple(s // b for s, b in zip(step.shift, rate, strict=True))
+        sums = _Shifted.apply(sums, Pass(step.count, step.rows, shift))
+    for axis, e in enumerate(every):
+        if e > 1:
+            sums = sums[(slice(None),) * (4 + axis) + (slice(None, None, e),)]
+    return sums
+
+
+def _terms(whole: Tensor, step: Pass) -> list[Tensor]:
+    """The shifted views of `whole` that a pass adds up."""
+    views = []
+    for r in range(step.count):
+        view = whole.narrow(3, r * step.rows, whole.shape[3] - (step.count - 1) * step.rows)
+        for axis, s in enumerate(step.shift):
+            view = view.narrow(4 + axis, r * s, whole.shape[4 + axis] - (step.count - 1) * s)
+        views.append(view)
+    return views
+
+
+class _Shifted(torch.autograd.Function):
+    """A pass; its adjoint adds the gradient at every shift instead of padding a copy for each."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(whole: Tensor, step: Pass) -> Tensor:
+        first, second, *others = _terms(whole, step)
+        total = first + second
+        for term in others:
+            total = total + term
+        return total
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        whole, ctx.step = inputs
+        ctx.shape = whole.shape
+
+    @staticmethod
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        whole = grad.new_zeros(ctx.shape)
+        for view in _terms(whole, ctx.step):
+            view += grad
+        return whole, None
+
+
+def select(
+    sums: Float[Tensor, "b h g p *out"], rows: Int[Tensor, "n g"], factors: Float[Tensor, "n #g"] | None
+) -> Float[Tensor, "b n *out"]:
+    """`y[n] = Σ_g factor[n, g]·D_g[rows[n, g]]`, as a product with a matrix that has one entry for each window."""
+    groups, positions = sums.shape[1], sums.shape[3]
+    values = torch.ones_like(rows, dtype=sums.dtype) if factors is None else factors.to(sums.dtype).expand(rows.shape)
+    per_group = rows.long().unflatten(0, (groups, -1)).unsqueeze(3)
+    empty = values.new_zeros(*per_group.shape[:3], positions)
+    choice = empty.scatter(3, per_group, values.reshape(per_group.shape)).flatten(2)
+    picked = choice @ sums.flatten(4).flatten(2, 3)
+    return picked.flatten(1, 2).unflatten(2, sums.shape[4:])
+
+
+def pick(sums: Float[Tensor, "b h 1 p *out"], rows: Int[Tensor, "n 1"]) -> Float[Tensor, "b n *out"]:
+    """`select` where a filter is one window: rows are copied."""
+    groups, positions = sums.shape[1], sums.shape[3]
+    shift = torch.arange(groups, device=rows.device).repeat_interleave(rows.shape[0] // groups) * positions
+    return sums.flatten(1, 3).index_select(1, rows[:, 0].long() + shift)
