@@ -1,11 +1,12 @@
 """How a summary layer computes its output: from the materialised weight, or by reuse (design, section 3)."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from autosample.reuse import ops, planner
+from autosample.reuse import fused, ops, planner
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task, make_task
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward)
 # In training, reuse must be predicted to take at most this share of the dense layer's time.
 _CLEARLY = 0.6
+# Output positions from which on the fused kernel is better at training than standard operators.
+_WIDE = 64
 Pad = tuple[list[int], str]
 
 
@@ -95,26 +98,41 @@ class Reuse:
         frame, pad = layer_frame(layer)
         if pad is not None:
             x = nn.functional.pad(x, *pad)
-        task = _worth(task, frame, x) if wanted == "auto" else task
-        return None if task is None else _run(layer, x, task, frame)
+        kernel = _kernel_trains(layer, x, frame)
+        if wanted == "auto" and (task := _worth(task, frame, x, kernel)) is None:
+            return None
+        return _run(layer, x, task, frame, kernel and fused.available())
 
 
-def _worth(task: Task, frame: Frame, x: Tensor) -> Task | None:
-    """The cheapest way to compute a task in standard operators, if it is clearly cheaper than dense."""
+def _kernel_trains(layer: "SummaryLayer", x: Tensor, frame: Frame) -> bool:
+    """Whether the fused kernel could be used here, with gradients; asking does not build it."""
+    learned = layer.gains is not None and layer.gains.requires_grad
+    plain = x.device.type == "cpu" and x.dtype == layer.summary.dtype == torch.float32
+    plain = plain and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    wide = math.prod(frame.out(x.shape[2:])) >= _WIDE
+    return plain and wide and not learned and not torch._C._are_functorch_transforms_active()
+
+
+def _worth(task: Task, frame: Frame, x: Tensor, kernel: bool) -> Task | None:
+    """The cheapest way to compute a task, if it is clearly cheaper than dense."""
     shape = tuple(x.shape)
     if min(frame.out(shape[2:])) < 1 or x.device.type != "cpu":
         return None  # an accelerator multiplies faster than it adds
+    allowed = _CLEARLY * planner.cost("dense", task, frame, shape)
+    if kernel and planner.cost("fused", task, frame, shape) < allowed and fused.available():
+        return task
     ways = planner.variants(task, fuse=False)
     costs = {kind: planner.cost(kind, way, frame, shape) for kind, way in ways.items()}
     best = min(costs, key=lambda kind: costs[kind])
-    return ways[best] if costs[best] < _CLEARLY * planner.cost("dense", task, frame, shape) else None
+    return ways[best] if costs[best] < allowed else None
 
 
-def _run(layer: Any, x: Tensor, task: Task, frame: Frame) -> Tensor:
+def _run(layer: Any, x: Tensor, task: Task, frame: Frame, kernel: bool) -> Tensor:
     summary, factors = layer._summary_in_use(), layer._factors()
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    y = ops.convolve(x, task.source(summary), factors, task, frame)
+    convolve = fused.convolve if kernel else ops.convolve
+    y = convolve(x, task.source(summary), factors, task, frame)
     if layer.densify is not None:
         y = (layer.densify.to(y.dtype) @ y.flatten(2)).unflatten(2, y.shape[2:])
     return y if layer.bias is None else y + layer.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))

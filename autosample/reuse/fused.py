@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from autosample.reuse import ops
 from autosample.reuse.schedule import Flow, Frame, encode
 from autosample.reuse.task import Task
 
@@ -102,7 +103,7 @@ def make_program(task: Task, frame: Frame, *, relu: bool = False, pool: int = 1)
         groups=task.groups,
         windows=task.splits,
         columns=task.columns,
-        channels=task.channels,
+        channels=task.channels if task.table is None else task.splits * task.columns,
         fold=task.fold,
         positions=task.positions,
         spread=len(task.rows) / task.positions,
@@ -120,5 +121,41 @@ def window_conv(
     bias: Float[Tensor, " n"] | None,
     program: list[int],
 ) -> Float[Tensor, "b n *out"]:
-    """The whole layer in one call; see `csrc/window_conv.cpp`. CPU, float32 and bfloat16, inference only."""
+    """The whole layer in one call; see `csrc/window_conv.cpp`. CPU, float32 and bfloat16, not differentiable.
+
+    Where channels choose their columns, `x` has been through `ops.place_columns`.
+    """
     return torch.ops.autosample.window_conv(x, bank, rows, factors, bias, program)
+
+
+def convolve(
+    x: Float[Tensor, "b c *size"],
+    bank: Float[Tensor, "l q"],
+    factors: Float[Tensor, "n #g"] | None,
+    task: Task,
+    frame: Frame,
+) -> Float[Tensor, "b n *out"]:
+    """`ops.convolve` by the kernel, differentiable once in input and bank, not in factors. CPU, float32."""
+    if task.table is not None:
+        x = ops.place_columns(x, task.table, task.groups)
+    factors = None if factors is None else factors.detach().contiguous()
+    return _Convolution.apply(x, bank, factors, task, make_program(task, frame))
+
+
+class _Convolution(torch.autograd.Function):
+    """The kernel and its adjoint. Neither keeps anything but the layer's input and its bank."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bank: Tensor, factors: Tensor | None, task: Task, program: list[int]) -> Tensor:
+        panels = pack_bank(bank, task)
+        ctx.save_for_backward(x, panels, task.rows, factors)
+        ctx.program = program
+        return window_conv(x, panels, task.rows, factors, None, program)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        wanted = ctx.needs_input_grad[:2]
+        backward = torch.ops.autosample.window_conv_backward
+        d_x, d_bank = backward(grad, *ctx.saved_tensors, ctx.program, *wanted)
+        return d_x if wanted[0] else None, d_bank if wanted[1] else None, None, None, None

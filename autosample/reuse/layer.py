@@ -1,5 +1,8 @@
 """The inference module of a layer that reuses work."""
 
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,6 +11,25 @@ from torch import Tensor, nn
 from autosample.reuse import fused, ops
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
+
+
+def in_autocast(x: Tensor) -> Tensor:
+    """`x` in the type that a convolution under autocast would take it in."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+@dataclass(frozen=True, eq=False)
+class _Known(Task):
+    """A task that has been looked at: a trace cannot see by the numbers whether windows are in order."""
+
+    in_order: bool = False  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+def _known(task: Task) -> Task:
+    return _Known(**{f.name: getattr(task, f.name) for f in fields(Task)}, in_order=Task.in_order.__get__(task))
 
 
 class WindowConv(nn.Module):
@@ -30,6 +52,7 @@ class WindowConv(nn.Module):
 
     bank: Tensor
     rows: Tensor
+    table: Tensor | None
     factors: Tensor | None
     bias: Tensor | None
     mix: Tensor | None
@@ -49,30 +72,41 @@ class WindowConv(nn.Module):
         kernel: bool = False,
     ) -> None:
         super().__init__()
-        self.task, self.frame, self.pad, self.relu, self.pool, self.kernel = task, frame, pad, relu, pool, kernel
+        self.task, self.frame, self.pad, self.relu, self.pool = _known(task), frame, pad, relu, pool
+        self.kernel, self._ready = kernel, kernel and fused.available()
         bank = bank.detach()
         self.register_buffer("bank", fused.pack_bank(bank, task) if kernel else bank.clone().contiguous())
         self.register_buffer("rows", task.rows.contiguous())
-        for name, tensor in (("factors", factors), ("bias", bias), ("mix", mix)):
+        for name, tensor in (("table", task.table), ("factors", factors), ("bias", bias), ("mix", mix)):
             self.register_buffer(name, None if tensor is None else tensor.detach().clone().contiguous())
         plain = mix is None
         self.program = fused.make_program(task, frame, relu=relu and plain, pool=pool if plain else 1) if kernel else []
         self._apply(lambda t: t)
 
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         axes = len(self.frame.kernel)
-        if x.dim() == axes + 1:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        self._check(x, axes)
+        if input.dim() == axes + 1:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        self._check(input, axes)
+        x = in_autocast(input)
         if self.pad is not None:
             x = F.pad(x, self.pad[0], self.pad[1])
-        if not self._fuses(x):
-            y = ops.convolve(x, self._plain_bank(), self.factors, self.task, self.frame)
-            return self._finish(y, relu=self.relu, pool=self.pool)
-        if self.mix is None:
-            return fused.window_conv(x, self.bank, self.rows, self.factors, self.bias, self.program)
-        y = fused.window_conv(x, self.bank, self.rows, self.factors, None, self.program)
-        return self._finish(y, relu=self.relu, pool=self.pool)
+        if self._fuses(x):
+            return self._fused(x)
+        # a graph is to hold for every size, and a gradient needs what lies between: neither goes tile by tile
+        whole = torch.compiler.is_compiling() or torch.is_grad_enabled()
+        convolve = ops.convolve if whole else ops.convolve_in_tiles
+        task = replace(self.task, rows=self.rows, table=self.table)  # as they were loaded, on this device
+        return self._finish(convolve(x, self._plain_bank(), self.factors, task, self.frame))
+
+    def _fused(self, x: Tensor) -> Tensor:
+        if self.pool > 1 and self.frame.out(x.shape[2:])[-1] < self.pool:
+            raise RuntimeError(f"a max-pool of {self.pool} needs as many positions, got input {tuple(x.shape)}")
+        if self.table is not None:
+            x = ops.place_columns(x, self.table, self.task.groups)
+        bias = self.bias if self.mix is None else None
+        y = fused.window_conv(x, self.bank, self.rows, self.factors, bias, self.program)
+        return y if self.mix is None else self._finish(y)
 
     def _check(self, x: Tensor, axes: int) -> None:
         wanted = self.task.groups * self.task.channels
@@ -81,19 +115,19 @@ class WindowConv(nn.Module):
 
     def _fuses(self, x: Tensor) -> bool:
         usable = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-        return self.kernel and usable and not (x.requires_grad and torch.is_grad_enabled()) and fused.available()
+        return self._ready and usable and not (x.requires_grad and torch.is_grad_enabled())
 
     def _plain_bank(self) -> Float[Tensor, "l q"]:
         return fused.unpack_bank(self.bank, self.task) if self.kernel else self.bank
 
-    def _finish(self, y: Tensor, relu: bool, pool: int) -> Tensor:
+    def _finish(self, y: Tensor) -> Tensor:
         ones = [1] * (y.dim() - 2)
         if self.mix is not None:
             y = (self.mix.to(y.dtype) @ y.flatten(2)).unflatten(2, y.shape[2:])
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *ones)
-        y = F.relu(y) if relu else y
-        return F.max_pool1d(y, pool) if pool > 1 else y
+        y = F.relu(y) if self.relu else y
+        return F.max_pool1d(y, self.pool) if self.pool > 1 else y
 
     def _apply(self, fn, recurse: bool = True):
         """Numbers that the fused kernel reads stay float32 in half-precision models: it computes in float32."""
@@ -105,6 +139,15 @@ class WindowConv(nn.Module):
                 assert now is not None
                 self._buffers[name] = before.float().to(now.device)
         return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        if not self.rows.is_meta:
+            self.task = _known(replace(self.task, rows=self.rows, table=self.table))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._ready = self.kernel and fused.available()  # another machine may have no compiler
 
     def extra_repr(self) -> str:
         s, t = self.frame, self.task

@@ -3,6 +3,9 @@
 Convolution, slice, add and index are all there is, so autograd, `torch.export`, `torch.compile` and ONNX go through.
 """
 
+import math
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -10,6 +13,9 @@ from torch import Tensor
 
 from autosample.reuse.schedule import Frame, Pass, Schedule, Vector
 from autosample.reuse.task import Task
+
+# Numbers between input and output that a tile may have: a megabyte.
+_TILE = 1 << 18
 
 
 def convolve(
@@ -40,26 +46,58 @@ def convolve(
     return y if factors is None else y * factors.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
 
 
+def convolve_in_tiles(
+    x: Float[Tensor, "b c *size"],
+    bank: Float[Tensor, "l q"],
+    factors: Float[Tensor, "n #g"] | None,
+    task: Task,
+    frame: Frame,
+) -> Float[Tensor, "b n *out"]:
+    """`convolve` for inference: examples and pieces of the first axis one after the other, so that what lies between
+    input and output stays small, in memory and in cache."""
+    out = frame.out(x.shape[2:])
+    numbers = task.groups * task.blocks * task.segments * math.prod(out[1:]) * math.prod(frame.stride)
+    length = max(_TILE // max(numbers, 1), 8)
+    if x.shape[0] * out[0] <= length or min(out) < 1:
+        return convolve(x, bank, factors, task, frame)
+    if any(any(pair) for pair in frame.padding):
+        x = F.pad(x, [n for pair in reversed(frame.padding) for n in pair])
+        frame = replace(frame, padding=((0, 0),) * len(frame.padding))
+    reach, stride = frame.dilation[0] * (frame.kernel[0] - 1) + 1, frame.stride[0]
+    y = x.new_empty(x.shape[0], task.filters, *out)
+    batch = max(length // out[0], 1)  # several small maps at once, or pieces of a large one
+    for first in range(0, x.shape[0], batch):
+        for start in range(0, out[0], length):
+            count = min(length, out[0] - start)
+            part = x[first : first + batch].narrow(2, start * stride, (count - 1) * stride + reach)
+            y[first : first + batch].narrow(2, start, count).copy_(convolve(part, bank, factors, task, frame))
+    return y
+
+
 def regroup(x: Float[Tensor, "b c *size"], task: Task) -> Float[Tensor, "b h g q *size"]:
     """Input channels as `(convolution group, channel group, column)`, the channel groups added up if the task folds.
 
     Surplus columns at the end are zero.
     """
-    x = x.unflatten(1, (task.groups, task.channels))
-    surplus = task.splits * task.columns - task.channels
+    if task.table is not None:
+        x = place_columns(x, task.table, task.groups)
+    x = x.unflatten(1, (task.groups, -1))
+    surplus = task.splits * task.columns - x.shape[2]
     if surplus:
         x = F.pad(x, [0, 0] * (x.dim() - 3) + [0, surplus])
     x = x.unflatten(2, (task.splits, task.columns))
-    if task.table is not None:
-        x = _place_columns(x, task.table)
     return x.sum(2, keepdim=True) if task.fold and task.splits > 1 else x
 
 
-def _place_columns(x: Float[Tensor, "b h g q *size"], table: Int[Tensor, "g q"]) -> Float[Tensor, "b h g q *size"]:
-    """Add every channel to the summary column that it reads."""
-    wide = x.flatten(2, 3)
+def place_columns(
+    x: Float[Tensor, "b c *size"], table: Int[Tensor, "g q"], groups: int
+) -> Float[Tensor, "b columns *size"]:
+    """Add every channel to the summary column that it reads, in each of the convolution groups."""
+    channels = x.shape[1] // groups
+    each = torch.arange(groups, device=table.device)[:, None, None] * table.numel()
     shift = torch.arange(table.shape[0], device=table.device)[:, None] * table.shape[1]
-    return torch.zeros_like(wide).index_add(2, (table + shift).reshape(-1), wide).unflatten(2, x.shape[2:4])
+    target = (table + shift + each).flatten(1)[:, :channels].reshape(-1)
+    return x.new_zeros(x.shape[0], groups * table.numel(), *x.shape[2:]).index_add(1, target, x)
 
 
 def convolve_segments(

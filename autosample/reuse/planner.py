@@ -27,7 +27,7 @@ _ROUNDS, _BUDGET = 11, 0.6
 # Costs in multiply-adds of a dense convolution, fitted once to measurements on AVX-512 processors; they only have to
 # tell the promising from the hopeless.
 _CALL = {"dense": 5e5, "fold": 2e6, "reuse": 4e6, "fused": 5e5}
-_MOVE = {"fold": 60, "reuse": 60, "fused": 12}  # one number read, added and written
+_MOVE = {"dense": 12, "fold": 60, "reuse": 60, "fused": 12}  # one number read, added and written
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ def dense_macs(task: Task, frame: Frame, size: Sequence[int]) -> float:
 def cost(kind: str, task: Task, frame: Frame, shape: Sequence[int]) -> float:
     """Predicted cost for an input of `shape` [multiply-adds of a dense convolution]."""
     batch, size = shape[0], shape[2:]
-    if kind == "dense":
-        return batch * dense_macs(task, frame, size) + _CALL[kind]
     out = math.prod(frame.out(size))
+    if kind == "dense":
+        moved = task.groups * task.channels * math.prod(size) + task.filters * out
+        return batch * (dense_macs(task, frame, size) + _MOVE[kind] * moved) + _CALL[kind]
     moved = task.groups * task.splits * task.columns * math.prod(size) if task.fold and task.splits > 1 else 0
     sums = len(task.schedule.passes) if kind != "fused" else bool(task.schedule.axes)
     moved += task.groups * task.blocks * task.segments * out * sums

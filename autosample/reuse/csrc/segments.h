@@ -1,0 +1,169 @@
+// Wide tiles: vectors run along the output map. Segments of the bank meet the input, and sums make windows of them.
+#pragma once
+
+#include <vector>
+
+#include "program.h"
+
+namespace autosample {
+
+// Where the rows of B lie. Terms of the running pass, B[j + r*step](u + r*shift), come to lie under one another.
+struct Rows {
+  int64_t length, plane;
+  std::vector<int64_t> at;
+
+  Rows(const Program& p, int64_t columns) {
+    const Pass* pass = p.running();
+    const int64_t step = pass ? pass->step : 1, shift = pass ? pass->shift : 0;
+    const int64_t rows = round_up(p.rows, kPanel), each = (rows + step - 1) / step;
+    length = padded_row(columns + shift);
+    for (int64_t j = 0; j < rows; ++j) at.push_back((j % step * (each + 1) + j / step) * length - j / step * shift);
+    plane = (each + 1) * step * length;
+  }
+};
+
+template <int kRows, int kVectors>
+void segment_tile(const float* panel, const float* x, int64_t row_x, const std::vector<Term>& taps, int64_t plane,
+                  int64_t columns, float* out, const int64_t* at) {
+  Vec sum[kRows][kVectors] = {};
+  for (const Term& tap : taps) {
+    const float* from = x + tap.phase * plane + tap.shift;
+    for (int64_t q = 0; q < columns; ++q, from += row_x, panel += kPanel) {
+      Vec value[kVectors];
+      for (int v = 0; v < kVectors; ++v) value[v] = load(from + v * kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += panel[r] * value[v];
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) store(out + at[r] + v * kLanes, sum[r][v]);
+  }
+}
+
+template <int kVectors>
+void segment_column(const float* bank, const Program& p, const float* x, int64_t row_x, int64_t plane, int phase,
+                    float* out, const Rows& rows) {
+  for (int64_t row = 0; row < p.rows; row += kTileRows) {
+    const float* panel = bank + row / kPanel * kPanel * p.depth() + row % kPanel;
+    segment_tile<kTileRows, kVectors>(panel, x, row_x, p.taps[phase], plane, p.columns, out, rows.at.data() + row);
+  }
+}
+
+inline void segments(const float* bank, const Program& p, const float* x, int64_t row_x, int64_t plane, float* out,
+              const Rows& rows, int64_t count) {
+  int64_t vectors = (count + kLanes - 1) / kLanes;
+  for (int64_t start = 0; vectors > 0;) {
+    // four vectors are two and two: one alone leaves the multipliers waiting
+    const int take = vectors == 4 ? 2 : static_cast<int>(std::min<int64_t>(vectors, kTileVectors));
+    for (int phase = 0; phase < p.phases; ++phase) {
+      float* to = out + phase * rows.plane + start;
+      if (take == 3) segment_column<3>(bank, p, x + start, row_x, plane, phase, to, rows);
+      if (take == 2) segment_column<2>(bank, p, x + start, row_x, plane, phase, to, rows);
+      if (take == 1) segment_column<1>(bank, p, x + start, row_x, plane, phase, to, rows);
+    }
+    start += take * kLanes;
+    vectors -= take;
+  }
+}
+
+template <int kTerms>
+void add_rows(float* out, const float* const* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    Vec total = load(from[0] + i);
+    for (int t = 1; t < kTerms; ++t) total += load(from[t] + i);
+    store(out + i, total);
+  }
+}
+
+inline void add_rows(float* out, const std::vector<const float*>& from, int64_t count) {
+  switch (from.size()) {
+    case 2: return add_rows<2>(out, from.data(), count);
+    case 3: return add_rows<3>(out, from.data(), count);
+    case 4: return add_rows<4>(out, from.data(), count);
+    default:
+      for (int64_t i = 0; i < count; i += kLanes) {
+        Vec total = load(from[0] + i);
+        for (size_t t = 1; t < from.size(); ++t) total += load(from[t] + i);
+        store(out + i, total);
+      }
+  }
+}
+
+// In place: a sum reads its own row and rows below it, which are still as they were.
+inline void few_terms(const Program& p, const Pass& pass, float* segments, const Rows& rows, int64_t count) {
+  std::vector<const float*> from;
+  for (int64_t row = 0; row < pass.rows; ++row) {
+    for (const Sum& sum : pass.sums) {
+      from.clear();
+      for (const Term& t : sum.terms) from.push_back(segments + t.phase * rows.plane + rows.at[row + t.row] + t.shift);
+      add_rows(segments + sum.target * rows.plane + rows.at[row], from, count);
+    }
+  }
+}
+
+constexpr int kStrip = 2;  // vectors that a running sum takes along
+
+// One strip of columns, rows `length` apart. Rows go in blocks of `count`; a window is the end of one block and the
+// beginning of the next (van Herk 1992, Gil and Werman 1993, for sums): three additions a row however long it is, and
+// no differences.
+inline void running_strip(float* strip, int64_t length, int64_t rows, int64_t count) {
+  for (int64_t block = 0; block + count <= rows; block += count) {
+    Vec total[kStrip] = {};
+    for (int64_t j = block + count - 1; j >= block; --j) {
+      for (int v = 0; v < kStrip; ++v) {
+        float* at = strip + j * length + v * kLanes;
+        store(at, total[v] += load(at));
+      }
+    }
+    Vec next[kStrip] = {};
+    const int64_t stop = std::min(block + 2 * count - 1, rows);
+    for (int64_t j = block + count; j < stop; ++j) {
+      for (int v = 0; v < kStrip; ++v) {
+        float* window = strip + (j - count + 1) * length + v * kLanes;
+        next[v] += load(strip + j * length + v * kLanes);
+        store(window, load(window) + next[v]);
+      }
+    }
+  }
+}
+
+// Calls `visit(target, residue, first, last, column)` for every strip of columns of a pass whose result has `count`
+// columns. Sums go over each of `step` interleaved sequences of rows; under column c lie the samples c + j*shift of
+// the sequence's row j, and only rows where some of these are within the tile take part.
+template <typename F>
+void for_strips(const Pass& pass, const Rows& rows, int64_t count, const F& visit) {
+  const int64_t width = kStrip * kLanes, in = count + Program::reach(pass);
+  const int64_t total = pass.rows + (pass.count - 1) * pass.step;
+  for (const Sum& sum : pass.sums) {
+    for (int64_t residue = 0; residue < pass.step && residue < total; ++residue) {
+      const int64_t have = (total - residue + pass.step - 1) / pass.step;
+      for (int64_t c = -(have - 1) * pass.shift; c < in; c += width) {
+        int64_t first = 0, last = have;
+        if (pass.shift) {
+          first = c + width <= 0 ? (-c - width) / pass.shift + 1 : 0;
+          last = std::min<int64_t>(have, (in - 1 - c) / pass.shift + 1);
+        }
+        visit(sum.target, residue, first, last, c);
+      }
+    }
+  }
+}
+
+inline void many_terms(const Pass& pass, float* segments, const Rows& rows, int64_t count) {
+  for_strips(pass, rows, count, [&](int64_t target, int64_t residue, int64_t first, int64_t last, int64_t column) {
+    if (last - first < pass.count) return;
+    float* const base = segments + target * rows.plane + rows.at[residue] + column;
+    running_strip(base + first * rows.length, rows.length, last - first, pass.count);
+  });
+}
+
+inline void window_sums(const Program& p, float* segments, const Rows& rows, int64_t tile) {
+  int64_t count = tile + p.halo_sum;
+  for (const Pass& pass : p.passes) {
+    count -= Program::reach(pass);
+    pass.count ? many_terms(pass, segments, rows, count) : few_terms(p, pass, segments, rows, count);
+  }
+}
+
+}  // namespace autosample

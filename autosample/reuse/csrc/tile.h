@@ -1,0 +1,128 @@
+// Tiles of the flattened output map: their input, their memory, and where they end up.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "program.h"
+
+namespace autosample {
+
+struct Tile;
+
+// Scratch memory of a thread for some use, kept between calls.
+template <typename Use = Tile>
+float* scratch(int64_t floats) {
+  static thread_local std::unique_ptr<float[]> memory;
+  static thread_local int64_t size = 0;
+  if (floats + 16 > size) {
+    memory.reset(new float[floats + 16]());
+    size = floats + 16;
+  }
+  const auto address = reinterpret_cast<uintptr_t>(memory.get());
+  return memory.get() + (64 - address % 64) % 64 / sizeof(float);
+}
+
+// Walks over the rows of a phase image: places `at` in the tile whose samples `left` to `right` of `run` lie within
+// the image, sample i at `place + i * stride_w` of it; the others are padding.
+template <typename F>
+void for_rows(const Program& p, int64_t phase, int64_t start, int64_t count, const F& visit) {
+  const int64_t phase_h = phase / p.stride_w, phase_w = phase % p.stride_w;
+  int64_t row = start / p.width, column = start % p.width;
+  for (int64_t at = 0; at < count; ++row, column = 0) {
+    const int64_t run = std::min(p.width - column, count - at);
+    const int64_t y = row * p.stride_h + phase_h - p.pad_h;
+    const int64_t x = column * p.stride_w + phase_w - p.pad_w;
+    int64_t left = run, right = run;
+    if (y >= 0 && y < p.dim_h) {
+      left = x < 0 ? std::min(run, (-x + p.stride_w - 1) / p.stride_w) : 0;
+      right = x < p.dim_w ? std::min(run, (p.dim_w - x + p.stride_w - 1) / p.stride_w) : 0;
+      right = std::max(left, right);
+    }
+    visit(at, left, right, run, y * p.dim_w + x);
+    at += run;
+  }
+}
+
+template <bool kAdd, typename T>
+void pack_channel(const T* image, const Program& p, int64_t phase, int64_t start, int64_t count, float* out,
+                  int64_t step) {
+  for_rows(p, phase, start, count, [&](int64_t at, int64_t left, int64_t right, int64_t run, int64_t place) {
+    float* const to = out + at * step;
+    if (!kAdd) {
+      for (int64_t i = 0; i < left; ++i) to[i * step] = 0;
+      for (int64_t i = right; i < run; ++i) to[i * step] = 0;
+    }
+    if (left >= right) return;
+    const T* const from = image + place;
+    auto put = [&](int64_t i, float value) { kAdd ? to[i * step] += value : to[i * step] = value; };
+    int64_t i = left;
+    if (step == 1 && p.stride_w == 1) {
+      for (; i < right; ++i) kAdd ? to[i] += float(from[i]) : to[i] = float(from[i]);
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      if (step == 1 && p.stride_w == 2) {
+        for (; i + kLanes < right; i += kLanes) {  // the last vector would read beyond the row
+          const Vec even = every_second(from + 2 * i);
+          store(to + i, kAdd ? load(to + i) + even : even);
+        }
+      }
+    }
+    for (; i < right; ++i) put(i, float(from[i * p.stride_w]));
+  });
+}
+
+// Column q of window group g; with `fold`, of all groups added up. Channels beyond the last one are zero.
+template <typename T>
+void pack_column(const T* image, const Program& p, int64_t g, int64_t q, int64_t phase, int64_t start, int64_t count,
+                 float* out, int64_t step) {
+  const int64_t plane = p.dim_h * p.dim_w;
+  const int64_t first = p.fold ? 0 : g, last = p.fold ? p.windows : g + 1;
+  for (int64_t group = first; group < last; ++group) {
+    const int64_t channel = group * p.columns + q;
+    if (channel < p.channels) {
+      if (group == first) {
+        pack_channel<false>(image + channel * plane, p, phase, start, count, out, step);
+      } else {
+        pack_channel<true>(image + channel * plane, p, phase, start, count, out, step);
+      }
+    } else if (group == first) {
+      for (int64_t i = 0; i < count; ++i) out[i * step] = 0;
+    }
+  }
+}
+
+struct Run {
+  int64_t from, to, count;  // in the tile, in the output plane, and how long
+};
+
+inline std::vector<Run> output_runs(const Program& p, int64_t start, int64_t count) {
+  std::vector<Run> runs;
+  for (int64_t u = start; u < start + count;) {
+    const int64_t row = u / p.width, column = u % p.width;
+    const int64_t stop = std::min(start + count, (row + 1) * p.width);
+    const int64_t valid = std::min(stop, row * p.width + p.out_w) - u;
+    if (valid > 0) runs.push_back({u - start, row * p.out_w + column, valid});
+    u = stop;
+  }
+  return runs;
+}
+
+constexpr int64_t kCache = 192 * 1024;  // floats of scratch memory that stay in a core's second-level cache
+
+inline int64_t tile_length(const Program& p, int64_t images) {
+  const int64_t rows = round_up(p.rows, kPanel) * p.phases * p.blocks() + p.columns * p.input_phases();
+  int64_t most = std::max<int64_t>(kCache / rows - p.halo, 4 * kLanes);
+  most = std::min<int64_t>(most, 1024);
+  int64_t tiles = (p.length() + most - 1) / most;
+  // every thread should have a tile, as long as tiles are not mostly halo
+  const int64_t threads = at::get_num_threads();
+  while (images * tiles < threads && p.length() / (tiles + 1) >= 2 * kLanes + p.halo) ++tiles;
+  int64_t tile = round_up((p.length() + tiles - 1) / tiles, std::max<int64_t>(p.pool, 1) * kLanes);
+  return std::max<int64_t>(tile, kLanes);
+}
+
+}  // namespace autosample

@@ -1,0 +1,213 @@
+"""Every plan equals the dense convolution, over random shapes and rules."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autosample.nn import SummaryConv1d, SummaryConv2d
+from autosample.reuse import fused, ops
+from autosample.reuse.planner import variants
+
+from convolutions import Case, cases, make_case, relative_error
+
+often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+needs_kernel = pytest.mark.skipif(
+    "not __import__('autosample.reuse.fused').reuse.fused.available()", reason="no compiler"
+)
+
+
+def run_fused(case: Case, x: torch.Tensor | None = None, **options) -> torch.Tensor:
+    factors = case.layer._factors()
+    x, task = case.x if x is None else x, case.task
+    return fused.window_conv(
+        x if task.table is None else ops.place_columns(x, task.table, task.groups),
+        fused.pack_bank(case.bank, case.task),
+        case.task.rows.contiguous(),
+        None if factors is None else factors.detach().contiguous(),
+        None,
+        fused.make_program(case.task, case.frame, **options),
+    )
+
+
+@often
+@given(cases())
+def test_operators_equal_dense(case: Case) -> None:
+    expected = case.dense()
+    for way in variants(case.task, fuse=False).values():
+        got = ops.convolve(case.x, way.source(case.layer.summary), case.layer._factors(), way, case.frame)
+        assert relative_error(got, expected) < 1e-6
+
+
+@settings(often, max_examples=60)
+@given(cases(), st.sampled_from([1, 500, 4000]))
+def test_tiles_equal_the_whole(case: Case, tile: int) -> None:
+    expected, before = case.dense(), ops._TILE
+    try:
+        ops._TILE = tile
+        with torch.no_grad():
+            got = ops.convolve_in_tiles(case.x, case.bank, case.layer._factors(), case.task, case.frame)
+    finally:
+        ops._TILE = before
+    assert relative_error(got, expected) < 1e-6
+
+
+@needs_kernel
+@often
+@given(cases())
+def test_the_kernel_equals_dense(case: Case) -> None:
+    assert relative_error(run_fused(case), case.dense()) < 1e-6
+
+
+@needs_kernel
+@settings(often, max_examples=40)
+@given(cases())
+def test_the_kernel_in_bfloat16(case: Case) -> None:
+    x = case.x.bfloat16()
+    assert relative_error(run_fused(case, x), case.dense()) < 1e-2
+
+
+@settings(often, max_examples=40)
+@given(cases())
+def test_operators_in_bfloat16(case: Case) -> None:
+    got = ops.convolve(case.x.bfloat16(), case.bank, case.layer._factors(), case.task, case.frame)
+    assert got.dtype == torch.bfloat16
+    assert relative_error(got, case.dense()) < 4e-2  # every sum is rounded to 8 bits, as in eager bfloat16 at large
+
+
+@settings(often, max_examples=60)
+@given(cases())
+def test_gradients_equal_those_of_the_dense_layer(case: Case) -> None:
+    layer, x = case.layer, case.x.requires_grad_()
+    learned = [x, *layer.parameters()]
+    expected = case.dense()
+    cotangent = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, learned, cotangent)
+    for way in variants(case.task, fuse=False).values():
+        got = ops.convolve(x, way.source(layer.summary), layer._factors(), way, case.frame)
+        for a, b in zip(torch.autograd.grad(got, learned, cotangent.float()), wanted, strict=True):
+            assert relative_error(a, b) < 2e-6
+
+
+@needs_kernel
+@often
+@given(cases())
+def test_gradients_of_the_kernel(case: Case) -> None:
+    layer, x = case.layer, case.x.requires_grad_()
+    if layer.gains is not None:
+        layer.gains.requires_grad_(False)
+    expected = case.dense()
+    cotangent = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, [x, layer.summary], cotangent)
+    y = fused.convolve(x, case.bank, layer._factors(), case.task, case.frame)
+    assert relative_error(y, expected) < 1e-6
+    for a, b in zip(torch.autograd.grad(y, [x, layer.summary], cotangent.float()), wanted, strict=True):
+        assert relative_error(a, b) < 2e-6
+
+
+@needs_kernel
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: SummaryConv1d(8, 20, 32, 2, 7, bias=False, spec="wsnet", spatial=32, channel=4), (3, 8, 9001)),
+        (lambda: SummaryConv1d(8, 20, 12, bias=False, spec="random", windows=4, ratio=4), (3, 8, 7001)),
+        (lambda: SummaryConv2d(6, 40, 3, 1, 1, bias=False, spec="wsnet", spatial=3, channel=2), (2, 6, 90, 77)),
+        (lambda: SummaryConv2d(6, 40, 5, 2, 2, bias=False, spec="random", windows=2, ratio=6), (2, 6, 131, 67)),
+    ],
+)
+def test_many_tiles(layer, shape: tuple[int, ...], threads: int) -> None:
+    """Outputs and gradients where a map is cut into tiles, whose borders overlap."""
+    torch.manual_seed(0)
+    case = make_case(layer(), torch.randn(shape, requires_grad=True))
+    expected = case.dense()
+    cotangent = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, [case.x, case.layer.summary], cotangent)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        y = fused.convolve(case.x, case.bank, None, case.task, case.frame)
+        got = torch.autograd.grad(y, [case.x, case.layer.summary], cotangent.float())
+        again = torch.autograd.grad(
+            fused.convolve(case.x, case.bank, None, case.task, case.frame), case.layer.summary, cotangent.float()
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert relative_error(y, expected) < 1e-6
+    for a, b in zip(got, wanted, strict=True):
+        assert relative_error(a, b) < 2e-6
+    assert torch.equal(again[0], got[1]), "gradients do not depend on which thread is first"
+
+
+@pytest.mark.parametrize("how", ["operators", pytest.param("kernel", marks=needs_kernel)])
+def test_long_signals_lose_nothing(how: str) -> None:
+    """A million samples with a mean a thousand times their spread: sums are local, so errors do not grow."""
+    torch.manual_seed(0)
+    layer = SummaryConv1d(4, 16, 64, bias=False, spec="wsnet", spatial=32, channel=2)
+    case = make_case(layer, torch.randn(1, 4, 1_000_000) + 1000)
+    with torch.no_grad():
+        expected, plain = case.dense(), case.dense(torch.float32)
+        got = run_fused(case) if how == "kernel" else ops.convolve(case.x, case.bank, None, case.task, case.frame)
+    allowed = relative_error(plain, expected)
+    assert relative_error(got, expected) <= max(allowed, 1e-7)
+
+
+@needs_kernel
+@pytest.mark.parametrize("pool", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("length", [40, 41, 1000, 20_001])
+def test_the_kernel_ends_with_relu_and_pool(length: int, pool: int) -> None:
+    torch.manual_seed(0)
+    layer = SummaryConv1d(6, 10, 8, stride=2, bias=False, spec="wsnet", spatial=4, channel=3)
+    case = make_case(layer, torch.randn(2, 6, length))
+    with torch.no_grad():
+        expected = torch.nn.functional.max_pool1d(case.dense().relu(), pool)
+        assert relative_error(run_fused(case, relu=True, pool=pool), expected) < 1e-6
+
+
+@needs_kernel
+@pytest.mark.parametrize("length", [12, 600])
+def test_the_kernel_keeps_nan_and_infinity(length: int) -> None:
+    layer = SummaryConv1d(2, 4, 4, bias=False, spec="wsnet", spatial=2, channel=2)
+    case = make_case(layer, torch.randn(1, 2, length))
+    case.x[0, 0, 5] = float("nan")
+    with torch.no_grad():
+        got, expected = run_fused(case, relu=True), case.dense(torch.float32).relu()
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert expected.isnan().any()
+
+
+@needs_kernel
+def test_the_kernel_is_the_same_on_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    layer = SummaryConv1d(8, 24, 16, bias=False, spec="random", windows=4, ratio=8)
+    case = make_case(layer, torch.randn(3, 8, 5000))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            assert relative_error(run_fused(case), case.dense()) < 1e-6
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_kernel
+def test_what_the_kernel_refuses() -> None:
+    layer = SummaryConv1d(4, 8, 4, bias=False, spec="wsnet", spatial=2, channel=2)
+    case = make_case(layer, torch.randn(1, 4, 30))
+    assert run_fused(case, case.x[:0]).shape == (0, 8, 27)
+    with pytest.raises(RuntimeError, match="can't be larger than the padded input"):
+        run_fused(case, case.x[..., :3])
+    with pytest.raises(RuntimeError, match="expected 4 input channels"):
+        run_fused(case, case.x[:, :3])
+    with pytest.raises(RuntimeError, match="float32 and bfloat16"):
+        run_fused(case, case.x.double())
+    rows = case.task.rows.clone()
+    rows[3] = 99
+    program, bank = fused.make_program(case.task, case.frame), fused.pack_bank(case.bank, case.task)
+    for wrong in (
+        (bank, rows, program),
+        (bank[:, :-1].contiguous(), case.task.rows, program),
+        (bank, case.task.rows, program[:-1]),
+    ):
+        with pytest.raises(RuntimeError, match="window_conv"):
+            fused.window_conv(case.x, wrong[0], wrong[1], None, None, wrong[2])
