@@ -13,17 +13,17 @@ from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
 
 SPECS = {
-    "strided": dict(preset="wsnet"),
-    "strided flat gains": dict(preset="wsnet", gains="filter"),
-    "shuffled columns": dict(preset="wsnet", columns="shuffle"),
-    "free": dict(preset="random"),
-    "free, gains and signs": dict(preset="random", gains="window", signs="random"),
-    "free, shuffled columns": dict(preset="random", columns="shuffle"),
-    "free on a grid": dict(preset="random", grid=2),
-    "free on kernel rows": dict(preset="random", grid=3),
-    "wide": dict(preset="wsnet", across="random", spread=0.4),
-    "codebook": dict(preset="kmeans", layout="flat"),
-    "strided channels": dict(preset="fsnet", layout="flat"),
+    "strided": {"preset": "wsnet"},
+    "strided flat gains": {"preset": "wsnet", "gains": "filter"},
+    "shuffled columns": {"preset": "wsnet", "columns": "shuffle"},
+    "free": {"preset": "random"},
+    "free, gains and signs": {"preset": "random", "gains": "window", "signs": "random"},
+    "free, shuffled columns": {"preset": "random", "columns": "shuffle"},
+    "free on a grid": {"preset": "random", "grid": 2},
+    "free on kernel rows": {"preset": "random", "grid": 3},
+    "wide": {"preset": "wsnet", "across": "random", "spread": 0.4},
+    "codebook": {"preset": "kmeans", "layout": "flat"},
+    "strided channels": {"preset": "fsnet", "layout": "flat"},
 }
 
 
@@ -68,12 +68,12 @@ def cases(draw: st.DrawFn) -> Case:
     channels, filters = windows * draw(st.integers(1, 4)), draw(st.integers(2, 24))
     spec = dict(SPECS[draw(st.sampled_from(sorted(SPECS)))])
     if spec["preset"] == "wsnet":
-        sizes = dict(spatial=draw(st.sampled_from([1, 2, 4])), channel=windows)
+        sizes = {"spatial": draw(st.sampled_from([1, 2, 4])), "channel": windows}
     elif spec.get("layout") == "flat":
         taps = torch.Size(kernel).numel()
-        sizes = dict(window=taps * channels // windows, ratio=draw(st.sampled_from([1.5, 4.0])))
+        sizes = {"window": taps * channels // windows, "ratio": draw(st.sampled_from([1.5, 4.0]))}
     else:
-        sizes = dict(windows=windows, ratio=draw(st.sampled_from([1.5, 4.0, 16.0])))
+        sizes = {"windows": windows, "ratio": draw(st.sampled_from([1.5, 4.0, 16.0]))}
     seed = draw(st.integers(0, 2**16))
     torch.manual_seed(seed)
     face = SummaryConv1d if axes == 1 else SummaryConv2d

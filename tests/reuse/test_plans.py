@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from convolutions import Case, cases, make_case, relative_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autosample.nn import SummaryConv1d, SummaryConv2d
 from autosample.reuse import fused, ops
 from autosample.reuse.planner import variants
-
-from convolutions import Case, cases, make_case, relative_error
 
 often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 needs_kernel = pytest.mark.skipif(
