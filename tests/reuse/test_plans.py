@@ -11,9 +11,7 @@ from autosample.reuse import fused, ops
 from autosample.reuse.planner import variants
 
 often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-needs_kernel = pytest.mark.skipif(
-    "not __import__('autosample.reuse.fused').reuse.fused.available()", reason="no compiler"
-)
+needs_kernel = pytest.mark.skipif("not fused.available()", reason="no compiler")
 
 
 def run_fused(case: Case, x: torch.Tensor | None = None, **options) -> torch.Tensor:
@@ -203,10 +201,13 @@ def test_what_the_kernel_refuses() -> None:
     rows = case.task.rows.clone()
     rows[3] = 99
     program, bank = fused.make_program(case.task, case.frame), fused.pack_bank(case.bank, case.task)
-    for wrong in (
-        (bank, rows, program),
-        (bank[:, :-1].contiguous(), case.task.rows, program),
-        (bank, case.task.rows, program[:-1]),
-    ):
+    right = {"bank": bank, "rows": case.task.rows, "program": program}
+    wrongs = (
+        {"rows": rows},
+        {"bank": bank[:, :-1].contiguous()},
+        {"program": program[:-1]},
+        {"program": [*program, 0]},
+    )
+    for wrong in wrongs:
         with pytest.raises(RuntimeError, match="window_conv"):
-            fused.window_conv(case.x, wrong[0], wrong[1], None, None, wrong[2])
+            fused.window_conv(case.x, factors=None, bias=None, **{**right, **wrong})
