@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from autosample.artifact import compact_state
 from autosample.nn import SummaryLayer, outer_modules
+from autosample.nn.execution import materialized
+from autosample.reuse.layer import WindowConv
 
 _NOTE = "_autosample_reason"
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, WindowConv)
 # Tensors of a summary layer that stand for its weight.
 _SAMPLING = ("summary", "gains", "densify", "sign_seed", "offsets", "columns")
 
@@ -34,6 +36,7 @@ class Row:
         multiplicity: Weights served by one element of the summary, on average.
         macs: Multiply-adds of one forward pass as a dense layer, or `None` without an example.
         fit_error: `‖W − Ŵ‖/‖W‖` of a warm start.
+        plan: How a deployed layer is computed.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Row:
     multiplicity: float
     macs: int | None = None
     fit_error: float | None = None
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,8 @@ class Report:
         from rich.text import Text
 
         table = Table(show_footer=False)
-        for i, head in enumerate(_HEADS):
-            table.add_column(head, justify="left" if i in (0, 1, len(_HEADS) - 1) else "right")
+        for head in _HEADS:
+            table.add_column(head, justify="left" if head in ("layer", "method", "plan", "note") else "right")
         for row in self.rows:
             table.add_row(*map(Text, _cells(row)))  # not markup: a pattern may hold brackets
         table.add_section()
@@ -155,7 +159,7 @@ class Report:
         return table
 
 
-_HEADS = ("layer", "method", "weights", "stored", "bytes", "ratio", "uses", "MACs", "fit error", "note")
+_HEADS = ("layer", "method", "weights", "stored", "bytes", "ratio", "uses", "MACs", "fit error", "plan", "note")
 
 
 def _cells(row: Row) -> list[str]:
@@ -163,7 +167,7 @@ def _cells(row: Row) -> list[str]:
     fit = "" if row.fit_error is None else f"{row.fit_error:.3f}"
     uses = f"{row.multiplicity:.1f}" if row.method not in ("dense", "") or row.name == "total" else ""
     sizes = [f"{row.dense_params:,}", f"{row.stored_params:,}", f"{row.stored_bytes:,}", f"{row.ratio:.2f}"]
-    return [row.name or "(itself)", row.method, *sizes, uses, macs, fit, row.note]
+    return [row.name or "(itself)", row.method, *sizes, uses, macs, fit, row.plan, row.note]
 
 
 def note_reason(layer: nn.Module, reason: str) -> None:
@@ -186,6 +190,10 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
         prefix = f"{name}." if name else ""
         owned[name] = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
     rows = [_row(name, layer, owned[name], macs.get(name)) for name, layer in layers.items()]
+    plans = {row.name: row.plan for row in getattr(getattr(model, "deployment", None), "rows", ())}
+    rows = [
+        replace(r, plan=plans[r.name].kind, note=r.note or plans[r.name].reason) if r.name in plans else r for r in rows
+    ]
     rest, size = sum(t.numel() for t in state.values()), sum(t.nbytes for t in state.values())
     rows.append(Row("(rest)", "", "", "norms, other layers", rest, rest, size, size, 1.0, 0, 1.0, macs.get(None)))
     return Report(tuple(rows))
@@ -194,6 +202,10 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
 def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], macs: int | None) -> Row:
     kind, size = type(layer).__name__, sum(t.nbytes for t in tensors.values())
     numbers = sum(t.numel() for t in tensors.values())
+    if isinstance(layer, WindowConv):
+        extra = sum(t.numel() for t in (layer.factors, layer.bias, layer.mix) if t is not None)
+        dense, ratio = layer.task.dense + extra, layer.task.dense / max(layer.bank.numel(), 1)
+        return Row(name, kind, "deployed", "", dense, numbers, 4 * dense, size, ratio, 0, 1.0, macs)
     if not isinstance(layer, SummaryLayer):
         return Row(name, kind, "dense", getattr(layer, _NOTE, ""), numbers, numbers, size, size, 1.0, 0, 1.0, macs)
     g, weight = layer.geometry, layer.summary
@@ -225,7 +237,8 @@ def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], macs: int | No
 def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, int]:
     """Multiply-adds of one forward pass by layer name; under `None`, those outside of convolutions and linear layers.
 
-    Counted by `torch.utils.flop_counter` as a dense layer's; making a weight from its summary is not included.
+    Counted by `torch.utils.flop_counter`: for summary layers those of the dense layer, without the making of its
+    weight; for deployed ones those that are left.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -252,7 +265,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with counter:
+        with materialized(), counter:
             model(*example) if isinstance(example, tuple) else model(example)
     finally:
         for hook in hooks:

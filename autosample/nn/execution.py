@@ -1,19 +1,24 @@
 """How a summary layer computes its output: from the materialised weight, or by reuse (design, section 3)."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from autosample.reuse import fused, ops, planner
+from autosample.reuse.layer import in_autocast
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task, make_task
 
 if TYPE_CHECKING:
     from autosample.nn.summary import SummaryLayer
 
-_PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward)
+_FORWARD = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward)
+_CONVOLVE = (nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, None)
 # In training, reuse must be predicted to take at most this share of the dense layer's time.
 _CLEARLY = 0.6
 # Output positions from which on the fused kernel is better at training than standard operators.
@@ -21,11 +26,16 @@ _WIDE = 64
 Pad = tuple[list[int], str]
 
 
+def is_plain(layer: type[nn.Module]) -> bool:
+    """Whether a class of convolutions or linear layers computes what torch's own does."""
+    return layer.forward in _FORWARD and getattr(layer, "_conv_forward", None) in _CONVOLVE
+
+
 def reusable(layer: "SummaryLayer") -> str:
     """Why a layer cannot reuse work, whatever its positions are; empty if it can."""
     if not isinstance(layer, nn.Conv1d | nn.Conv2d):
         return "no taps to slide along"
-    if layer._dense_class.forward not in _PLAIN:
+    if not is_plain(layer._dense_class):
         return f"{layer._dense_class.__name__} has a forward pass of its own"
     return ""
 
@@ -58,12 +68,26 @@ def layer_frame(layer: nn.Conv1d | nn.Conv2d) -> tuple[Frame, Pad | None]:
     return frame, (flat, layer.padding_mode) if other else None
 
 
+_materialize_only: ContextVar[bool] = ContextVar("materialize_only", default=False)
+
+
+@contextmanager
+def materialized() -> Iterator[None]:
+    """Within it every summary layer computes with its materialised weight, whatever its spec says."""
+    token = _materialize_only.set(True)
+    try:
+        yield
+    finally:
+        _materialize_only.reset(token)
+
+
 class Reuse:
     """What a layer remembers between forward passes: its task, for as long as its positions stay the same."""
 
     def __init__(self) -> None:
         self._state: Any = None
         self._task: Task | None = None
+        self._buffers: list[Tensor] = []
 
     def __deepcopy__(self, memo: dict) -> "Reuse":
         return Reuse()
@@ -73,22 +97,29 @@ class Reuse:
 
     def task(self, layer: "SummaryLayer") -> Task | None:
         """The layer's task if it is to be computed by reuse with its present positions."""
-        if torch.compiler.is_compiling():
-            return layer_task(layer)
         parts = [part for part in (layer.offsets, layer.columns) if part is not None]
+        buffers = [b for part in parts for b in part.buffers()]
+        if torch.compiler.is_compiling() or any(b.is_inference() for b in buffers):
+            return layer_task(layer)
         # buffers change with loading, freezing and moving; parameters of a rule only matter until it is frozen
         state = (
-            *((b.data_ptr(), b._version) for part in parts for b in part.buffers()),
+            *((b.data_ptr(), b._version) for b in buffers),
             *(getattr(m, "is_frozen", True) for part in parts for m in part.modules()),
         )
         if state != self._state:
             self._state, self._task = state, layer_task(layer)
+            self._buffers = buffers  # alive, so that no other tensor gets their addresses
         return self._task
 
     def forward(self, layer: "SummaryLayer", x: Tensor) -> Tensor | None:
         """The layer's output by reuse, or `None` if its weight is to be materialised."""
         wanted = layer.spec.execution
-        if wanted == "materialize" or reusable(layer) or not isinstance(layer, nn.Conv1d | nn.Conv2d):
+        if (
+            wanted == "materialize"
+            or _materialize_only.get()
+            or reusable(layer)
+            or not isinstance(layer, nn.Conv1d | nn.Conv2d)
+        ):
             return None
         if x.dim() != len(layer.kernel_size) + 2 or (wanted == "auto" and torch.compiler.is_compiling()):
             return None
@@ -99,7 +130,8 @@ class Reuse:
         if pad is not None:
             x = nn.functional.pad(x, *pad)
         kernel = _kernel_trains(layer, x, frame)
-        if wanted == "auto" and (task := _worth(task, frame, x, kernel)) is None:
+        mixed = 0 if layer.densify is None else layer.densify.shape[0]
+        if wanted == "auto" and (task := _worth(task, frame, x, kernel, mixed)) is None:
             return None
         return _run(layer, x, task, frame, kernel and fused.available())
 
@@ -113,24 +145,23 @@ def _kernel_trains(layer: "SummaryLayer", x: Tensor, frame: Frame) -> bool:
     return plain and wide and not learned and not torch._C._are_functorch_transforms_active()
 
 
-def _worth(task: Task, frame: Frame, x: Tensor, kernel: bool) -> Task | None:
+def _worth(task: Task, frame: Frame, x: Tensor, kernel: bool, mixed: int) -> Task | None:
     """The cheapest way to compute a task, if it is clearly cheaper than dense."""
     shape = tuple(x.shape)
     if min(frame.out(shape[2:])) < 1 or x.device.type != "cpu":
         return None  # an accelerator multiplies faster than it adds
-    allowed = _CLEARLY * planner.cost("dense", task, frame, shape)
-    if kernel and planner.cost("fused", task, frame, shape) < allowed and fused.available():
+    allowed = _CLEARLY * planner.cost("dense", task, frame, shape, mixed)
+    if kernel and planner.cost("fused", task, frame, shape, mixed) < allowed and fused.available():
         return task
     ways = planner.variants(task, fuse=False)
-    costs = {kind: planner.cost(kind, way, frame, shape) for kind, way in ways.items()}
+    costs = {kind: planner.cost(kind, way, frame, shape, mixed) for kind, way in ways.items()}
     best = min(costs, key=lambda kind: costs[kind])
     return ways[best] if costs[best] < allowed else None
 
 
 def _run(layer: Any, x: Tensor, task: Task, frame: Frame, kernel: bool) -> Tensor:
     summary, factors = layer._summary_in_use(), layer._factors()
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    x = in_autocast(x)
     convolve = fused.convolve if kernel else ops.convolve
     y = convolve(x, task.source(summary), factors, task, frame)
     if layer.densify is not None:

@@ -4,15 +4,20 @@ Where no compiler is at hand `available()` is false, and everything runs on stan
 """
 
 import hashlib
+import logging
+import math
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from autosample.reuse import ops
 from autosample.reuse.schedule import Flow, Frame, encode
@@ -21,7 +26,8 @@ from autosample.reuse.task import Task
 _SOURCES = Path(__file__).parent / "csrc"
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
 _PANEL = 16  # as kPanel in csrc/simd.h
-_POOL = 15  # where a program says how the output is pooled
+# where a program says what; see `schedule.encode`
+_GROUPS, _FOLD, _ROWS, _POOL, _PHASES = 8, 12, 13, 15, 16
 
 
 @cache
@@ -51,17 +57,29 @@ def version() -> str:
 
 
 def _build() -> None:
-    from torch.utils import cpp_extension
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns where there is no CUDA, which is of no account here
+    try:
+        from torch.utils import cpp_extension
+    finally:
+        logger.setLevel(level)
 
+    name = f"autosample_{version()}"  # one build for each processor: a shared home directory may meet several
+    folder = Path(cpp_extension._get_build_directory(name, verbose=False))
+    if not (folder / f"{name}.so").exists() and sys.stderr.isatty():
+        print("autosample: building the fused kernel, once for this machine: about 20 s", file=sys.stderr)
     cpp_extension.load(
-        # one build for each processor: a shared home directory may meet several
-        name=f"autosample_{version()}",
+        name=name,
         sources=[str(s) for s in sorted(_SOURCES.glob("*.cpp"))],
         extra_cflags=_FLAGS,
         extra_ldflags=["-fopenmp"],
+        build_directory=str(folder),
         is_python_module=False,
     )
+    operator = torch.ops.autosample.window_conv
     torch.library.register_fake("autosample::window_conv", _fake)
+    register_flop_formula(operator)(_flops)
 
 
 def _processor() -> str:
@@ -82,6 +100,13 @@ def _fake(x, bank, rows, factors, bias, program):
     pool = program[_POOL]
     out[-1] = out[-1] // pool if pool > 1 else out[-1]
     return x.new_empty(x.shape[0], rows.shape[0], *out)
+
+
+def _flops(x_shape, bank_shape, rows_shape, factors, bias, program, *, out_shape: Any, **kwargs: Any) -> int:
+    """Twice the multiply-adds of the segments, for `torch.utils.flop_counter`; sums and selection only add."""
+    groups, windows, fold, phases, pool = (program[i] for i in (_GROUPS, _GROUPS + 1, _FOLD, _PHASES, _POOL))
+    places = math.prod(out_shape[2:]) * pool * phases
+    return 2 * out_shape[0] * places * groups * (1 if fold else windows) * program[_ROWS] * bank_shape[1]
 
 
 def pack_bank(bank: Float[Tensor, "l q"], task: Task) -> Float[Tensor, "p d r"]:

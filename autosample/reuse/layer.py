@@ -127,7 +127,11 @@ class WindowConv(nn.Module):
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *ones)
         y = F.relu(y) if self.relu else y
-        return F.max_pool1d(y, self.pool) if self.pool > 1 else y
+        if self.pool == 1:
+            return y
+        if torch.compiler.is_compiling():  # torch's own 1-D pooling would fix the length
+            return F.max_pool2d(y.unsqueeze(2), (1, self.pool)).squeeze(2)
+        return F.max_pool1d(y, self.pool)
 
     def _apply(self, fn, recurse: bool = True):
         """Numbers that the fused kernel reads stay float32 in half-precision models: it computes in float32."""

@@ -1,5 +1,6 @@
 """Which way of computing a layer is the fastest: a cost model from shapes, which a measurement can override."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -12,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autosample.reuse import fused
 from autosample.reuse.schedule import Frame, Vector
@@ -59,31 +60,35 @@ def variants(task: Task, fuse: bool) -> dict[str, Task]:
     return found
 
 
-def macs(task: Task, frame: Frame, size: Sequence[int]) -> float:
-    """Multiply-adds of a task for one example; sums and selection are not counted."""
+def macs(task: Task, frame: Frame, size: Sequence[int], mixed: int = 0) -> float:
+    """Multiply-adds of a task for one example; sums and selection are not counted.
+
+    `mixed` is how many filters are left where filters are mixed afterwards (denser sampling), else 0.
+    """
     at = (s // r for s, r in zip(frame.stride, task.schedule.rate(frame.stride), strict=True))
     places = math.prod(frame.out(size)) * math.prod(at)
-    return places * task.groups * task.blocks * task.segments * task.schedule.step * task.columns
+    segments = places * task.groups * task.blocks * task.segments * task.schedule.step * task.columns
+    return segments + mixed * task.filters * math.prod(frame.out(size))
 
 
-def dense_macs(task: Task, frame: Frame, size: Sequence[int]) -> float:
+def dense_macs(task: Task, frame: Frame, size: Sequence[int], mixed: int = 0) -> float:
     """Multiply-adds of the dense layer for one example."""
-    return task.filters * task.channels * math.prod(frame.kernel) * math.prod(frame.out(size))
+    return task.dense * (mixed or task.filters) / task.filters * math.prod(frame.out(size))
 
 
-def cost(kind: str, task: Task, frame: Frame, shape: Sequence[int]) -> float:
-    """Predicted cost for an input of `shape` [multiply-adds of a dense convolution]."""
+def cost(kind: str, task: Task, frame: Frame, shape: Sequence[int], mixed: int = 0) -> float:
+    """Predicted cost for an input of `shape` [multiply-adds of a dense convolution]; `mixed` as for `macs`."""
     batch, size = shape[0], shape[2:]
     out = math.prod(frame.out(size))
     if kind == "dense":
-        moved = task.groups * task.channels * math.prod(size) + task.filters * out
-        return batch * (dense_macs(task, frame, size) + _MOVE[kind] * moved) + _CALL[kind]
+        moved = task.groups * task.channels * math.prod(size) + (mixed or task.filters) * out
+        return batch * (dense_macs(task, frame, size, mixed) + _MOVE[kind] * moved) + _CALL[kind]
     moved = task.groups * task.splits * task.columns * math.prod(size) if task.fold and task.splits > 1 else 0
     sums = len(task.schedule.passes) if kind != "fused" else bool(task.schedule.axes)
     moved += task.groups * task.blocks * task.segments * out * sums
     chosen = 0 if task.in_order and kind != "fused" else task.rows.numel()
     picked = task.filters * task.blocks * task.positions * out if kind != "fused" and task.blocks > 1 else 0
-    return batch * (1.1 * macs(task, frame, size) + _MOVE[kind] * (moved + chosen * out) + picked) + _CALL[kind]
+    return batch * (1.1 * macs(task, frame, size, mixed) + _MOVE[kind] * (moved + chosen * out) + picked) + _CALL[kind]
 
 
 def choose(
@@ -97,6 +102,8 @@ def choose(
     dtype: torch.dtype,
     fuse: bool,
     measure: bool,
+    mixed: int = 0,
+    also: tuple = (),
 ) -> tuple[Plan, nn.Module | None]:
     """The fastest plan for an input of `shape`, and its module; `None` for the module where dense is to stay.
 
@@ -104,28 +111,31 @@ def choose(
         dense, build: Make the modules to compare, with all that would be folded into them.
         fuse: Whether the fused kernel may be used.
         measure: Time the promising plans on this device instead of trusting the model; kept for the next time.
+        mixed: As for `macs`.
+        also: What else `dense` and `build` depend on.
     """
     usable = fuse and device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and fused.available()
     ways = variants(task, usable)
-    baseline = cost("dense", task, frame, shape)
-    costs = {kind: cost(kind, way, frame, shape) / baseline for kind, way in ways.items()}
+    baseline = cost("dense", task, frame, shape, mixed)
+    costs = {kind: cost(kind, way, frame, shape, mixed) / baseline for kind, way in ways.items()}
     worth = [kind for kind in costs if costs[kind] < _HOPELESS] if measure else []
     best = min(costs, key=lambda kind: costs[kind])
-    saving = dense_macs(task, frame, shape[2:]) / max(macs(ways[best], frame, shape[2:]), 1)
+    plain = dense_macs(task, frame, shape[2:], mixed)
+    saving = plain / max(macs(ways[best], frame, shape[2:], mixed), 1)
     if not measure:
         if costs[best] < MARGIN:
             return Plan(best, f"{1 / costs[best]:.1f}x predicted", saving=saving), build(best, ways[best])
         return Plan("dense", f"the best other plan, {best}, is predicted at {1 / costs[best]:.2f}x"), None
     if not worth:
         return Plan("dense", f"the best other plan, {best}, is predicted at {1 / costs[best]:.2f}x"), None
-    key = _signature(task, frame, shape, device, dtype, worth)
+    key = _signature(task, frame, shape, device, dtype, worth, mixed, also)
     modules = {kind: build(kind, ways[kind]) for kind in worth}
     taken = remembered(key, ["dense", *worth], lambda: _measure({"dense": dense(), **modules}, shape, device, dtype))
     best = min(worth, key=lambda kind: taken[kind])
     ratio, times = taken["dense"] / taken[best], {"seconds": taken[best], "dense_seconds": taken["dense"]}
     if ratio < 1 / MARGIN:
         return Plan("dense", f"the best other plan, {best}, measured {ratio:.2f}x", **times), None
-    saving = dense_macs(task, frame, shape[2:]) / max(macs(ways[best], frame, shape[2:]), 1)
+    saving = plain / max(macs(ways[best], frame, shape[2:], mixed), 1)
     return Plan(best, f"measured {ratio:.1f}x", saving=saving, **times), modules[best]
 
 
@@ -141,14 +151,14 @@ def _measure(
 
 
 def _signature(
-    task: Task, frame: Frame, shape: Vector, device: torch.device, dtype: torch.dtype, kinds: list[str]
+    task: Task, frame: Frame, shape: Vector, device: torch.device, dtype: torch.dtype, *others: object
 ) -> str:
     """What a measurement depends on, as a short key."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     parts = (
         name, torch.get_num_threads(), torch.__version__, fused.version(), str(dtype), shape, frame, task.schedule,
         tuple(task.rows.shape), task.segments, task.columns, task.splits, task.fold, task.groups, task.in_order,
-        kinds,
+        task.table is None, others,
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
@@ -179,13 +189,12 @@ def remembered(key: str, kinds: list[str], measure: Callable[[], dict[str, float
     if isinstance(found, dict) and all(isinstance(found.get(k), float) and found[k] > 0 for k in kinds):
         return found
     taken = measure()
-    try:
+    with contextlib.suppress(OSError):  # a read-only home only costs the time of measuring again
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump({**_read(path), key: taken}, file)
-        Path(file.name).replace(path)
-    except OSError:
-        pass  # a read-only home only costs the time of measuring again
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = Path(folder) / path.name
+            whole.write_text(json.dumps({**_read(path), key: taken}))
+            whole.replace(path)
     return taken
 
 
@@ -195,8 +204,3 @@ def _read(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
-
-
-def shape_of(x: Tensor) -> Vector:
-    """A tensor's shape as plain integers."""
-    return tuple(int(n) for n in x.shape)

@@ -99,6 +99,11 @@ class Task:
         return self.rows.shape[0]
 
     @property
+    def dense(self) -> int:
+        """Weights of the dense layer."""
+        return self.filters * self.channels * math.prod(self.schedule.kernel)
+
+    @property
     def positions(self) -> int:
         """Window positions that the bank offers."""
         return self.segments - self.schedule.span + 1

@@ -11,7 +11,7 @@ from autosample.reuse import fused, ops
 from autosample.reuse.planner import variants
 
 often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-needs_kernel = pytest.mark.skipif("not fused.available()", reason="no compiler")
+needs_kernel = pytest.mark.usefixtures("kernel")
 
 
 def run_fused(case: Case, x: torch.Tensor | None = None, **options) -> torch.Tensor:
@@ -136,9 +136,11 @@ def test_many_tiles(layer, shape: tuple[int, ...], threads: int) -> None:
     assert torch.equal(again[0], got[1]), "gradients do not depend on which thread is first"
 
 
-@pytest.mark.parametrize("how", ["operators", pytest.param("kernel", marks=needs_kernel)])
-def test_long_signals_lose_nothing(how: str) -> None:
+@pytest.mark.parametrize("how", ["operators", "kernel"])
+def test_long_signals_lose_nothing(how: str, request: pytest.FixtureRequest) -> None:
     """A million samples with a mean a thousand times their spread: sums are local, so errors do not grow."""
+    if how == "kernel":
+        request.getfixturevalue("kernel")
     torch.manual_seed(0)
     layer = SummaryConv1d(4, 16, 64, bias=False, spec="wsnet", spatial=32, channel=2)
     case = make_case(layer, torch.randn(1, 4, 1_000_000) + 1000)
