@@ -184,11 +184,10 @@ inline std::vector<float> turn_bank(const Program& p, const float* bank) {
 }
 
 // Adds a packed channel back to the image: the adjoint of `pack_channel`.
-inline void unpack_channel(float* image, const Program& p, int64_t phase, int64_t start, int64_t count,
-                           const float* from) {
-  for_rows(p, phase, start, count, [&](int64_t at, int64_t left, int64_t right, int64_t, int64_t place) {
-    for (int64_t i = left; i < right; ++i) image[place + i * p.stride_w] += from[at + i];
-  });
+inline void unpack_channel(float* image, const Program& p, const std::vector<Piece>& pieces, const float* from) {
+  for (const Piece& piece : pieces) {
+    for (int64_t i = piece.left; i < piece.right; ++i) image[piece.place + i * p.stride_w] += from[piece.at + i];
+  }
 }
 
 struct Gradients {
@@ -218,6 +217,9 @@ inline void run_adjoint(const Program& p, const Selection& s, const float* bank,
       const int64_t image = item / p.groups, group = item % p.groups;
       for (int64_t start = 0; start < p.length(); start += tile) {
         const int64_t count = std::min(tile, p.length() - start);
+        // a vector more than needed: what meets the zeros beyond a tile must be a number
+        const int64_t taken = count + p.halo + kLanes;
+        const auto pieces = input_pieces(p, start, taken);
         std::fill(memory, input, 0.f);
         select_adjoint(p, s, select, group, grad + image * s.filters_out * select.size, output_runs(p, start, count), sums);
         for (int64_t g = 0; g < p.blocks(); ++g) {
@@ -226,19 +228,19 @@ inline void run_adjoint(const Program& p, const Selection& s, const float* bank,
           if (own_bank) {
             for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
               for (int64_t q = 0; q < p.columns; ++q) {
-                pack_column(x + item * image_in, p, g, q, phase, start, count + p.halo + kLanes,
-                            input + phase * plane_x + q * row_x, 1);
+                float* const to = input + phase * plane_x + q * row_x;
+                pack_column(x + item * image_in, p, g, q, pieces[phase], to, 1);
               }
             }
             bank_gradient(p, segments, rows, input, row_x, plane_x, count + p.halo_sum, own_bank);
           }
           if (!out.x) continue;
-          input_gradient(p, turned.data(), segments, rows, input, row_x, plane_x, count + p.halo);
+          input_gradient(p, turned.data(), segments, rows, input, row_x, plane_x, taken);
           for (int64_t channel = 0; channel < p.channels; ++channel) {
             const int64_t q = channel % p.columns;
             if (!p.fold && channel / p.columns != g) continue;
             for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
-              unpack_channel(out.x + item * image_in + channel * plane, p, phase, start, count + p.halo,
+              unpack_channel(out.x + item * image_in + channel * plane, p, pieces[phase],
                              input + phase * plane_x + q * row_x);
             }
           }

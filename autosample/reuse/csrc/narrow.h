@@ -136,6 +136,7 @@ void run_narrow(const Program& p, const Selection& s, const float* bank, const T
   const int64_t lot = std::max<int64_t>(1, std::min<int64_t>(images, 4 * kCache / (size_x + size_b)));
   float* const inputs = scratch<struct Lot>(lot * (size_x + size_b));
   float* const sums = inputs + lot * size_x;
+  const auto pieces = input_pieces(p, 0, n.count_x);
   constexpr int kVectors = 4, kRows = kVectors * kLanes;
   const int64_t row_blocks = (p.rows + kRows - 1) / kRows;
   for (int64_t first = 0; first < images; first += lot) {
@@ -146,7 +147,7 @@ void run_narrow(const Program& p, const Selection& s, const float* bank, const T
           for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
             float* to = inputs + i * size_x + (g * p.input_phases() + phase) * n.plane_x;
             for (int64_t q = 0; q < p.columns; ++q) {
-              pack_column(x + (first + i) * image_in, p, g, q, phase, 0, n.count_x, to + q, p.columns);
+              pack_column(x + (first + i) * image_in, p, g, q, pieces[phase], to + q, p.columns);
             }
           }
         }

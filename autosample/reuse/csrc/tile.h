@@ -26,10 +26,15 @@ float* scratch(int64_t floats) {
   return memory.get() + (64 - address % 64) % 64 / sizeof(float);
 }
 
-// Walks over the rows of a phase image: places `at` in the tile whose samples `left` to `right` of `run` lie within
-// the image, sample i at `place + i * stride_w` of it; the others are padding.
-template <typename F>
-void for_rows(const Program& p, int64_t phase, int64_t start, int64_t count, const F& visit) {
+// A piece of a phase image's row within a tile: samples `left` to `right` of its `count` lie in the image, sample i at
+// `place + i * stride_w` of it; the others are padding.
+struct Piece {
+  int64_t at, left, right, count, place;
+};
+
+// The pieces of a tile, the same for every channel.
+inline std::vector<Piece> tile_pieces(const Program& p, int64_t phase, int64_t start, int64_t count) {
+  std::vector<Piece> pieces;
   const int64_t phase_h = phase / p.stride_w, phase_w = phase % p.stride_w;
   int64_t row = start / p.width, column = start % p.width;
   for (int64_t at = 0; at < count; ++row, column = 0) {
@@ -42,57 +47,66 @@ void for_rows(const Program& p, int64_t phase, int64_t start, int64_t count, con
       right = x < p.dim_w ? std::min(run, (p.dim_w - x + p.stride_w - 1) / p.stride_w) : 0;
       right = std::max(left, right);
     }
-    visit(at, left, right, run, y * p.dim_w + x);
+    pieces.push_back({at, left, right, run, y * p.dim_w + x});
     at += run;
   }
+  return pieces;
 }
 
 template <bool kAdd, typename T>
-void pack_channel(const T* image, const Program& p, int64_t phase, int64_t start, int64_t count, float* out,
-                  int64_t step) {
-  for_rows(p, phase, start, count, [&](int64_t at, int64_t left, int64_t right, int64_t run, int64_t place) {
-    float* const to = out + at * step;
+void pack_channel(const T* image, const Program& p, const std::vector<Piece>& pieces, float* out, int64_t step) {
+  for (const Piece& piece : pieces) {
+    float* const to = out + piece.at * step;
     if (!kAdd) {
-      for (int64_t i = 0; i < left; ++i) to[i * step] = 0;
-      for (int64_t i = right; i < run; ++i) to[i * step] = 0;
+      for (int64_t i = 0; i < piece.left; ++i) to[i * step] = 0;
+      for (int64_t i = piece.right; i < piece.count; ++i) to[i * step] = 0;
     }
-    if (left >= right) return;
-    const T* const from = image + place;
+    if (piece.left >= piece.right) continue;
+    const T* const from = image + piece.place;
     auto put = [&](int64_t i, float value) { kAdd ? to[i * step] += value : to[i * step] = value; };
-    int64_t i = left;
+    int64_t i = piece.left;
     if (step == 1 && p.stride_w == 1) {
-      for (; i < right; ++i) kAdd ? to[i] += float(from[i]) : to[i] = float(from[i]);
+      for (; i < piece.right; ++i) kAdd ? to[i] += float(from[i]) : to[i] = float(from[i]);
     }
     if constexpr (std::is_same_v<T, float>) {
       if (step == 1 && p.stride_w == 2) {
-        for (; i + kLanes < right; i += kLanes) {  // the last vector would read beyond the row
+        for (; i + kLanes < piece.right; i += kLanes) {  // the last vector would read beyond the row
           const Vec even = every_second(from + 2 * i);
           store(to + i, kAdd ? load(to + i) + even : even);
         }
       }
     }
-    for (; i < right; ++i) put(i, float(from[i * p.stride_w]));
-  });
+    for (; i < piece.right; ++i) put(i, float(from[i * p.stride_w]));
+  }
 }
 
 // Column q of window group g; with `fold`, of all groups added up. Channels beyond the last one are zero.
 template <typename T>
-void pack_column(const T* image, const Program& p, int64_t g, int64_t q, int64_t phase, int64_t start, int64_t count,
-                 float* out, int64_t step) {
+void pack_column(const T* image, const Program& p, int64_t g, int64_t q, const std::vector<Piece>& pieces, float* out,
+                 int64_t step) {
   const int64_t plane = p.dim_h * p.dim_w;
   const int64_t first = p.fold ? 0 : g, last = p.fold ? p.windows : g + 1;
   for (int64_t group = first; group < last; ++group) {
     const int64_t channel = group * p.columns + q;
     if (channel < p.channels) {
       if (group == first) {
-        pack_channel<false>(image + channel * plane, p, phase, start, count, out, step);
+        pack_channel<false>(image + channel * plane, p, pieces, out, step);
       } else {
-        pack_channel<true>(image + channel * plane, p, phase, start, count, out, step);
+        pack_channel<true>(image + channel * plane, p, pieces, out, step);
       }
     } else if (group == first) {
-      for (int64_t i = 0; i < count; ++i) out[i * step] = 0;
+      for (const Piece& piece : pieces) {
+        for (int64_t i = 0; i < piece.count; ++i) out[(piece.at + i) * step] = 0;
+      }
     }
   }
+}
+
+// Pieces of all phases of the input.
+inline std::vector<std::vector<Piece>> input_pieces(const Program& p, int64_t start, int64_t count) {
+  std::vector<std::vector<Piece>> pieces;
+  for (int64_t phase = 0; phase < p.input_phases(); ++phase) pieces.push_back(tile_pieces(p, phase, start, count));
+  return pieces;
 }
 
 struct Run {

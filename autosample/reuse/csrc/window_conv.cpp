@@ -49,10 +49,11 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
       const int64_t start = item % tiles * tile, image = item / tiles / p.groups, group = item / tiles % p.groups;
       const int64_t count = std::min(tile, p.length() - start);
       const T* from = x + image * image_in + group * p.channels * p.dim_h * p.dim_w;
+      const auto pieces = input_pieces(p, start, count + p.halo);
       for (int64_t g = 0; g < p.blocks(); ++g) {
         for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
           for (int64_t q = 0; q < p.columns; ++q) {
-            pack_column(from, p, g, q, phase, start, count + p.halo, input + phase * plane_x + q * row_x, 1);
+            pack_column(from, p, g, q, pieces[phase], input + phase * plane_x + q * row_x, 1);
           }
         }
         segments(bank, p, input, row_x, plane_x, sums + g * block, rows, count + p.halo_sum);
