@@ -45,7 +45,7 @@ def layer_task(layer: "SummaryLayer") -> Task | None:
     """The task of a convolution at its present positions; `None` if they are not integers or share no work."""
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     placement = layer.offsets.placement()
-    if placement.weights is not None:
+    if placement.weights is not None or placement.base.is_meta:
         return None
     factors = layer._factors()
     return make_task(
@@ -99,7 +99,7 @@ class Reuse:
         """The layer's task if it is to be computed by reuse with its present positions."""
         parts = [part for part in (layer.offsets, layer.columns) if part is not None]
         buffers = [b for part in parts for b in part.buffers()]
-        if torch.compiler.is_compiling() or any(b.is_inference() for b in buffers):
+        if any(b.is_inference() for b in buffers):
             return layer_task(layer)
         # buffers change with loading, freezing and moving; parameters of a rule only matter until it is frozen
         state = (
@@ -121,7 +121,11 @@ class Reuse:
             or not isinstance(layer, nn.Conv1d | nn.Conv2d)
         ):
             return None
-        if x.dim() != len(layer.kernel_size) + 2 or (wanted == "auto" and torch.compiler.is_compiling()):
+        if torch.compiler.is_compiling():
+            return (
+                None  # positions must be known to plan, and a graph must not outlive them: deployed layers do compile
+            )
+        if x.dim() != len(layer.kernel_size) + 2 or (wanted == "auto" and torch._C._are_functorch_transforms_active()):
             return None
         task = self.task(layer)
         if task is None or task.channels * task.groups != x.shape[1]:
@@ -140,7 +144,7 @@ def _kernel_trains(layer: "SummaryLayer", x: Tensor, frame: Frame) -> bool:
     """Whether the fused kernel could be used here, with gradients; asking does not build it."""
     learned = layer.gains is not None and layer.gains.requires_grad
     plain = x.device.type == "cpu" and x.dtype == layer.summary.dtype == torch.float32
-    plain = plain and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    plain = plain and not torch.is_autocast_enabled("cpu")
     wide = math.prod(frame.out(x.shape[2:])) >= _WIDE
     return plain and wide and not learned and not torch._C._are_functorch_transforms_active()
 

@@ -16,7 +16,7 @@ from autosample.reuse.task import Task
 def in_autocast(x: Tensor) -> Tensor:
     """`x` in the type that a convolution under autocast would take it in."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
     return x
 
@@ -88,13 +88,12 @@ class WindowConv(nn.Module):
         if input.dim() == axes + 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         self._check(input, axes)
-        x = in_autocast(input)
-        if self.pad is not None:
-            x = F.pad(x, self.pad[0], self.pad[1])
+        # cast behind the padding, which runs in float32 under autocast
+        x = in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1]))
         if self._fuses(x):
             return self._fused(x)
         # a graph is to hold for every size, and a gradient needs what lies between: neither goes tile by tile
-        whole = torch.compiler.is_compiling() or torch.is_grad_enabled()
+        whole = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
         convolve = ops.convolve if whole else ops.convolve_in_tiles
         task = replace(self.task, rows=self.rows, table=self.table)  # as they were loaded, on this device
         return self._finish(convolve(x, self._plain_bank(), self.factors, task, self.frame))

@@ -147,7 +147,7 @@ def _terms(whole: Tensor, step: Pass) -> list[Tensor]:
 
 
 class _Shifted(torch.autograd.Function):
-    """A pass; its adjoint adds the gradient at every shift instead of padding a copy for each."""
+    """A pass of window sums."""
 
     generate_vmap_rule = True
 
@@ -166,10 +166,28 @@ class _Shifted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        whole = grad.new_zeros(ctx.shape)
-        for view in _terms(whole, ctx.step):
+        return _Spread.apply(grad, ctx.step, ctx.shape), None
+
+
+class _Spread(torch.autograd.Function):
+    """Its adjoint: the gradient is added at every shift, instead of padding a copy of it for each."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, step: Pass, shape: torch.Size) -> Tensor:
+        whole = grad.new_zeros(shape)
+        for view in _terms(whole, step):
             view += grad
-        return whole, None
+        return whole
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.step = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Shifted.apply(grad, ctx.step), None, None
 
 
 def select(
