@@ -177,7 +177,7 @@ def _processor() -> str:
 
 def cache_file() -> Path:
     """Where measurements are kept: in the folder `AUTOSAMPLE_CACHE`, or `~/.cache/autosample`."""
-    folder = os.environ.get("AUTOSAMPLE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "autosample"
+    folder = os.environ.get("AUTOSAMPLE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "autosample"
     return Path(folder).expanduser() / "plans.json"
 
 

@@ -130,7 +130,7 @@ constexpr int64_t kCache = 192 * 1024;  // floats of scratch memory that stay in
 inline int64_t tile_length(const Program& p, int64_t images) {
   const int64_t rows = round_up(p.rows, kPanel) * p.phases * p.blocks() + p.columns * p.input_phases();
   int64_t most = std::max<int64_t>(kCache / rows - p.halo, 4 * kLanes);
-  most = std::min<int64_t>(most, 1024);
+  most = std::min<int64_t>(most, 4096);
   int64_t tiles = (p.length() + most - 1) / most;
   // every thread should have a tile, as long as tiles are not mostly halo
   const int64_t threads = at::get_num_threads();

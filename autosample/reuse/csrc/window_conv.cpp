@@ -11,6 +11,10 @@
 //
 // Positions u run over the flattened output map; `width` is the length of a row of it with its padding.
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -105,6 +109,16 @@ Program read(c10::ArrayRef<int64_t> program, const at::Tensor& x) {
   return Program(program, x.dim() == 4 ? x.size(2) : 1, x.size(-1));
 }
 
+// Large outputs are mostly fresh memory: with large pages the system is asked for it 512 times less often.
+void want_large_pages(const at::Tensor& y) {
+#ifdef __linux__
+  constexpr uintptr_t kPage = 1 << 21;
+  const auto begin = reinterpret_cast<uintptr_t>(y.data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = (begin + y.nbytes()) / kPage * kPage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 at::Tensor window_conv(const at::Tensor& x, const at::Tensor& bank, const at::Tensor& rows,
                        const std::optional<at::Tensor>& factors, const std::optional<at::Tensor>& bias,
                        c10::ArrayRef<int64_t> program) {
@@ -121,6 +135,7 @@ at::Tensor window_conv(const at::Tensor& x, const at::Tensor& bank, const at::Te
   shape.push_back(p.pool > 1 ? p.pooled() : p.out_w);
   at::Tensor y = at::empty(shape, input.options());
   if (y.numel() == 0) return y;
+  want_large_pages(y);
   if (input.scalar_type() == at::kFloat) {
     run<float>(p, s, bank.const_data_ptr<float>(), input, y);
   } else {
