@@ -12,12 +12,13 @@ def compact_state(model: nn.Module) -> dict[str, Tensor]:
     Summary layers contribute `SummaryLayer.stored()`; every other module its parameters and persistent buffers.
     """
     state: dict[str, Tensor] = {}
-    seen: set[tuple] = set()
+    # the tensors themselves are kept as long as their identities: a number of a dead one may be given again
+    seen: dict[tuple, Tensor] = {}
     for prefix, module in outer_modules(model):
         tensors = module.stored() if isinstance(module, SummaryLayer) else _own_tensors(module)
         for name, tensor in tensors.items():
             if (key := _identity(tensor)) not in seen:
-                seen.add(key)
+                seen[key] = tensor
                 state[f"{prefix}.{name}" if prefix else name] = tensor.detach()
     return state
 

@@ -29,7 +29,7 @@ from autosample.nn import outer_modules
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # in the order in which they may follow a layer
 _STEPS = ("norm", "activation", "pool")
 # Reading these tells nothing of a tensor's numbers.
@@ -52,12 +52,14 @@ class Chain:
         norm: Name of a batch norm with running statistics over the layer's output channels.
         activation: Name of an `nn.ReLU`; that inside of a timm `BatchNormAct2d` is `"<norm>.act"`.
         pool: Name of an `nn.MaxPool1d` without overlap or padding, over the positions of a `Conv1d`.
+        lent: Whether anything but the layer itself uses its parameters.
     """
 
     layer: str
     norm: str | None = None
     activation: str | None = None
     pool: str | None = None
+    lent: bool = field(default=False, compare=False)
 
 
 def find_chains(model: nn.Module, example: Tensor | tuple) -> dict[str, Chain]:
@@ -109,7 +111,7 @@ def _roles(model: nn.Module) -> dict[nn.Module, str]:
     registered = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     roles = {}
     for _, module in outer_modules(model):
-        if any(getattr(module, hooks, None) for hooks in _HOOKS) or (module in training and model not in training):
+        if any(getattr(module, hooks, None) for hooks in HOOKS) or (module in training and model not in training):
             roles[module] = "watched"
         elif isinstance(module, _LAYERS):
             roles[module] = "layer"
@@ -155,7 +157,7 @@ def _follow(trace: "_Trace", layer: nn.Module, names: dict[nn.Module, str]) -> C
             if trace.roles.get(act) != "activation" or trace.calls[act] != 1:
                 break
             found["activation"], allowed = names[act], ("pool",) if "pool" in allowed else ()
-    return Chain(names[layer], **found)
+    return Chain(names[layer], **found, lent=layer in trace.borrowed)
 
 
 def _allowed(trace: "_Trace", layer: nn.Module) -> tuple[str, ...]:
@@ -201,7 +203,7 @@ class _Trace:
         # no key comes twice: a storage's weak reference keeps its address from being given to another
         self._values: dict[int, _Value] = {}
         self._open: list[nn.Module] = []
-        self._borrowed: set[nn.Module] = set()  # modules whose parameters are used from outside
+        self.borrowed: set[nn.Module] = set()  # modules whose parameters are used from outside
         self._owners: defaultdict[int, list[nn.Module]] = defaultdict(list)
         for module, role in roles.items():
             for tensor in (*module.parameters(), *module.buffers()) if role in ("layer", "norm") else ():
@@ -223,7 +225,7 @@ class _Trace:
 
     def _use(self, *objects: Any) -> None:
         for tensor in _tensors(objects):
-            self._borrowed.update(owner for owner in self._owners.get(id(tensor), ()) if owner not in self._open)
+            self.borrowed.update(owner for owner in self._owners.get(id(tensor), ()) if owner not in self._open)
             if (value := self._value(tensor)) is not None:
                 value.used = True
 
@@ -267,7 +269,7 @@ class _Trace:
         if value is None or value.used or len(value.readers) != 1:
             return None
         pair = (module, value.readers[0])
-        return None if any(self.calls[m] != 1 or m in self._borrowed for m in pair) else pair[1]
+        return None if any(self.calls[m] != 1 or m in self.borrowed for m in pair) else pair[1]
 
     def passes(self, module: Any) -> bool:
         """Whether a module does nothing but hand on its input."""
@@ -331,8 +333,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     Modes are set one by one: `model.eval()` may be overridden to do more than that.
     """
     training = _in_training(model)
-    buffers = [(m._buffers, dict(m._buffers)) for m in model.modules() if m._buffers]
-    copies = [(buffer, buffer.clone()) for _, own in buffers for buffer in own.values() if buffer is not None]
+    buffers = [(m._buffers, dict(m._buffers)) for m in model.modules() if isinstance(m._buffers, dict)]
+    copies = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.no_grad(), torch.random.fork_rng({p.device for p in model.parameters() if p.is_cuda}):
         try:
             for module in training:

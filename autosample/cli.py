@@ -15,7 +15,9 @@ from autosample.explain import explain
 HELP = """usage: autosample VERB [options]
 
   quickstart   train the bundled digits dense, strided, random and learned; a table and two pictures
+  ablate       run a grid of presets, sizes and seeds: autosample ablate configs/ablation/quick.yaml [--jobs 2]
   report       what a model would store: autosample report resnet18 --summary autosample --ratio 8
+  bench        how fast it runs: autosample bench layers models, or --model resnet18 --ratio 6 --input 3 224 224
   fit          train:    autosample fit --config configs/experiment/digits.yaml [--model.ratio 16 …]
   validate     evaluate a checkpoint on the validation set: … validate --config C --ckpt_path F
   test         … and on the test set
@@ -100,12 +102,19 @@ def _run(args: list[str]) -> None:
         from autosample.experiments.quickstart import quickstart
 
         _call(quickstart, args)
+    elif args[0] == "bench":
+        from autosample.bench.verb import add_arguments, bench
+
+        _call(bench, args, add_arguments)
+    elif args[0] == "ablate":
+        from autosample.experiments.verb import main as ablate
+
+        ablate(args[1:])
     elif args[0] in LIGHTNING_VERBS:
         _lightning(args)
     else:
-        raise ConfigError(
-            f'no verb is called "{args[0]}": {nearest(args[0], ["quickstart", "report", *LIGHTNING_VERBS])}'
-        )
+        known = ["ablate", "quickstart", "report", "bench", *LIGHTNING_VERBS]
+        raise ConfigError(f'no verb is called "{args[0]}": {nearest(args[0], known)}')
 
 
 @contextmanager
@@ -129,13 +138,17 @@ def _quiet() -> Iterator[None]:
 _NOTICES = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed")
 
 
-def _call(verb: Callable[..., Any], args: list[str]) -> None:
+def _call(verb: Callable[..., Any], args: list[str], add: Callable[[Any], None] | None = None) -> None:
+    """Parse the options of a verb, by default those of its signature, and call it."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(
         prog=f"autosample {args[0]}", description=verb.__doc__, exit_on_error=False, allow_abbrev=False
     )
-    parser.add_function_arguments(verb, as_positional=True)
+    if add is None:
+        parser.add_function_arguments(verb, as_positional=True)
+    else:
+        add(parser)
     try:
         values = parser.parse_args(args[1:]).as_dict()
     except ArgumentError as error:

@@ -2,27 +2,29 @@
 
 import copy
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from autosample.chains import Chain, find_chains, norm_affine
+from autosample.chains import HOOKS, Chain, find_chains, norm_affine
 from autosample.convert import harden_
 from autosample.errors import ConversionError
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.dense import to_dense_
-from autosample.nn.execution import layer_frame, layer_task, reusable
+from autosample.nn.execution import is_plain, layer_frame, layer_task, reusable
 from autosample.progress import tracked
 from autosample.reuse.layer import WindowConv
 from autosample.reuse.planner import MARGIN, Plan, choose
 from autosample.timing import time_in_turn
 
 Model = TypeVar("Model", bound=nn.Module)
-_PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward)
+Example = Tensor | tuple[Any, ...]
 # How far outputs may be from those of the hardened model, relative to the largest.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 
@@ -72,9 +74,12 @@ class Deployment:
         return cast(io.StringIO, console.file).getvalue().rstrip()
 
 
+@torch.inference_mode(False)  # what is made under it could not be loaded into or exported later
+@torch.no_grad()
+@torch.random.fork_rng([])
 def deploy(
     model: Model,
-    example: Tensor | tuple[Tensor, ...],
+    example: Example,
     *,
     measure: bool = True,
     fuse: bool = True,
@@ -95,61 +100,80 @@ def deploy(
             standard operators only.
 
     Raises:
-        ConversionError: The outputs would not be those of the model.
+        ConversionError: The example is no input, or the outputs would not be those of the model.
     """
-    fast = copy.deepcopy(model)
-    if any(isinstance(m, SummaryLayer) for m in fast.modules()):
-        harden_(fast)
-    fast.eval().requires_grad_(False)
-    chains = find_chains(fast, example)
-    inputs = _inputs(fast, example)
-    expected = _outputs(fast, example)
+    if not isinstance(example, Tensor | tuple):
+        kind = type(example).__name__
+        raise ConversionError(f"deploy needs an example input, got a {kind}: pass a tensor, or a tuple of all inputs")
+    fast = _hardened(model)
+    chains, inputs, expected = find_chains(fast, example), _inputs(fast, example), _outputs(fast, example)
     rows: list[Placed] = []
     layers = [(name, layer) for name, layer in outer_modules(fast) if name in chains]
     for name, layer in tracked(layers, len(layers), "planning"):
-        chain = chains[name] if type(layer).forward in _PLAIN or isinstance(layer, SummaryLayer) else Chain(name)
-        fast, row = _place(fast, layer, chain, inputs.get(name), measure=measure, fuse=fuse)
+        fast, row = _place(fast, layer, chains[name], inputs.get(name), measure=measure, fuse=fuse)
         rows += [row] if row is not None else []
-    error = _difference(expected, _outputs(fast, example))
-    allowed = max(_TOLERANCE.get(t.dtype, 5e-2) for t in (*expected, torch.empty(0)))
-    if not error <= allowed:
+    error = _difference(expected, _outputs(fast.eval(), example))
+    if not error <= _allowed(expected):
         raise ConversionError(
             f"outputs must stay the same, got a relative difference of {error:.2g}: report this model"
         )
     object.__setattr__(fast, "deployment", Deployment(tuple(rows), error))
-    if not measure:
-        return cast(Model, fast)
-    return cast(Model, _memory_format(fast, example))
-    return cast(Model, fast)
+    return cast(Model, _memory_format(fast, example, expected) if measure else fast)
+
+
+def _hardened(model: nn.Module) -> nn.Module:
+    """A hardened copy in evaluation mode; weights that are computed from others become what they are."""
+    fast = copy.deepcopy(model).eval()
+    for module in [m for m in fast.modules() if parametrize.is_parametrized(m)]:
+        values = {name: getattr(module, name).clone() for name in cast(nn.ModuleDict, module.parametrizations)}
+        # not by `remove_parametrizations`: it changes the class, which the model given has as well
+        module.__class__ = type(module).__bases__[0]
+        del module.parametrizations
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    if any(isinstance(m, SummaryLayer) for m in fast.modules()):
+        harden_(fast)
+    return fast.requires_grad_(False)
 
 
 def _place(
     model: nn.Module, layer: nn.Module, chain: Chain, x: Tensor | None, *, measure: bool, fuse: bool
 ) -> tuple[nn.Module, Placed | None]:
     """Plan one layer and put its module in its place; returns the model, which may be the layer itself."""
-    follow = _Following(model, chain)
-    if not isinstance(layer, SummaryLayer):
-        if follow.norm is None or type(layer).forward not in _PLAIN:
-            return model, None
-        follow.fold_into(layer)
-        follow.drop(model, norm=True)
-        return model, Placed(chain.layer, Plan("dense", "not converted"), ("norm",))
-    plain = layer._dense_class.forward in _PLAIN
-    plan, module = _plan(layer, follow, x, measure, fuse)
+    own = _own_way(layer, chain)
+    follow = _Following(model, Chain(chain.layer) if own else chain)
+    plan, module = Plan("dense", own or "not converted"), None
+    if isinstance(layer, SummaryLayer):
+        if not own:
+            plan, module = _plan(layer, follow, x, measure, fuse)
+        if module is None:
+            to_dense_(layer)
+    elif follow.norm is None:
+        return model, None
     if module is None:
-        to_dense_(layer)
-        if plain and follow.norm is not None:
-            follow.fold_into(layer)
-            follow.drop(model, norm=True)
-        return model, Placed(chain.layer, plan, ("norm",) if plain and follow.norm is not None else ())
-    follow.drop(model, norm=True, rest=True)
+        follow.fold_into(layer)
+        follow.drop(model)
+        return model, Placed(chain.layer, plan, ("norm",) if follow.norm is not None else ())
+    follow.drop(model, rest=True)
+    for name in cast(nn.Conv1d, layer).__constants__:  # a model may ask for its kernel size and the like
+        setattr(module, name, getattr(layer, name))
     return _swap(model, layer, module), Placed(chain.layer, plan, follow.names)
+
+
+def _own_way(layer: nn.Module, chain: Chain) -> str:
+    """Why a layer has to stay a module of its own kind; empty if it need not."""
+    kind = layer._dense_class if isinstance(layer, SummaryLayer) else type(layer)
+    if not is_plain(kind) or "forward" in vars(layer):
+        return f"{kind.__name__} has a forward pass of its own"
+    if any(getattr(layer, hooks) for hooks in HOOKS):
+        return "it has hooks"
+    return "its parameters are used elsewhere" if chain.lent else ""
 
 
 def _plan(
     layer: SummaryLayer, follow: "_Following", x: Tensor | None, measure: bool, fuse: bool
 ) -> tuple[Plan, nn.Module | None]:
-    """The plan of a summary layer and its module, `None` for dense."""
+    """The plan of a plain summary layer and its module, `None` for dense."""
     if why := reusable(layer):
         return Plan("dense", why), None
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
@@ -160,7 +184,9 @@ def _plan(
         return Plan("dense", "the example does not reach it"), None
     frame, pad = layer_frame(layer)
     scale, shift = follow.affine(layer.bias)
+    bias = None if shift is None else shift.to(layer.summary.dtype)
     factors, mix = layer._factors(), layer.densify
+    mixed = 0 if mix is None else len(mix)
     if scale is not None and mix is not None:
         mix = mix * scale.to(mix)[:, None]
     elif scale is not None:
@@ -169,7 +195,7 @@ def _plan(
 
     def build(kind: str, way) -> nn.Module:
         return WindowConv(
-            way, frame, way.source(layer.summary), factors=factors, bias=shift, mix=mix, pad=pad,
+            way, frame, way.source(layer.summary), factors=factors, bias=bias, mix=mix, pad=pad,
             relu=follow.relu, pool=follow.pool, kernel=kind == "fused",
         )  # fmt: skip
 
@@ -179,8 +205,10 @@ def _plan(
         return nn.Sequential(twin, *([nn.ReLU()] if follow.relu else []), *follow.pools)
 
     shape = tuple(x.shape) if x.dim() > len(frame.kernel) + 1 else (1, *x.shape)
+    also = (pad, follow.relu, follow.pool, bias is None, None if factors is None else tuple(factors.shape))
     return choose(
-        task, frame, shape, dense, build, device=x.device, dtype=x.dtype, fuse=fuse, measure=measure
+        task, frame, shape, dense, build,
+        device=x.device, dtype=x.dtype, fuse=fuse, measure=measure, mixed=mixed, also=also,
     )  # fmt: skip
 
 
@@ -202,14 +230,12 @@ class _Following:
         return tuple(name for name, there in steps if there)
 
     def affine(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The scale that the norm gives to filters, and the bias behind both."""
+        """The scale that the norm gives to filters, and the bias behind both, float64."""
         if self.norm is None:
             return None, bias
         scale, shift = norm_affine(self.norm)
-        shift = shift if bias is None else bias.double() * scale + shift
-        return scale, shift.to(bias.dtype if bias is not None else torch.get_default_dtype())
+        return scale, shift if bias is None else bias.double() * scale + shift
 
-    @torch.no_grad()
     def fold_into(self, layer: nn.Module) -> None:
         """Fold the norm into a dense layer's weight and bias."""
         if self.norm is None:
@@ -222,9 +248,9 @@ class _Following:
         layer.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=False)
         layer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
 
-    def drop(self, model: nn.Module, norm: bool, rest: bool = False) -> None:
-        """Take what has been folded out of the model."""
-        if norm and self.norm is not None:
+    def drop(self, model: nn.Module, rest: bool = False) -> None:
+        """Take what has been folded out of the model: the norm, or the rest of the chain as well."""
+        if self.norm is not None:
             inner = [m for name in ("drop", "act") if isinstance(m := getattr(self.norm, name, None), nn.Module)]
             _swap(model, self.norm, nn.Sequential(*inner) if len(inner) > 1 else inner[0] if inner else nn.Identity())
             self.inner_act = next(iter(inner[-1:]), None)
@@ -247,46 +273,68 @@ def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     return new if model is old else model
 
 
-@torch.no_grad()
-def _memory_format(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> nn.Module:
+def _memory_format(model: nn.Module, example: Example, expected: list[Tensor]) -> nn.Module:
     """Lay out what is still dense in images as the device likes it best, for this model as a whole."""
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         return model
     other = cast(Any, copy.deepcopy(model)).to(memory_format=torch.channels_last)
-    args = example if isinstance(example, tuple) else (example,)
-    plain, last = time_in_turn([lambda: model(*args), lambda: other(*args)], rounds=9, device=args[0].device)
+    try:
+        if not _difference(expected, _outputs(other, example)) <= _allowed(expected):
+            return model
+    except RuntimeError:  # it may take views that only torch's usual layout allows
+        return model
+    args = _arguments(example)
+    device = next((t.device for t in tree_leaves(args) if isinstance(t, Tensor)), None)
+    plain, last = time_in_turn([lambda: model(*args), lambda: other(*args)], rounds=9, device=device)
     return other if last.median < MARGIN * plain.median else model
 
 
-@torch.no_grad()
-def _inputs(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _arguments(example: Example) -> tuple:
+    """The example as arguments; copies, for the model may begin with something in place."""
+    return tree_map_only(Tensor, torch.clone, example if isinstance(example, tuple) else (example,))
+
+
+def _inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
     """What each layer was given in a run on the example."""
     seen: dict[str, Tensor] = {}
 
     def hook(name: str):
-        def keep(module: nn.Module, args: tuple) -> None:
-            if args:
-                seen.setdefault(name, args[0])
+        def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            seen.setdefault(name, args[0] if args else kwargs["input"])
 
         return keep
 
     layers = ((n, m) for n, m in outer_modules(model) if isinstance(m, SummaryLayer))
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers]
+    handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers]
     try:
-        model(*example) if isinstance(example, tuple) else model(example)
+        model(*_arguments(example))
     finally:
         for handle in handles:
             handle.remove()
     return seen
 
 
-@torch.no_grad()
-def _outputs(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
-    out = model(*example) if isinstance(example, tuple) else model(example)
-    return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
+    """All numbers that the model returns, drawing the same random ones (on the CPU) each time."""
+    torch.default_generator.manual_seed(0)
+    out = model(*_arguments(example))
+    return [t for t in tree_leaves(out) if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())]
 
 
-def _difference(expected: Iterable[Tensor], got: Iterable[Tensor]) -> float:
-    """The largest difference, relative to the largest number expected."""
-    pairs = [(a.double(), b.double()) for a, b in zip(expected, got, strict=True) if a.numel()]
-    return max((((a - b).abs().amax() / a.abs().amax().clamp_min(1e-30)).item() for a, b in pairs), default=0.0)
+def _allowed(expected: Sequence[Tensor]) -> float:
+    return max((_TOLERANCE.get(t.dtype, 5e-2) for t in expected), default=0.0)
+
+
+def _difference(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
+    """The largest difference, relative to the largest number expected of the same output."""
+    worst = torch.zeros(1, dtype=torch.float64)
+    for a, b in zip(expected, got, strict=True):
+        if a.shape != b.shape:
+            return math.inf
+        wide = torch.complex128 if a.is_complex() else torch.float64
+        a, b = a.to(wide), b.to(wide)
+        differ = ~((a == b) | (a.isnan() & b.isnan()))
+        largest = a[a.isfinite()].abs()
+        scale = largest.max().clamp_min(1e-30) if len(largest) else 1.0
+        worst = torch.cat([worst, ((a - b)[differ].abs() / scale).cpu()]).amax(0, keepdim=True)
+    return worst.item()

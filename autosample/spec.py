@@ -12,6 +12,7 @@ from autosample.errors import SpecError, nearest, one_line
 
 Layout = Literal["auto", "taps", "flat"]
 Start = Literal["strided", "random"]
+Strides = Literal["whole", "any"]
 Kernel = Literal["linear", "triangle", "gaussian"]
 Unit = Literal["positions", "sigmoid"]
 Columns = Literal["tile", "shuffle", "learned"]
@@ -27,6 +28,7 @@ _ALTERNATIVES = ((("ratio",), ("spatial", "channel")), (("windows",), ("window",
 _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "start": get_args(Start),
+    "strides": get_args(Strides),
     "kernel": get_args(Kernel),
     "unit": get_args(Unit),
     "columns": get_args(Columns),
@@ -54,6 +56,8 @@ class Spec:
         spatial, channel: WSNet's compactness along the taps and along the channels, instead of `ratio`.
         denser: WSNet's `D`: sample `D·N` filters, then mix them down to `N` by a learned matrix.
         grid: Step of the admissible positions [summary rows]; `0` makes windows disjoint (a codebook).
+        strides: The strided rules of WSNet and FSNet have `whole` strides, which meet a ratio only roughly; with `any`
+            the summary has the length that the ratio asks for and windows are spread evenly, rounded to rows.
         start: Where learned positions begin.
         kernel, radius: Interpolation between neighbouring positions, and how many neighbours on each side take part.
         unit: Learned positions are stored in `positions`, or as DFSNet's fraction through a `sigmoid`.
@@ -70,7 +74,7 @@ class Spec:
         seed: Seed of everything pseudo-random.
         execution: How a layer is computed until it is deployed: `materialize` samples the weight and convolves,
             `reuse` shares the work of overlapping windows where positions are integers, `auto` takes what a cost
-            model expects to be faster (in compiled models and on accelerators always the weight).
+            model expects to be faster (on accelerators the weight). Compiled and exported models use the weight.
         by_kind: Fields that differ by layer kind: `linear`, `pointwise`, `conv1d`, `conv2d`.
 
     Raises:
@@ -87,6 +91,7 @@ class Spec:
     channel: int | None = None
     denser: int = 1
     grid: int = 1
+    strides: Strides = "whole"
     start: Start = "strided"
     kernel: Kernel = "linear"
     radius: int = 1

@@ -1,9 +1,13 @@
 """Measuring speed as a ratio: sides that are compared run in turn, in one process, on the same threads."""
 
+import os
+import platform
+import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -15,12 +19,23 @@ class Timing:
     Attributes:
         median, low, high: Of one call [s].
         rounds: How many calls they are taken over.
+        times: Every call that was counted, in the order of the rounds [s].
     """
 
     median: float
     low: float
     high: float
     rounds: int
+    times: tuple[float, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median and quartiles of a ratio of times."""
+
+    median: float
+    low: float
+    high: float
 
 
 def time_in_turn(
@@ -31,6 +46,8 @@ def time_in_turn(
     device: torch.device | None = None,
 ) -> list[Timing]:
     """Time several functions in turn: every round calls each once, so that what else the machine does meets all.
+
+    The order changes from round to round, so that none always finds the caches as the same other one left them.
 
     Args:
         sides: What to call.
@@ -50,9 +67,29 @@ def time_in_turn(
         call(side)
         call(side)
     taken: list[list[float]] = [[] for _ in sides]
+    order, chance = list(range(len(sides))), random.Random(0)
     start = time.perf_counter()
     while len(taken[0]) < 3 or (len(taken[0]) < rounds and time.perf_counter() - start < budget):
-        for times, side in zip(taken, sides, strict=True):
-            times.append(call(side))
-    quartiles = (statistics.quantiles(times, n=4, method="inclusive") for times in taken)
-    return [Timing(median, low, high, len(taken[0])) for low, median, high in quartiles]
+        chance.shuffle(order)
+        for i in order:
+            taken[i].append(call(sides[i]))
+    return [Timing(*_quartiles(times), len(times), tuple(times)) for times in taken]
+
+
+def ratio(slow: Timing, fast: Timing) -> Ratio:
+    """How many times as long `slow` took as `fast`: median and quartiles over the rounds in which both ran."""
+    return Ratio(*_quartiles(a / b for a, b in zip(slow.times, fast.times, strict=True)))
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells, and how many cores there are."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _quartiles(numbers: Iterable[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile."""
+    low, median, high = statistics.quantiles(numbers, n=4, method="inclusive")
+    return median, low, high

@@ -8,7 +8,7 @@ Dense and converted steps alternate, so that what else the machine does meets bo
 
 import argparse
 import json
-import statistics
+import math
 import time
 from collections.abc import Callable
 from datetime import date
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import timm
 import torch
-from publish import processor
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import autosample
+from autosample.timing import processor, ratio, time_in_turn
 
 
 def make_step(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
@@ -45,15 +45,14 @@ def seconds(function: Callable[[], object]) -> float:
 
 def compare(dense: Callable[[], None], other: Callable[[], None], steps: int) -> dict[str, float]:
     """Median and quartiles of the ratio other / dense over alternating pairs, after two warm-up pairs."""
-    pairs = [(seconds(dense), seconds(other)) for _ in range(steps + 2)][2:]
-    ratios = [b / a for a, b in pairs]
-    low, median, high = statistics.quantiles(ratios, n=4)
+    base, taken = time_in_turn([dense, other], rounds=steps, budget=math.inf)
+    spread = ratio(taken, base)
     return {
-        "ratio": median,
-        "low": low,
-        "high": high,
-        "dense_ms": 1e3 * statistics.median(a for a, _ in pairs),
-        "ms": 1e3 * statistics.median(b for _, b in pairs),
+        "ratio": spread.median,
+        "low": spread.low,
+        "high": spread.high,
+        "dense_ms": 1e3 * base.median,
+        "ms": 1e3 * taken.median,
     }
 
 

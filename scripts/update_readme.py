@@ -75,6 +75,50 @@ def speed_table() -> str:
     )
 
 
+_SUITES = ("layers", "models", "training", "timm")
+_MISSING = "No records yet: `bash scripts/reproduce_speed.sh` makes them."
+
+
+def reuse_table() -> str:
+    """Speed of layers, models and training steps against the fastest dense torch."""
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "speed").glob("*.json"))]
+    records = sorted((r for r in records if r["suite"] in _SUITES), key=lambda r: _SUITES.index(r["suite"]))
+    if not records:
+        return _MISSING
+    lines = [
+        "| workload | threads | fastest dense [ms] | autosample [ms] | times as fast (quartiles) | asked | aim | met | "
+        "peak memory [MB] |",
+        "|---|---:|---:|---:|---:|---:|---:|---|---:|",
+    ]
+    lines += [reuse_line(row, record["dtype"]) for record in records for row in record["rows"]]
+    sources = dict.fromkeys(told({**record, "command": "autosample bench"}) for record in records)
+    return "\n".join(lines) + "\n\n" + " ".join(sources) + " Medians; all records are in results/speed."
+
+
+def reuse_line(row: dict[str, Any], dtype: str) -> str:
+    """A line for a row of a record."""
+    name = f"`{row['workload']['name']}`" + ("" if dtype == "float32" else f" {dtype}")
+    if not row["best"]:
+        return f"| {name} | {row['threads']} | | | {row['error'] or 'nothing to compare'} | | | **error** | |"
+    base, best, ratio = (row["sides"][row["baseline"]], row["sides"][row["best"]], row["ratios"][row["best"]])
+    variant = row["baseline"].removeprefix("dense").strip() or "eager"
+    asked = [f"{row[key]:g}x" if row[key] is not None else "" for key in ("target", "aim")]
+    met = {"aim": "yes, and the aim", "target": "yes", "missed": "**no**"}.get(row["verdict"], "")
+    times = f"{1e3 * base['median']:.3g} ({variant}) | {1e3 * best['median']:.3g} ({row['best']})"
+    spread = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+    peaks = [side["peak"] for side in (base, best)]
+    peak = " → ".join(f"{p / 1e6:.1f}" for p in peaks) if None not in peaks else ""
+    return f"| {name} | {row['threads']} | {times} | {spread} | {asked[0]} | {asked[1]} | {met} | {peak} |"
+
+
+def reuse_figure() -> str:
+    """How the time grows with the size of a layer."""
+    path = "results/speed/growth-1t.png"
+    if not (ROOT / path).exists():
+        return _MISSING
+    return f"![time of a layer against filters, samples and ratio, with slopes]({path})"
+
+
 def example() -> str:
     """The ten lines, run now, with what they printed."""
     code = (ROOT / "scripts" / "example.py").read_text()
@@ -88,6 +132,8 @@ PARTS = {
     "example": example,
     "real:table": real_table,
     "speed:table": speed_table,
+    "reuse:table": reuse_table,
+    "reuse:figure": reuse_figure,
 }
 
 

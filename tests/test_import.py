@@ -1,7 +1,19 @@
 import subprocess
 import sys
 
-HEAVY = ("pytorch_lightning", "lightning", "timm", "torchvision", "torchmetrics", "wandb", "matplotlib", "jsonargparse")
+HEAVY = (
+    "pytorch_lightning",
+    "lightning",
+    "timm",
+    "torchvision",
+    "torchmetrics",
+    "wandb",
+    "matplotlib",
+    "rich",
+    "jsonargparse",
+    "scipy",
+    "ray",
+)
 
 
 def test_importing_the_library_leaves_training_and_plotting_alone():

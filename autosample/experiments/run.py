@@ -1,54 +1,95 @@
-"""One training run, and the record that is kept of it."""
+"""One training run: a cell of a grid becomes a record."""
 
-import json
+import importlib
+import inspect
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from autosample.errors import ConfigError, one_line
+import autosample.data
+from autosample.convert import summary_layers
+from autosample.data import ClassificationData
+from autosample.errors import ConfigError, nearest
+from autosample.experiments.grid import Cell
+from autosample.experiments.plots import WindowMap
+from autosample.experiments.record import Record
+from autosample.experiments.resolve import resolve
+from autosample.timing import time_in_turn
 from autosample.training import Classifier
+from autosample.training.callbacks import distances, learning_layers
+
+# Layers whose windows a record keeps: the largest ones.
+_MAPPED = 2
 
 
-@dataclass(frozen=True)
-class Record:
-    """What came out of a run, and everything that decided it.
+def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None, holdout: float) -> ClassificationData:
+    """The data module of a cell; nothing is read yet.
 
-    Attributes:
-        settings: The configuration, as given.
-        accuracy: Test accuracy of the hardened model [0 … 1].
-        stored_bytes, dense_bytes: Size as saved, and of the dense model [bytes].
-        macs: Multiply-adds for one example.
-        seconds: Wall time of the training.
-        torch: Version.
+    Raises:
+        ConfigError: There is no such class, or it does not take an argument.
+        DataError: An argument is out of range.
     """
+    module, _, short = name.rpartition(".")
+    found = getattr(importlib.import_module(module) if module else autosample.data, short, None)
+    if not (isinstance(found, type) and issubclass(found, ClassificationData)):
+        known = [n for n in autosample.data.__all__ if "Data" not in n and "Batch" not in n and "Loader" not in n]
+        raise ConfigError(f'data must name a class, got "{name}": {nearest(name, known)}')
+    folds = {} if fold is None else {"fold": fold}
+    for key in (*args, *folds):
+        options = {p for base in found.__mro__ for p in inspect.signature(base.__init__).parameters}
+        options -= {"self", "args", "kwargs", "common"}
+        if key not in options:
+            raise ConfigError(f'{short} has no option "{key}": {nearest(key, options)}')
+    return found(**{**args, **folds}, seed=seed, val_fraction=holdout)
 
-    settings: dict[str, Any]
-    accuracy: float
-    stored_bytes: int
-    dense_bytes: int
-    macs: int
-    seconds: float
-    torch: str
 
-    @property
-    def ratio(self) -> float:
-        """Bytes of the dense model divided by the stored ones."""
-        return self.dense_bytes / self.stored_bytes
+def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = False) -> Record:
+    """Train what a cell describes, and measure it.
+
+    Args:
+        cell: Of a grid.
+        tick: Called after each epoch.
+        logger: For Lightning.
+
+    Raises:
+        AutosampleError: The cell cannot be run, such as when its bytes cannot be met.
+    """
+    data = make_data(cell.data, cell.data_args, seed=cell.seed, fold=cell.fold, holdout=cell.holdout)
+    resolved = resolve(cell)
+    train_args = dict(cell.train)
+    epochs, precision = train_args.pop("epochs", 1), train_args.pop("precision", "32-true")
+    settings = {**train_args, **resolved.settings, "seed": cell.seed}
+    parts = {"validate": cell.holdout > 0, "test": cell.test}
+    options = {"precision": precision, "logger": logger, "tick": tick, **parts}
+    model, record = train(data, settings, epochs=epochs, **options)
+    latency = measure_latency(model.net, data.input_shape) if cell.latency else None
+    described = {**record.settings, "data": cell.data, "data_args": dict(cell.data_args), "fold": cell.fold}
+    sizes = {"dense_bytes": resolved.dense_bytes, "dense_params": resolved.dense_params}
+    return replace(record, settings=described, cell=cell.identity, latency=latency, **sizes)
 
 
-class _Tick(pl.Callback):
+class _Watch(pl.Callback):
+    """Tells the time, and notes how far learned positions have moved after each epoch."""
+
     def __init__(self, tick: Callable[[], None]) -> None:
         self.tick = tick
+        self.start: dict[str, torch.Tensor] = {}
+        self.moved: dict[str, list[list[float]]] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = {name: layer.offsets().cpu() for name, layer in learning_layers(pl_module).items()}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for name, layer in learning_layers(pl_module).items():
+            found = [round(float(x), 4) for x in distances(layer, self.start[name]).values()]
+            self.moved.setdefault(name, []).append([trainer.current_epoch, *found])
         self.tick()
 
 
@@ -57,40 +98,103 @@ def train(
     settings: Mapping[str, Any],
     *,
     epochs: int,
+    precision: Any = "32-true",
+    validate: bool = False,
+    test: bool = True,
+    logger: Any = False,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Classifier, Record]:
-    """Train a `Classifier` with `settings` for some epochs, without files, and test it at the end.
+    """Train a `Classifier` with `settings` for some epochs, without files, and evaluate it once, at the end.
 
     Args:
         data: The data module.
         settings: Arguments of `Classifier`.
         epochs: Epochs.
+        precision: Of Lightning's `Trainer`.
+        validate: Evaluate on the validation part of the data too.
+        test: Read the test set; otherwise the record's accuracy is that on the validation part.
+        logger: For Lightning.
         tick: Called after each epoch.
     """
     pl.seed_everything(settings.get("seed", 0), verbose=False)
-    model = Classifier(**settings)
-    with quiet():
+    model, watch = Classifier(**settings), _Watch(tick)
+    with quiet(), deterministic_on_cpu():
         trainer = pl.Trainer(
             max_epochs=epochs,
             accelerator="auto",
             devices=1,
-            logger=False,
+            precision=precision,
+            logger=logger,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            limit_val_batches=0,
-            callbacks=[_Tick(tick)],
+            # no look at anything but training data before the end
+            limit_val_batches=1.0 if validate else 0,
+            check_val_every_n_epoch=epochs + 1,
+            callbacks=[watch],
         )
         start = time.perf_counter()
         trainer.fit(model, datamodule=data)
         seconds = time.perf_counter() - start
-        accuracy = trainer.test(model, datamodule=data, verbose=False)[0]["test/acc"]
+        val = trainer.validate(model, datamodule=data, verbose=False)[0]["val/acc"] if validate else None
+        tested = trainer.test(model, datamodule=data, verbose=False)[0]["test/acc"] if test else None
         size = model.size_report()
     model.eval()
-    described = {**settings, "epochs": epochs, "data": type(data).__name__}
-    sizes = (size.stored_bytes, size.dense_bytes, size.macs or 0)
-    return model, Record(described, accuracy, *sizes, round(seconds, 2), torch.__version__)
+    accuracy, scored_on = (tested, "test") if tested is not None else (val, "val")
+    assert accuracy is not None
+    record = Record(
+        settings={**settings, "epochs": epochs, "data": type(data).__name__},
+        accuracy=accuracy,
+        stored_bytes=size.stored_bytes,
+        dense_bytes=size.dense_bytes,
+        macs=size.macs or 0,
+        seconds=round(seconds, 2),
+        torch=torch.__version__,
+        scored_on=scored_on,
+        val_accuracy=val,
+        position_bits=sum(row.position_bits for row in size.rows),
+        dense_params=size.dense_params,
+        moved=watch.moved,
+        windows=_window_maps(model.net),
+        machine={"device": str(trainer.strategy.root_device), "threads": torch.get_num_threads()},
+    )
+    return model, record
+
+
+def _window_maps(net: torch.nn.Module) -> dict[str, Any]:
+    layers = summary_layers(net)
+    chosen = sorted(layers, key=lambda name: layers[name].geometry.dense)[-_MAPPED:]
+    return {name: WindowMap.of(layers[name]).to_dict() for name in chosen}
+
+
+def measure_latency(net: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
+    """Milliseconds of a forward pass of the deployed net, batch 1, where the net is and with the present threads."""
+    from autosample.deploy import deploy
+
+    device = next(net.parameters()).device
+    x = torch.zeros(1, *shape, device=device)
+    fast = deploy(net, x)
+    with torch.inference_mode():
+        (timing,) = time_in_turn([lambda: fast(x)], rounds=30, device=device)
+    spread = {"median": timing.median, "low": timing.low, "high": timing.high}
+    return {**{k: round(1e3 * v, 4) for k, v in spread.items()}, "threads": torch.get_num_threads()}
+
+
+@contextmanager
+def deterministic_on_cpu() -> Iterator[None]:
+    """Equal configurations give equal numbers: on CPU with several threads, scattered sums would differ otherwise."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
+    if not torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        settings.fill_uninitialized_memory = fill
 
 
 @contextmanager
@@ -109,34 +213,9 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-_LOUD = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1))
-    partial.replace(path)
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Keep a record as JSON."""
-    write_json(path, asdict(record))
-
-
-def read_record(path: Path) -> Record | None:
-    """A kept record, or `None` if there is none.
-
-    Raises:
-        ConfigError: The file is not a record.
-    """
-    if not path.exists():
-        return None
-    try:
-        record = Record(**json.loads(path.read_text()))
-        if not isinstance(record.settings, dict) or not record.stored_bytes > 0:
-            raise ValueError("settings or sizes are missing")
-        return record
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"a record must be what a run wrote, got {path}: {one_line(error)}: delete it") from error
+_LOUD = (
+    "pytorch_lightning",
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators.cuda",
+    "lightning_fabric.utilities.seed",
+)

@@ -6,6 +6,7 @@ is the same with clearer errors.
 
 from autosample.models._net import StackHead, StagedNet
 from autosample.models._stack import ConvStack, ConvStage, Row, StackCfg
+from autosample.models.cifar import CifarResNet, resnet18_cifar
 from autosample.models.factory import create
 from autosample.models.small import ConvStack2d, Mlp, digitnet, freshnet, mlp784, mlp784_5
 from autosample.models.waveform import ConvStack1d, m3, m5, m11, m18, musicdet, soundnet8, wave4
@@ -23,6 +24,8 @@ __all__ = [
     "mlp784_5",
     "freshnet",
     "digitnet",
+    "resnet18_cifar",
+    "CifarResNet",
     "ConvStack1d",
     "ConvStack2d",
     "Mlp",

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autosample.errors import ConfigError
 
-__all__ = ["StackHead", "StagedNet", "build", "init_weights"]
+__all__ = ["StackHead", "StagedNet", "build", "init_weights", "scaled"]
 
 jit_ignore = cast(Any, torch.jit.ignore)  # its published type leaves out the bare decorator
 
@@ -98,6 +98,17 @@ class StackHead(nn.Module):
     def forward(self, x: Float[Tensor, "batch channels ..."], pre_logits: bool = False) -> Float[Tensor, "batch ..."]:
         x = self.drop(self.hidden(self.pool(x)))
         return x if pre_logits else self.fc(x)
+
+
+def scaled(channels: int, width: float) -> int:
+    """`width` times the channels, rounded, at least one.
+
+    Raises:
+        ConfigError: `width` is not above 0.
+    """
+    if not width > 0:
+        raise ConfigError(f"width must be above 0, got {width}: 0.5 halves the channels")
+    return max(1, round(channels * width))
 
 
 def init_weights(module: nn.Module, classifier: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Nets that are a plain stack of convs, described by a layer table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autosample.errors import DataError
-from autosample.models._net import StackHead, StagedNet
+from autosample.models._net import StackHead, StagedNet, scaled
 
 __all__ = ["ConvStack", "ConvStage", "Row", "StackCfg", "min_input"]
 
@@ -64,6 +64,13 @@ class StackCfg:
         """Rows whose output is a feature map: one per resolution, and always the last one."""
         last = len(self.rows) - 1
         return tuple(i for i, row in enumerate(self.rows) if row.reduction > 1 or i == last)
+
+    def scaled(self, width: float) -> "StackCfg":
+        """The same net with `width` times the channels, rounded."""
+        if width == 1.0:
+            return self
+        rows = tuple(replace(row, width=scaled(row.width, width)) for row in self.rows)
+        return replace(self, rows=rows, hidden=tuple(scaled(n, width) for n in self.hidden))
 
 
 class ConvStage(nn.Module):
@@ -126,6 +133,7 @@ class ConvStack(StagedNet):
         global_pool: "avg", "max", or "" (see `StackHead`).
         drop_rate: dropout before the classifier.
         norm: batch norm after every conv.
+        width: factor for the channels of every conv and hidden layer, rounded; at least one channel is left.
     """
 
     ndim: int
@@ -138,11 +146,13 @@ class ConvStack(StagedNet):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         norm: bool = True,
+        width: float = 1.0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__(in_chans, num_classes, drop_rate)
         dd = {"device": device, "dtype": dtype}
+        cfg = cfg.scaled(width)
         stage = partial(ConvStage, ndim=self.ndim, norm=norm, act_first=cfg.act_first, **dd)
         widths = [in_chans, *(row.width for row in cfg.rows)]
         stages, self.feature_info, reduction = [], [], 1

@@ -13,7 +13,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from autosample.errors import ConfigError, DataError
-from autosample.models._net import StackHead, StagedNet, build
+from autosample.models._net import StackHead, StagedNet, build, scaled
 from autosample.models._stack import ConvStack, Row, StackCfg
 
 __all__ = ["ConvStack2d", "Mlp"]
@@ -57,6 +57,7 @@ class Mlp(StagedNet):
         img_size: height and width, pixels; one number for a square.
         global_pool: "" only: there is nothing to pool.
         drop_rate: dropout after each hidden layer.
+        width: factor for the hidden widths, rounded.
 
     Raises:
         ConfigError: a size is not usable.
@@ -71,17 +72,19 @@ class Mlp(StagedNet):
         img_size: int | Sequence[int] = 28,
         global_pool: str = "",
         drop_rate: float = 0.0,
+        width: float = 1.0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__(in_chans, num_classes, drop_rate)
         dd = {"device": device, "dtype": dtype}
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        if not hidden or min(height, width, *hidden) < 1:
+        height, columns = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if not hidden or min(height, columns, *hidden) < 1:
             raise ConfigError(
                 f"an Mlp needs at least one hidden width, and sizes >= 1; got hidden={hidden}, img_size={img_size}"
             )
-        self.in_features = in_chans * height * width
+        self.in_features = in_chans * height * columns
+        hidden = tuple(scaled(n, width) for n in hidden)
         # a module and not x.flatten(1): timm's feature extraction reruns the children in order
         self.flatten = nn.Flatten(1)
         widths = pairwise((self.in_features, *hidden))
@@ -89,7 +92,7 @@ class Mlp(StagedNet):
         self.stages = nn.Sequential(*(MlpStage(a, b, drop_rate if i else 0.0, **dd) for i, (a, b) in enumerate(widths)))
         # the first layer sees all pixels at once, so the reduction is the whole side from there on
         self.feature_info = [
-            {"num_chs": n, "reduction": max(height, width), "module": f"stages.{i}"} for i, n in enumerate(hidden)
+            {"num_chs": n, "reduction": max(height, columns), "module": f"stages.{i}"} for i, n in enumerate(hidden)
         ]
         self.finish(StackHead(hidden[-1], num_classes, ndim=0, pool_type=global_pool, drop_rate=drop_rate, **dd))
 

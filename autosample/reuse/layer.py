@@ -78,7 +78,10 @@ class WindowConv(nn.Module):
         self.register_buffer("bank", fused.pack_bank(bank, task) if kernel else bank.clone().contiguous())
         self.register_buffer("rows", task.rows.contiguous())
         for name, tensor in (("table", task.table), ("factors", factors), ("bias", bias), ("mix", mix)):
-            self.register_buffer(name, None if tensor is None else tensor.detach().clone().contiguous())
+            if tensor is None:  # no empty buffer: `torch.export` stumbles over these
+                setattr(self, name, None)
+            else:
+                self.register_buffer(name, tensor.detach().clone().contiguous())
         plain = mix is None
         self.program = fused.make_program(task, frame, relu=relu and plain, pool=pool if plain else 1) if kernel else []
         self._apply(lambda t: t)

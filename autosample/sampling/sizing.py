@@ -79,7 +79,15 @@ def _strided(spec: Spec, bare: Geometry) -> Geometry:
         dense = replace(bare, sampled=spec.denser * bare.filters)
         if _mixing_pays(dense):
             options = [_with_stride(dense, groups, stride) for groups, stride in _strides(spec, dense, dense.sampled)]
-    return min(options, key=lambda option: _preference(option, float(spec.ratio or 1)))
+    best = min(options, key=lambda option: _preference(option, float(spec.ratio or 1)))
+    return _with_any_stride(spec, best) if spec.strides == "any" else best
+
+
+def _with_any_stride(spec: Spec, whole: Geometry) -> Geometry:
+    """The same windows over a summary of the length that the ratio leaves; the rule spreads them evenly."""
+    mixing = whole.stored - whole.length * whole.columns
+    length = round((whole.dense / (spec.ratio or 1.0) - mixing) / whole.columns)
+    return replace(whole, length=max(length, whole.window + whole.grid))
 
 
 def _with_stride(bare: Geometry, groups: int, stride: int) -> Geometry:

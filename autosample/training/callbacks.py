@@ -111,20 +111,17 @@ class OffsetLog(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.start:
-            self.start = {name: layer.offsets().cpu() for name, layer in _learning(pl_module).items()}
+            self.start = {name: layer.offsets().cpu() for name, layer in learning_layers(pl_module).items()}
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.start or trainer.current_epoch % self.every or trainer.fast_dev_run:  # pyright: ignore
             return
         rows, moved = [], {}
-        for name, layer in _learning(pl_module).items():
-            distance = (layer.offsets().cpu() - self.start[name]).abs().float()
-            low, middle, high = torch.quantile(distance.flatten(), torch.tensor([0.1, 0.5, 0.9])).tolist()
-            frozen = getattr(layer.offsets, "is_frozen", True)
-            share = float((distance > 0).float().mean())
-            rows.append([trainer.current_epoch, name, share, float(distance.mean()), low, middle, high, frozen])
-            moved[name] = distance.flatten().numpy()
+        for name, layer in learning_layers(pl_module).items():
+            found = distances(layer, self.start[name])
+            rows.append([trainer.current_epoch, name, *found.values()])
+            moved[name] = (layer.offsets().cpu() - self.start[name]).abs().float().flatten().numpy()
         _append(run_folder(trainer) / "offsets.csv", _HEADER, rows)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -136,8 +133,23 @@ class OffsetLog(pl.Callback):
 _HEADER = ["epoch", "layer", "share_moved", "mean", "p10", "p50", "p90", "frozen"]
 
 
-def _learning(module: nn.Module) -> dict[str, SummaryLayer]:
+def learning_layers(module: nn.Module) -> dict[str, SummaryLayer]:
+    """The layers whose positions are learned, by name; they count after freezing too."""
     return {name: layer for name, layer in summary_layers(module).items() if layer.offsets.learned}
+
+
+def distances(layer: SummaryLayer, start: Tensor) -> dict[str, float | bool]:
+    """How far a layer's positions are from `start`, shape `(N, G)`: share moved, mean and quantiles [rows], frozen."""
+    distance = (layer.offsets().cpu() - start).abs().float()
+    low, middle, high = torch.quantile(distance.flatten(), torch.tensor([0.1, 0.5, 0.9])).tolist()
+    return {
+        "share_moved": float((distance > 0).float().mean()),
+        "mean": float(distance.mean()),
+        "p10": low,
+        "p50": middle,
+        "p90": high,
+        "frozen": bool(getattr(layer.offsets, "is_frozen", True)),
+    }
 
 
 def _append(path: Path, header: list[str], rows: list[list[Any]]) -> None:

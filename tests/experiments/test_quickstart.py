@@ -5,9 +5,16 @@ import torch
 
 from autosample.cli import main
 from autosample.errors import ConfigError
-from autosample.experiments.run import read_record, train
+from autosample.experiments.record import read_record
+from autosample.experiments.run import train
 
 SMALL = ["--epochs", "1", "--seeds", "1", "--model", "digitnet", "--image_size", "8"]
+
+
+def record_of(folder, method):
+    """The record of a method, of which there is one."""
+    (path,) = (folder / "records").glob(f"*-{method}-*seed0*.json")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +47,23 @@ def test_a_second_call_prints_what_is_there(done, capsys):
 
 
 def test_it_goes_on_where_it_stopped(done, capsys):
-    (done / "records" / "random-0.json").unlink()
-    kept = (done / "records" / "wsnet-0.json").stat().st_mtime_ns
+    record_of(done, "random").unlink()
+    kept = record_of(done, "wsnet").stat().st_mtime_ns
     before = json.loads((done / "results.json").read_text())
     assert main(["quickstart", "--out", str(done), *SMALL]) == 0
     assert "3 of 4 runs are in" in capsys.readouterr().out
-    assert (done / "records" / "wsnet-0.json").stat().st_mtime_ns == kept
+    assert record_of(done, "wsnet").stat().st_mtime_ns == kept
     after = json.loads((done / "results.json").read_text())
     accuracies = [[record["accuracy"] for record in results["records"]] for results in (before, after)]
     assert accuracies[0] == accuracies[1]
 
 
 def test_a_corrupt_record_is_a_clear_error(done, capsys):
-    path = done / "records" / "random-0.json"
+    path = record_of(done, "random")
     whole = path.read_text()
     for text in (whole[:50], "[]", '{"settings": {}}', '{"a": 1}'):
         path.write_text(text)
-        with pytest.raises(ConfigError, match=r"a record must be .*random-0.json.*delete it"):
+        with pytest.raises(ConfigError, match=r"a record must be .*random-.*delete it"):
             read_record(path)
     assert main(["quickstart", "--out", str(done), *SMALL]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,202 @@
+"""What is measured: workloads as data, in named suites, with the speed that each of them is to reach."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from autosample.errors import ConfigError, nearest
+
+Kind = Literal["layer", "model", "training"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One row of a suite.
+
+    Attributes:
+        name: Of the row.
+        kind: A single convolution, the forward pass of a whole model, or a training step of one.
+        summary: Fields of the `Spec`, `preset` among them.
+        input: Shape of one example, without the batch.
+        batch: Examples.
+        layer: Arguments of `torch.nn.Conv1d` or `Conv2d` (as many axes as `input` has); no bias.
+        model: Name of a model, with 10 classes.
+        include: Rules of the layers of the model to convert; empty for the usual ones.
+        targets: How many times as fast as the fastest dense side it has to be: with one thread, with two, and so on;
+            the last one holds for more. Empty if nothing is asked.
+        aim: What would be excellent.
+        sides: Measure only these; empty for all.
+        every: Compile all dense variants of a model, not just those whose norms are folded in.
+        sweep: The quantity that a growth suite varies, such as `N`, and `at`, its value in this row.
+    """
+
+    name: str
+    kind: Kind
+    summary: Mapping[str, Any]
+    input: tuple[int, ...]
+    batch: int = 1
+    layer: Mapping[str, int] = field(default_factory=dict)
+    model: str = ""
+    include: tuple[str, ...] = ()
+    targets: tuple[float, ...] = ()
+    aim: float | None = None
+    sides: tuple[str, ...] = ()
+    every: bool = True
+    sweep: str = ""
+    at: float = 0
+
+    def target(self, threads: int) -> float | None:
+        """The ratio that is asked for with so many threads."""
+        return self.targets[min(threads, len(self.targets)) - 1] if self.targets else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Workload":
+        """The inverse of `to_dict`, also after a detour through JSON."""
+        names = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in names}
+        return cls(**values)
+
+
+def wsnet(spatial: int, channel: int) -> dict[str, Any]:
+    """WSNet in the paper's terms. Windows of `K` taps are `K // spatial` rows apart."""
+    return {"preset": "wsnet", "spatial": spatial, "channel": channel}
+
+
+def free(ratio: float, grid: int) -> dict[str, Any]:
+    """Four windows a filter, wherever the hash puts them on a grid."""
+    return {"preset": "random", "ratio": ratio, "windows": 4, "grid": grid}
+
+
+def conv(m: int, n: int, k: int, stride: int = 1, padding: int = 0) -> dict[str, int]:
+    """Arguments of a convolution from `m` to `n` channels with `k` taps an axis."""
+    return {"in_channels": m, "out_channels": n, "kernel_size": k, "stride": stride, "padding": padding}
+
+
+def _layer(
+    name: str, layer: dict[str, int], size: tuple[int, ...], summary: dict, goal: tuple[float, float], **options: Any
+) -> Workload:
+    shape, (target, aim) = (layer["in_channels"], *size), goal
+    return Workload(
+        name=name, kind="layer", layer=layer, input=shape, summary=summary, targets=(target,), aim=aim, **options
+    )
+
+
+def _layers() -> list[Workload]:
+    small = conv(32, 64, 32)
+    square = conv(128, 128, 3, padding=1)
+    return [
+        _layer("conv1d-s4c4", conv(64, 128, 32), (8192,), wsnet(8, 4), (12, 20)),
+        _layer("conv1d-s1c8", conv(64, 128, 32), (8192,), wsnet(32, 8), (20, 40)),
+        _layer("conv1d-wide-s2c8", conv(256, 512, 16), (2048,), wsnet(8, 8), (27, 45)),
+        _layer("conv1d-stride2-s2c4", conv(32, 64, 32, stride=2), (16384,), wsnet(16, 4), (6, 12)),
+        _layer("conv1d-free-grid4", small, (4096,), free(100, 4), (6, 12)),
+        _layer("conv1d-free-grid1", small, (4096,), free(100, 1), (3.5, 8)),
+        _layer("conv1d-free-wide-grid2", conv(128, 256, 8), (1024,), free(32, 2), (3, 6)),
+        _layer("conv2d-s3c2", square, (28, 28), wsnet(3, 2), (3, 5)),
+        _layer("conv2d-s3c2-batch16", square, (28, 28), wsnet(3, 2), (3, 5), batch=16),
+    ]
+
+
+_SOUND: dict[str, Any] = {
+    "model": "soundnet8",
+    "summary": wsnet(8, 8),
+    "include": ("re:stages.*",),
+    "input": (1, 110250),
+}
+
+
+def _models() -> list[Workload]:
+    images: dict[str, Any] = {"model": "resnet18", "summary": wsnet(3, 2), "input": (3, 224, 224)}
+    images |= {"targets": (2.2, 1.8), "aim": 3.5}
+    return [
+        Workload(name="soundnet8-s8c8", kind="model", **_SOUND, targets=(9,), aim=16),
+        Workload(name="resnet18", kind="model", **images),
+        Workload(name="resnet18-batch16", kind="model", **images, batch=16),
+    ]
+
+
+def _training() -> list[Workload]:
+    return [Workload(name="soundnet8-s8c8-step", kind="training", **_SOUND, batch=16, targets=(2,), aim=5)]
+
+
+_FAMILIES = {
+    "resnet18": 224, "resnext50_32x4d": 128, "vgg11_bn": 128, "densenet121": 128, "hrnet_w18_small": 128,
+    "efficientnet_b0": 160, "mobilenetv3_large_100": 160, "regnety_004": 160, "ghostnet_100": 160,
+    "convnext_atto": 160, "vit_tiny_patch16_224": 224, "mixer_s32_224": 224,
+}  # fmt: skip
+
+
+def _timm() -> list[Workload]:
+    summary = {"preset": "autosample", "ratio": 8}
+    common: dict[str, Any] = {"kind": "model", "summary": summary, "targets": (0.95,), "aim": 1.0, "every": False}
+    return [Workload(name=m, model=m, input=(3, size, size), **common) for m, size in _FAMILIES.items()]
+
+
+def _growth() -> list[Workload]:
+    """A layer of 32 to 128 channels with 32 taps on 8192 samples at ratio 16, one quantity varied at a time."""
+    rows = []
+    spans = {"N": (32, 64, 128, 256, 512), "T": (1024, 4096, 16384, 65536), "ratio": (4, 8, 16, 32, 64, 128)}
+    sides = ("dense", "reuse", "fused", "deployed")
+    for preset in ("wsnet", "random"):
+        for sweep, values in spans.items():
+            for at in values:
+                is_now = {"N": 128, "T": 8192, "ratio": 16} | {sweep: at}
+                # the grid, and with it the number of sums, stays the same
+                summary = wsnet(4, is_now["ratio"] // 4) if preset == "wsnet" else free(is_now["ratio"], 4)
+                name, shape = f"{preset}-{sweep}{at}", (32, is_now["T"])
+                layer = conv(32, is_now["N"], 32)
+                row = Workload(name=name, kind="layer", layer=layer, input=shape, summary=summary, sides=sides)
+                rows.append(replace(row, sweep=f"{preset} {sweep}", at=at))
+    return rows
+
+
+SUITES: dict[str, Callable[[], list[Workload]]] = {
+    "layers": _layers,
+    "models": _models,
+    "training": _training,
+    "timm": _timm,
+    "growth": _growth,
+}
+
+
+def suite(name: str) -> list[Workload]:
+    """The workloads of a suite.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in SUITES:
+        raise ConfigError(f'no suite is called "{name}": {nearest(name, SUITES)}')
+    return SUITES[name]()
+
+
+def own(model: str, summary: str, ratio: float, shape: Iterable[int]) -> list[Workload]:
+    """The workload of a user's own model."""
+    data = {"preset": summary, "ratio": ratio}
+    return [Workload(name=model, kind="model", model=model, summary=data, input=tuple(shape))]
+
+
+def chosen(rows: list[Workload], only: Iterable[str] | None) -> list[Workload]:
+    """Some rows, by name; all where no names are given.
+
+    Raises:
+        ConfigError: A name fits no row.
+    """
+    if only is not None:
+        names = [row.name for row in rows]
+        for name in only:
+            if name not in names:
+                raise ConfigError(f'no workload is called "{name}": {nearest(name, names)}')
+        rows = [row for row in rows if row.name in only]
+    return rows
+
+
+def altered(row: Workload, batch: int | None, usual: bool) -> Workload:
+    """A row with another batch, or measured in another way than the usual one: nothing was asked for it then."""
+    if batch is None and usual:
+        return row
+    return replace(row, batch=batch or row.batch, targets=(), aim=None)

@@ -1,0 +1,136 @@
+"""Running a grid: what is there is kept, what failed is tried again, what is missing is run."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from autosample.experiments.grid import Cell, Grid
+from autosample.experiments.pool import Tell, run_here, run_workers
+from autosample.experiments.record import Record
+from autosample.experiments.store import Queue, Store
+
+# Takes a queue and a function to tell of progress, and runs all of the queue.
+Runner = Callable[[Queue, Tell], None]
+
+
+def default_console() -> Console:
+    """As wide as the terminal, or 110 columns where there is none."""
+    return Console(width=None if Console().is_terminal else 110)
+
+
+def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[str, Record]:
+    """Run the cells of a grid that have no record yet, and give all records by the cells' ids.
+
+    Args:
+        grid: What to run.
+        out: Folder of the records.
+        runner: Runs a queue: `run_here`, or another with its options bound.
+        console: For progress.
+
+    Raises:
+        ConfigError: A record in `out` is damaged.
+    """
+    queue = Queue(Store(out), grid.cells)
+    total, left = len(grid.cells), queue.total
+    if not left:
+        console.print(f"All {total} runs are in {out} already; delete the folder to train again.")
+        return queue.records
+    if left < total:
+        console.print(f"{total - left} of {total} runs are in {out} already; going on with the rest.")
+    with stopping_on_signals(), progress(console, list(queue.waiting)) as tell:
+        try:
+            runner(queue, tell)
+        finally:
+            queue.close()
+    for cell in grid.cells:
+        if (failure := queue.failures.get(cell.id)) is not None:
+            console.print(f"failed: {cell.name}: {failure.type}: {failure.message}", markup=False, soft_wrap=True)
+    if queue.failures:
+        console.print(f"{len(queue.failures)} of {total} runs failed, see {out}/failed; the next start tries again.")
+    return queue.records
+
+
+def prepare_data(grid: Grid, out: Path) -> None:
+    """Read each data set once, so that a wrong folder is one error, and files are decoded before workers need them.
+
+    Raises:
+        DataError: Data are missing or unusable.
+    """
+    from autosample.experiments.run import make_data
+
+    store = Store(out)
+    seen: set[str] = set()
+    for cell in grid.cells:
+        key = f"{cell.data} {sorted(cell.data_args.items())}"
+        if key not in seen and store.record(cell) is None:
+            seen.add(key)
+            args = dict(cell.data_args)
+            make_data(cell.data, args, seed=cell.seed, fold=cell.fold, holdout=cell.holdout).prepare_data()
+
+
+@contextmanager
+def progress(console: Console, cells: list[Cell]) -> Iterator[Tell]:
+    """A bar over the epochs of all cells; without a terminal, a line for every cell that ends."""
+    epochs = {cell.id: cell.train.get("epochs", 1) for cell in cells}
+    seen = dict.fromkeys(epochs, 0)
+    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    count = 0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("epochs of all runs", total=sum(epochs.values()))
+
+        def tell(event: str, cell: Cell) -> None:
+            nonlocal count
+            if event == "start":
+                bar.update(task, description=f"{cell.label} {cell.size or ''}, seed {cell.seed}")
+            steps = 1 if event == "epoch" else epochs[cell.id] - seen[cell.id] if event == "end" else 0
+            seen[cell.id] += steps
+            bar.advance(task, steps)
+            if event == "end":
+                count += 1
+                if not console.is_terminal:
+                    console.print(f"{count} of {len(cells)} ended: {cell.name}", soft_wrap=True)
+
+        yield tell
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C: workers are stopped, claims given back, nothing half-written stays."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def worker_runner(jobs: int, threads: int | None = None, wandb: dict[str, str] | None = None) -> Runner:
+    """Runs a queue in `jobs` processes; threads are shared out between them unless their number is given."""
+    each = threads or threads_for(jobs)
+    return lambda queue, tell: run_workers(queue, tell, jobs, each, wandb)
+
+
+def inline_runner(wandb: dict[str, str] | None = None) -> Runner:
+    """Runs a queue in this process."""
+    return lambda queue, tell: run_here(queue, tell, wandb)
+
+
+def threads_for(jobs: int) -> int:
+    """Threads of each of `jobs` processes: the cores shared out, or fewer if `OMP_NUM_THREADS` says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cores // jobs)
+    return min(share, int(told)) if told.isdigit() and int(told) else share

@@ -1,0 +1,60 @@
+"""A cell as a message to another process, and what comes back: the same for local workers and for Ray."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from autosample.errors import one_line
+from autosample.experiments.grid import Cell, Size
+from autosample.experiments.record import Record
+from autosample.experiments.store import Failure
+
+_TAIL = 20
+
+
+def pack_cell(cell: Cell) -> dict[str, Any]:
+    """A cell as JSON data."""
+    kept = {name: value for name, value in vars(cell).items() if name not in ("identity", "id")}
+    return {**kept, "size": asdict(cell.size) if cell.size else None}
+
+
+def unpack_cell(data: dict[str, Any]) -> Cell:
+    """The inverse of `pack_cell`."""
+    return Cell(**{**data, "size": Size(**data["size"]) if data["size"] else None})
+
+
+def attempt(
+    cell: Cell, tick: Callable[[], None] = lambda: None, wandb: dict[str, str] | None = None
+) -> Record | Failure:
+    """Run a cell; an error becomes a `Failure`, interrupts go through.
+
+    Args:
+        cell: Of a grid.
+        tick: Called after each epoch.
+        wandb: `group`, `folder` and `mode` of wandb's log, if there is to be one.
+    """
+    try:
+        from autosample.experiments.run import run_cell  # brings in torch and Lightning
+
+        if wandb is None:
+            return run_cell(cell, tick)
+        from autosample.experiments.wandb_log import logged
+
+        with logged(cell, **wandb) as (logger, tell):
+            record = run_cell(cell, tick, logger)
+            tell(record)
+            return record
+    except Exception as error:  # whatever it is, the other cells go on
+        lines = traceback.format_exception(error)
+        return Failure(type(error).__name__, one_line(error)[:1000], "".join(lines).splitlines()[-_TAIL:])
+
+
+def pack_outcome(outcome: Record | Failure) -> dict[str, Any]:
+    """What came of a cell as JSON data."""
+    return {"record" if isinstance(outcome, Record) else "failure": asdict(outcome)}
+
+
+def unpack_outcome(data: dict[str, Any]) -> Record | Failure:
+    """The inverse of `pack_outcome`."""
+    return Record(**data["record"]) if "record" in data else Failure(**data["failure"])

@@ -1,0 +1,155 @@
+"""The grid of an ablation, {data × model × preset × size × seed or fold}, as cells; what makes two cells the same."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from typing import Any, Literal
+
+from autosample.errors import ConfigError, nearest
+
+# What says where data are and how they are read, but not what they are.
+_PLACES = ("root", "cache_dir", "num_workers", "download", "resident")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a net may weigh.
+
+    Attributes:
+        kind: `ratio` is for each layer; `net_ratio` for the whole net; `bytes` [bytes] likewise; `like` is a preset
+            with its fields, whose bytes every other preset is given too.
+        value: A number, or for `like` a mapping.
+    """
+
+    kind: Literal["ratio", "net_ratio", "bytes", "like"]
+    value: Any
+
+    def __str__(self) -> str:
+        if self.kind == "like":
+            return " ".join(f"{'' if k == 'preset' else k + ' '}{v}" for k, v in self.value.items())
+        unit = {"ratio": "{:g}x a layer", "net_ratio": "{:g}x", "bytes": "{:,g} bytes"}[self.kind]
+        return unit.format(self.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a grid: everything that decides what comes out of it.
+
+    Attributes:
+        data: Name of a class of `autosample.data`, or the full path of one.
+        data_args: Its arguments, without those that the seed, the fold and the hold-out decide.
+        model: Name of a net.
+        model_args: `num_classes`, `in_chans`, `model_args`, `include`, `exclude` of `Classifier`.
+        preset: Preset, or `narrow` for the dense net with fewer channels.
+        changes: Fields of `Spec` that differ from the preset.
+        overrides: Per layer, as for `convert_`.
+        size: What the net may weigh; `None` for dense.
+        seed: Of weights, order, augmentation, and of random positions where `changes` has none.
+        fold: Test fold of the data, if they have folds.
+        train: `epochs`, `precision`, and other arguments of `Classifier`.
+        holdout: Share of the training data kept for choices: trained without it, evaluated on it at the end.
+        test: Whether the test set is read, once, at the end.
+        latency: Whether the deployed net is timed at batch 1.
+        tolerance: How far stored bytes may be from those of the size [share].
+        label: What the tables call it; decides nothing.
+    """
+
+    data: str
+    data_args: Mapping[str, Any]
+    model: str
+    model_args: Mapping[str, Any]
+    preset: str
+    changes: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    size: Size | None
+    seed: int
+    fold: int | None
+    train: Mapping[str, Any]
+    holdout: float
+    test: bool
+    latency: bool
+    tolerance: float
+    label: str
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The canonical configuration: plain data in which equal cells are equal, whatever they are called."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("label", "identity", "id")}
+        kept["size"] = {self.size.kind: self.size.value} if self.size else None
+        kept["data_args"] = {k: v for k, v in self.data_args.items() if k not in _PLACES}
+        # what is left at nothing is left out, so that options to come do not make old records strangers
+        return {k: v for k, v in _plain(kept).items() if v not in (None, False, 0, {}) or k == "seed"}
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the canonical configuration."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """A file name: what a person looks for, then the hash."""
+        size = f"-{self.size}" if self.size else ""
+        fold = f"-fold{self.fold}" if self.fold is not None else ""
+        readable = f"{self.data.rpartition('.')[2]}-{self.model}-{self.preset}{size}{fold}-seed{self.seed}"
+        return "".join(c if c.isalnum() or c in "-._" else "_" for c in readable) + f"-{self.id}"
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Cells that differ by seed or fold only: data, model, label and size."""
+        return self.data.rpartition(".")[2], self.model, self.label, str(self.size or "")
+
+    @property
+    def repetition(self) -> tuple[int, int | None]:
+        """Which of its group it is: seed and fold."""
+        return self.seed, self.fold
+
+
+def _plain(value: Any) -> Any:
+    """JSON data with whole floats as integers: 8 and 8.0 are the same ratio."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells of an ablation, and how to compare them.
+
+    Attributes:
+        name: Of the ablation, for its folder.
+        title: For tables and figures.
+        cells: In the order in which they run: seed by seed, so that a grid that is stopped has whole seeds.
+        compare: The label that all others are tested against.
+    """
+
+    name: str
+    title: str
+    cells: tuple[Cell, ...]
+    compare: str
+
+    @property
+    def labels(self) -> list[str]:
+        """The rules compared, in the order of the configuration."""
+        return list(dict.fromkeys(cell.label for cell in self.cells))
+
+    def only(self, patterns: list[str]) -> "Grid":
+        """The cells whose label or name one of the patterns matches (`random`, `*seed0*`).
+
+        Raises:
+            ConfigError: A pattern matches nothing.
+        """
+        kept: set[str] = set()
+        for pattern in patterns:
+            hits = {c.id for c in self.cells if fnmatch(c.label, pattern) or fnmatch(c.name, pattern)}
+            if not hits:
+                raise ConfigError(f'no cell of {self.name} matches "{pattern}": {nearest(pattern, self.labels)}')
+            kept |= hits
+        return Grid(self.name, self.title, tuple(c for c in self.cells if c.id in kept), self.compare)

@@ -1,0 +1,250 @@
+"""From a YAML file to a grid, with every mistake that can be found before the first run as one line."""
+
+import inspect
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autosample.errors import ConfigError, nearest, one_line
+from autosample.experiments.grid import Cell, Grid, Size
+from autosample.spec import PRESETS, spec
+
+_KEYS = {
+    "name": "", "title": "", "data": None, "model": None, "train": {}, "presets": None, "ratios": [], "net_ratios": [],
+    "bytes": [], "like": [], "seeds": 3, "folds": None, "holdout": 0.0, "test": True, "latency": False,
+    "tolerance": 0.01, "compare": "",
+}  # fmt: skip
+_MODEL_KEYS = ("name", "num_classes", "in_chans", "args", "include", "exclude", "overrides")
+_SIZES = {"ratios": "ratio", "net_ratios": "net_ratio", "bytes": "bytes", "like": "like"}
+# Arguments of `Classifier` that the grid's other keys decide.
+_DECIDED = (
+    "model", "num_classes", "in_chans", "model_args", "summary", "ratio", "summary_args", "include", "exclude",
+    "overrides", "seed",
+)  # fmt: skip
+NARROW = "narrow"
+
+
+def read_grid(path: Path, root: str | None = None, **changes: Any) -> Grid:
+    """The grid that a YAML file describes.
+
+    Args:
+        path: Of the file.
+        root: Folder of the data, instead of the one that the file names.
+        changes: Keys of the grid, instead of the file's.
+
+    Raises:
+        ConfigError, SpecError, DataError: The file, or something in it, is unusable; the message names the nearest.
+    """
+    import yaml
+
+    if not path.is_file():
+        hint = nearest(str(path), [str(p) for p in Path("configs/ablation").glob("*.yaml")])
+        raise ConfigError(f"a grid must be a file, got {path}: {hint if 'mean' in hint else 'check the path'}")
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"a grid must be valid YAML, got {path}: {one_line(error)}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"a grid must hold keys such as data: and presets:, got {path}: see configs/ablation")
+    if root is not None and isinstance(loaded.get("data"), dict | list):
+        loaded["data"] = [{**d, "root": root} if isinstance(d, dict) else d for d in _list(loaded["data"])]
+    return make_grid({"name": path.stem, **loaded, **changes})
+
+
+def make_grid(config: Mapping[str, Any]) -> Grid:
+    """The grid that plain data describe; see `read_grid`, and configs/ablation for examples."""
+    _known(config, _KEYS, "a grid")
+    c = {**_KEYS, **config}
+    for key in ("data", "model", "presets"):
+        if not c[key]:
+            raise ConfigError(f"a grid needs {key}, got none: see configs/ablation for examples")
+    for key, low, high in (("holdout", 0, 1), ("tolerance", 0, 1)):
+        if not (_is_number(c[key]) and low <= c[key] < high):
+            raise ConfigError(f"{key} must be a share in [0, 1), got {c[key]}: 0.2 is a fifth")
+    for key in ("test", "latency"):
+        if not isinstance(c[key], bool):
+            raise ConfigError(f"{key} must be true or false, got {c[key]}")
+    if not c["test"] and not c["holdout"]:
+        raise ConfigError("without the test set something must be held out, got holdout 0: write holdout: 0.2")
+    sizes, rules = _sizes(c), [_rule(entry) for entry in _list(c["presets"])]
+    train = _train(c["train"])
+    repeats = list(itertools.product(_seeds(c["seeds"]), _folds(c["folds"])))
+    cells = []
+    for data, model, (seed, fold) in itertools.product(_list(c["data"]), _list(c["model"]), repeats):
+        checked, net = _data(data, c, seed, fold), _model(model)
+        for rule, size in _pairs(rules, sizes):
+            common = {"seed": seed, "fold": fold, **{k: c[k] for k in ("holdout", "test", "latency", "tolerance")}}
+            cells.append(_cell(checked, net, rule, size, train, common))
+    # seed by seed: a grid that is stopped early has all rules for the seeds that it has
+    cells.sort(key=lambda cell: repeats.index(cell.repetition))
+    _check_twice(cells)
+    labels = [rule["label"] for rule in rules]
+    compare = c["compare"] or ("autosample" if "autosample" in labels else labels[-1])
+    if compare not in labels:
+        raise ConfigError(f'compare must be the label of a preset, got "{compare}": {nearest(compare, labels)}')
+    return Grid(str(c["name"]), str(c["title"] or c["name"]), tuple(cells), compare)
+
+
+def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{what} must be a mapping, got {given!r}: write KEY: VALUE")
+    for key in given:
+        if key not in keys:
+            raise ConfigError(f'{what} has no key "{key}": {nearest(str(key), keys)}')
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _seeds(value: Any) -> list[int]:
+    seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else _list(value)
+    if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
+        raise ConfigError(f"seeds must be how many, or a list of whole numbers, got {value}: write seeds: 3")
+    return seeds
+
+
+def _folds(value: Any) -> list[int | None]:
+    folds: list[int | None] = [None] if value is None else _list(value)
+    if not folds or not all(f is None or (isinstance(f, int) and not isinstance(f, bool)) for f in folds):
+        raise ConfigError(f"folds must be a list of whole numbers, got {value}: write folds: [1, 2, 3, 4, 5]")
+    return folds
+
+
+def _sizes(c: Mapping[str, Any]) -> list[Size]:
+    found = []
+    for key, kind in _SIZES.items():
+        for value in _list(c[key]):
+            if kind == "like":
+                _known(value, ("preset", *_spec_fields()), "like")
+                spec(value)
+                value = dict(value)
+            elif not _is_number(value) or value < 1:
+                raise ConfigError(f"{key} must be numbers of at least 1, got {value}: write {key}: [8, 64]")
+            found.append(Size(kind, value))  # pyright: ignore[reportArgumentType]
+    return found
+
+
+def _spec_fields() -> list[str]:
+    from dataclasses import fields
+
+    from autosample.spec import Spec
+
+    return [f.name for f in fields(Spec)]
+
+
+def _rule(entry: Any) -> dict[str, Any]:
+    """A row of the table: preset, label, fields of the spec, overrides of layers, training of its own."""
+    entry = {"preset": entry} if isinstance(entry, str) else entry
+    _known(entry, ("preset", "label", "train", "overrides", *_spec_fields()), "an entry of presets")
+    preset = entry.get("preset")
+    if preset not in (*PRESETS, NARROW):
+        raise ConfigError(f'no preset is called "{preset}": {nearest(str(preset), [*PRESETS, NARROW])}')
+    changes = {k: v for k, v in entry.items() if k not in ("preset", "label", "train", "overrides")}
+    if preset in ("dense", NARROW) and (changes or entry.get("overrides")):
+        raise ConfigError(f"{preset} samples nothing and has no fields, got {', '.join(changes) or 'overrides'}: drop")
+    for name in ("ratio", "spatial", "channel"):
+        if name in changes:
+            raise ConfigError(f"sizes belong to the grid, got {name} in {preset}: use ratios, net_ratios or like")
+    if preset != NARROW:
+        spec(preset, **changes)
+    return {
+        "preset": preset,
+        "label": str(entry.get("label") or preset),
+        "changes": changes,
+        "overrides": dict(entry.get("overrides") or {}),
+        "train": _train(entry.get("train") or {}),
+    }
+
+
+def _train(given: Any) -> dict[str, Any]:
+    """Arguments of the training: `epochs`, `precision`, and those of `Classifier` that nothing else decides."""
+    from autosample.training import Classifier
+    from autosample.training.optim import rehearse
+
+    usual = {k: p.default for k, p in inspect.signature(Classifier).parameters.items()}
+    _known(given, ("epochs", "precision", *(k for k in usual if k not in _DECIDED)), "train")
+    epochs = given.get("epochs", 1)
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise ConfigError(f"epochs must be at least 1, got {epochs}: leave it out for the usual number")
+    rehearse({**usual, **given})
+    return dict(given)
+
+
+def _data(entry: Any, c: Mapping[str, Any], seed: int, fold: int | None) -> tuple[str, dict[str, Any]]:
+    """Class and arguments of the data, after building them once: nothing is read yet."""
+    from autosample.experiments.run import make_data
+
+    if not isinstance(entry, Mapping) or "class" not in entry:
+        raise ConfigError(f"data must name a class, got {entry}: write data: {{class: Digits}}")
+    args = {k: v for k, v in entry.items() if k != "class"}
+    for key, instead in (("seed", "seeds"), ("fold", "folds"), ("val_fraction", "holdout")):
+        if key in args:
+            raise ConfigError(f"{key} of the data belongs to the grid, got {args[key]}: use {instead}")
+    make_data(entry["class"], args, seed=seed, fold=fold, holdout=c["holdout"])
+    return entry["class"], args
+
+
+def _model(entry: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Name of the net, arguments that `Classifier` takes for it, and overrides of its layers."""
+    import torch
+
+    from autosample.models import create
+
+    entry = {"name": entry} if isinstance(entry, str) else entry
+    _known(entry, _MODEL_KEYS, "model")
+    if "name" not in entry:
+        raise ConfigError("model needs a name, got none: write model: {name: digitnet}")
+    args = {("model_args" if k == "args" else k): v for k, v in entry.items() if k not in ("name", "overrides")}
+    own = {**(args.get("model_args") or {}), "pretrained": False}
+    with torch.device("meta"):
+        create(entry["name"], num_classes=args.get("num_classes", 10), in_chans=args.get("in_chans"), **own)
+    return entry["name"], args, dict(entry.get("overrides") or {})
+
+
+def _pairs(rules: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator[tuple[dict[str, Any], Size | None]]:
+    """Every rule at every size; the dense net has one size only."""
+    for rule in rules:
+        if rule["preset"] == "dense":
+            yield rule, None
+            continue
+        if not sizes:
+            raise ConfigError(f"{rule['preset']} needs a size, got none: write ratios, net_ratios, bytes or like")
+        for size in sizes:
+            if rule["preset"] == NARROW and size.kind == "ratio":
+                raise ConfigError("narrow has no layer ratio, got ratios: use net_ratios, bytes or like")
+            if size.kind == "ratio" and rule["preset"] != NARROW:
+                spec(rule["preset"], **rule["changes"], ratio=size.value)
+            yield rule, size
+
+
+def _cell(data: Any, net: Any, rule: Mapping[str, Any], size: Size | None, train: Any, common: Any) -> Cell:
+    return Cell(
+        data=data[0],
+        data_args=data[1],
+        model=net[0],
+        model_args=net[1],
+        preset=rule["preset"],
+        changes=rule["changes"],
+        overrides={} if rule["preset"] in ("dense", NARROW) else {**net[2], **rule["overrides"]},
+        size=size,
+        train={**train, **rule["train"]},
+        label=rule["label"],
+        **common,
+    )
+
+
+def _check_twice(cells: Sequence[Cell]) -> None:
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        if (other := seen.setdefault(cell.id, cell)) is not cell:
+            raise ConfigError(f"cells must differ, got {cell.label} and {other.label} alike: drop one, or change it")
+    names: dict[tuple, str] = {}
+    for cell in cells:
+        if names.setdefault((*cell.group, cell.repetition), cell.id) != cell.id:
+            raise ConfigError(f'labels must differ where presets do, got "{cell.label}" twice: give one a label')

@@ -1,0 +1,140 @@
+"""What is kept of a run: one JSON file, written whole or not at all."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autosample.errors import ConfigError, one_line
+
+# A temporary file of another machine counts as left behind after this long [s].
+_ABANDONED = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came out of a run, and everything that decided it.
+
+    Attributes:
+        settings: The configuration, as given to the training.
+        accuracy: Of the hardened model [0 … 1] on the test set, or on the held-out part where that is not read.
+        stored_bytes, dense_bytes: Size as saved, and of the dense model [bytes].
+        macs: Multiply-adds for one example.
+        seconds: Wall time of the training.
+        torch: Version.
+        cell: The canonical configuration of the grid's cell.
+        scored_on: `test` or `val`.
+        val_accuracy: On the held-out part of the training data [0 … 1], if there is one.
+        position_bits: Bits of all stored positions and selections.
+        dense_params: Numbers that the dense model stores.
+        latency: Milliseconds of the deployed net at batch 1: `median`, `low` and `high` quartile, `threads`.
+        moved: Per layer that learns positions, how far they are from their start after each epoch [rows].
+        windows: Per layer (the largest two), where its windows lie; see `plots.WindowMap`.
+        machine: `device` and `threads` of the training.
+    """
+
+    settings: dict[str, Any]
+    accuracy: float
+    stored_bytes: int
+    dense_bytes: int
+    macs: int
+    seconds: float
+    torch: str
+    cell: dict[str, Any] = field(default_factory=dict)
+    scored_on: str = "test"
+    val_accuracy: float | None = None
+    position_bits: int = 0
+    dense_params: int = 0
+    latency: dict[str, float] | None = None
+    moved: dict[str, Any] = field(default_factory=dict)
+    windows: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """Bytes of the dense model divided by the stored ones."""
+        return self.dense_bytes / self.stored_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits divided by the numbers of the dense model."""
+        return 8 * self.stored_bytes / (self.dense_params or self.dense_bytes / 4)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, also when the process or the machine stops at any moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    if os.name == "posix":  # the new name is on disk too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """JSON, whole or not at all."""
+    write_text(path, json.dumps(data, indent=1))
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Keep a record as JSON, a line for each of its parts."""
+    parts = (f'"{name}": {json.dumps(value)}' for name, value in asdict(record).items())
+    write_text(path, "{" + ",\n ".join(parts) + "}\n")
+
+
+def read_record(path: Path) -> Record | None:
+    """A kept record, or `None` if there is none.
+
+    Raises:
+        ConfigError: The file is not a record.
+    """
+    try:
+        record = Record(**json.loads(path.read_text()))
+        if not isinstance(record.settings, dict) or not record.stored_bytes > 0 or not 0 <= record.accuracy <= 1:
+            raise ValueError("settings, sizes or accuracy are missing")
+        return record
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"a record must be what a run wrote, got {path}: {one_line(error)}: delete it") from error
+
+
+def sweep_partials(folder: Path) -> None:
+    """Remove temporary files that dead processes left behind."""
+    for path in folder.glob("*.partial"):
+        head, _, pid = path.name.removesuffix(".partial").rpartition(".")
+        here = head.endswith(f".{socket.gethostname()}") and pid.isdigit()
+        try:
+            if not alive(int(pid)) if here else time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:  # another runner was faster
+            continue
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def records_in(folder: Path) -> Iterator[tuple[Path, Record]]:
+    """All records of a folder, by name."""
+    for path in sorted(folder.glob("*.json")):
+        if (record := read_record(path)) is not None:
+            yield path, record

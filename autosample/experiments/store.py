@@ -1,0 +1,190 @@
+"""The folder of an ablation: records, failures, and claims by which several runners share one folder."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from autosample.errors import ConfigError
+from autosample.experiments.grid import Cell
+from autosample.experiments.record import Record, read_record, sweep_partials, write_json, write_record
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there, let one runner at a time use a folder
+    fcntl = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with an error.
+
+    Attributes:
+        type, message: Of the error.
+        traceback: Its last lines.
+        cell: The canonical configuration.
+    """
+
+    type: str
+    message: str
+    traceback: list[str]
+    cell: dict[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """Records by cell below a folder: `records/NAME.json`, `failed/NAME.json`, `claims/NAME`.
+
+    A claim is an exclusive lock that the system takes back when its process ends, however it ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.claims: dict[str, IO[str]] = {}
+        for part in ("records", "failed", "."):
+            sweep_partials(folder / part)
+
+    def record_path(self, cell: Cell) -> Path:
+        return self.folder / "records" / f"{cell.name}.json"
+
+    def failure_path(self, cell: Cell) -> Path:
+        return self.folder / "failed" / f"{cell.name}.json"
+
+    def record(self, cell: Cell) -> Record | None:
+        """The finished run of a cell, or `None`.
+
+        Raises:
+            ConfigError: The file is damaged, or is of another cell.
+        """
+        path = self.record_path(cell)
+        record = read_record(path)
+        if record is not None and record.cell != cell.identity:
+            raise ConfigError(f"a record must be of the cell that its name says, got another in {path}: delete it")
+        return record
+
+    def failure(self, cell: Cell) -> Failure | None:
+        """How the last run of a cell failed, or `None`."""
+        try:
+            return Failure(**json.loads(self.failure_path(cell).read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):  # only ever told, never built on
+            return Failure("unknown", "unreadable", [])
+
+    def failed_since(self, cell: Cell, moment: float) -> bool:
+        """Whether a run of the cell has failed after a time [s since the epoch]."""
+        try:
+            return self.failure_path(cell).stat().st_mtime >= moment
+        except FileNotFoundError:
+            return False
+
+    def keep(self, cell: Cell, outcome: Record | Failure) -> None:
+        """Write what came of a cell, whole or not at all."""
+        if isinstance(outcome, Record):
+            write_record(self.record_path(cell), outcome)
+            self.failure_path(cell).unlink(missing_ok=True)
+        else:
+            write_json(self.failure_path(cell), {**vars(outcome), "cell": cell.identity})
+
+    def claim(self, cell: Cell) -> bool:
+        """Make a cell ours; `False` if another living runner has it."""
+        if fcntl is None:
+            return True
+        path = self.folder / "claims" / cell.name
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = path.open("a+")
+            except FileNotFoundError:  # another runner has just removed the folder
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.close()
+                return False
+            try:
+                same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
+            except FileNotFoundError:
+                same = False
+            if same:
+                break
+            file.close()  # its holder removed it between our two looks
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} {os.getpid()}\n")
+        file.flush()
+        self.claims[cell.id] = file
+        return True
+
+    def release(self, cell: Cell) -> None:
+        """Give a claim back."""
+        file = self.claims.pop(cell.id, None)
+        if file is not None:
+            Path(file.name).unlink(missing_ok=True)
+            file.close()
+
+    def close(self, cells: Sequence[Cell]) -> None:
+        """Give all claims back, and remove the folder of claims if no other runner has any."""
+        for cell in cells:
+            self.release(cell)
+        with contextlib.suppress(OSError):
+            (self.folder / "claims").rmdir()
+
+
+class Queue:
+    """The cells that are still to do, for whoever runs them.
+
+    Args:
+        store: Where the records are.
+        cells: Of the grid.
+
+    Raises:
+        ConfigError: A record is damaged.
+    """
+
+    def __init__(self, store: Store, cells: Sequence[Cell]) -> None:
+        self.store, self.start = store, time.time()
+        self.records = {c.id: record for c in cells if (record := store.record(c)) is not None}
+        self.waiting = [c for c in cells if c.id not in self.records]
+        self.running: dict[str, Cell] = {}
+        self.failures: dict[str, Failure] = {}
+        self.total = len(self.waiting)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left: neither to run here nor to wait for."""
+        return not self.waiting and not self.running
+
+    def take(self) -> Cell | None:
+        """A cell to run now; `None` if others run all that is left, or nothing is left."""
+        for cell in list(self.waiting):
+            if not self.store.claim(cell):
+                continue
+            self.waiting.remove(cell)
+            # another runner may have finished it since we looked
+            if (record := self.store.record(cell)) is not None:
+                self.records[cell.id] = record
+            elif self.store.failed_since(cell, self.start) and (failure := self.store.failure(cell)):
+                self.failures[cell.id] = failure
+            else:
+                self.running[cell.id] = cell
+                return cell
+            self.store.release(cell)
+        return None
+
+    def settle(self, cell: Cell, outcome: Record | Failure) -> None:
+        """Keep what came of a cell that was taken."""
+        self.store.keep(cell, outcome)
+        del self.running[cell.id]
+        if isinstance(outcome, Record):
+            self.records[cell.id] = outcome
+        else:
+            self.failures[cell.id] = outcome
+        self.store.release(cell)
+
+    def close(self) -> None:
+        """Give back what was taken and not settled."""
+        self.store.close(list(self.running.values()))

@@ -1,0 +1,49 @@
+"""wandb's log of a cell: training curves, sizes, and the result."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from autosample.experiments.grid import Cell
+from autosample.experiments.record import Record
+
+
+@contextmanager
+def logged(cell: Cell, group: str, folder: str, mode: str) -> Iterator[tuple[Any, Callable[[Record], None]]]:
+    """A logger for Lightning, and a function that tells wandb the record.
+
+    Args:
+        cell: Its identity is the run's id, so that a run which is repeated continues its page.
+        group: Name of the grid.
+        folder: Where wandb writes.
+        mode: `offline` needs no login (`wandb sync` sends the run later), `online` sends it at once.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+    from pytorch_lightning.loggers import WandbLogger
+
+    run = wandb.init(
+        project="autosample",
+        group=group,
+        name=cell.name,
+        id=cell.id,
+        dir=folder,
+        mode=mode,  # pyright: ignore[reportArgumentType]
+        reinit="finish_previous",
+    )
+    run.config.update({"cell": cell.identity, "label": cell.label}, allow_val_change=True)
+
+    def tell(record: Record) -> None:
+        kept = {k: v for k, v in asdict(record).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        run.summary.update({f"record/{k}": v for k, v in kept.items()})
+        if record.latency:
+            run.summary.update({f"record/latency_{k}": v for k, v in record.latency.items()})
+
+    try:
+        yield WandbLogger(experiment=run), tell
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()

@@ -1,0 +1,44 @@
+"""A worker process: cells come in on standard input, a line of JSON each; ticks and outcomes go out likewise.
+
+It ends when its input ends, so it does not outlive its runner, however that ended.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+from typing import TextIO
+
+from autosample.experiments.attempt import attempt, pack_outcome, unpack_cell
+
+
+def _listen(lines: "queue.Queue[str]") -> None:
+    """Pass lines on; at the end of the input, end the process at once, even in mid-training."""
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
+
+
+def serve(out: TextIO) -> None:
+    """Run cell after cell, one at a time."""
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+    def tell(message: dict) -> None:
+        print(json.dumps(message), file=out, flush=True)
+
+    while True:
+        order = json.loads(lines.get())
+        outcome = attempt(unpack_cell(order["cell"]), lambda: tell({"tick": 1}), order["wandb"])
+        tell(pack_outcome(outcome))
+
+
+if __name__ == "__main__":
+    # whatever libraries print must not mix with our lines
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    serve(channel)

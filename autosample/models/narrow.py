@@ -1,0 +1,41 @@
+"""A net made narrow: what a dense net of fewer bytes looks like, to compare sampling with."""
+
+from typing import Any
+
+from torch import nn
+
+from autosample.errors import ConfigError
+from autosample.models._net import StagedNet, scaled
+
+
+def width_args(net: nn.Module, width: float) -> dict[str, Any]:
+    """Arguments for `create` that give a net with `width` times the channels in every layer.
+
+    Args:
+        net: The net at its full width; on the meta device will do.
+        width: Factor, above 0.
+
+    Raises:
+        ConfigError: It is not known how to make this net narrow.
+    """
+    if isinstance(net, StagedNet):
+        return {"width": width}
+    from timm.models.resnet import Bottleneck, ResNet
+
+    if not isinstance(net, ResNet):
+        raise ConfigError(
+            f"only nets of autosample and timm's ResNets can be made narrow, got {type(net).__name__}: "
+            "leave narrow out of the presets"
+        )
+    channels = []
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        block: Any = next(net.get_submodule(name).children())
+        # a ResNet's own number of planes: what its blocks widen by their expansion
+        bottle = isinstance(block, Bottleneck)
+        planes = block.conv3.out_channels // block.expansion if bottle else block.conv1.out_channels
+        channels.append(scaled(planes, width))
+    stem = {}
+    if isinstance(net.conv1, nn.Sequential):  # other stems have 64 channels whatever is asked for
+        first: Any = net.conv1[0]
+        stem = {"stem_width": scaled(first.out_channels, width)}
+    return {"channels": tuple(channels), **stem}

@@ -1,0 +1,112 @@
+import dataclasses
+
+import pytest
+
+from autosample.errors import AutosampleError
+from autosample.experiments.attempt import pack_cell, unpack_cell
+from autosample.experiments.parse import read_grid
+
+
+def test_cells_are_the_product_with_dense_at_one_size(grid):
+    made = grid(presets=["dense", "random", "wsnet"], ratios=[8, 32], seeds=[0, 3])
+    assert len(made.cells) == 2 * (1 + 2 * 2)
+    assert [c.seed for c in made.cells] == [0] * 5 + [3] * 5
+    assert len({c.id for c in made.cells}) == len(made.cells)
+    assert {str(c.size) for c in made.cells if c.preset == "wsnet"} == {"8x a layer", "32x a layer"}
+    assert {c.size for c in made.cells if c.preset == "dense"} == {None}
+
+
+def test_data_models_folds_and_seeds_multiply(grid):
+    data = [{"class": "ESC10"}, {"class": "UrbanSound8K"}]
+    made = grid(data=data, model=["soundnet8", "m5"], folds=[1, 2, 3], seeds=1)
+    assert len(made.cells) == 2 * 2 * 3 * 2
+    assert {c.fold for c in made.cells} == {1, 2, 3}
+
+
+def test_the_identity_is_what_decides_and_nothing_else(grid):
+    cell = grid().cells[1]
+    same = (
+        grid(name="other", title="x").cells[1],
+        grid(ratios=[8.0]).cells[1],
+        grid(presets=["dense", {"preset": "random", "label": "r"}]).cells[1],
+        grid(data={"class": "Digits", "batch_size": 256, "root": "/elsewhere"}).cells[1],
+        unpack_cell(pack_cell(cell)),
+    )
+    assert {c.id for c in same} == {cell.id}
+    other = (
+        grid(ratios=[9]).cells[1],
+        grid(net_ratios=[8], ratios=None).cells[1],
+        grid(train={"epochs": 2}).cells[1],
+        grid(holdout=0.2).cells[1],
+        grid(latency=True).cells[1],
+        grid(presets=["dense", {"preset": "random", "windows": 2}]).cells[1],
+        grid(presets=["dense", {"preset": "random", "seed": 0}]).cells[1],
+        grid(model={"name": "digitnet", "in_chans": 1, "num_classes": 10, "exclude": ["stages.1"]}).cells[1],
+        dataclasses.replace(cell, seed=1),
+    )
+    assert len({cell.id, *(c.id for c in other)}) == 1 + len(other)
+
+
+def test_only(grid):
+    made = grid()
+    assert {c.label for c in made.only(["rand*"]).cells} == {"random"}
+    assert {c.seed for c in made.only(["*seed1*"]).cells} == {1}
+    with pytest.raises(AutosampleError, match='"randon": did you mean "random"'):
+        made.only(["randon"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"presests": []}, 'a grid has no key "presests": did you mean "presets"'),
+        ({"presets": ["randon"]}, 'no preset is called "randon": did you mean "random"'),
+        ({"presets": [{"preset": "random", "windws": 2}]}, 'has no key "windws": did you mean "window'),
+        ({"presets": [{"preset": "random", "windows": 0}]}, "windows must be a whole number of at least 1"),
+        ({"presets": [{"preset": "random", "ratio": 4}]}, "sizes belong to the grid, got ratio"),
+        ({"presets": [{"preset": "dense", "windows": 4}]}, "dense samples nothing"),
+        ({"presets": ["narrow"]}, "narrow has no layer ratio"),
+        ({"presets": ["random", "random"]}, "cells must differ"),
+        ({"presets": ["random", {"preset": "random", "windows": 3}]}, 'labels must differ .*"random" twice'),
+        ({"presets": None}, "a grid needs presets"),
+        ({"data": {"class": "Digitz"}}, 'data must name a class, got "Digitz": did you mean "Digits"'),
+        ({"data": {"class": "Digits", "batch_szie": 8}}, 'no option "batch_szie": did you mean "batch_size"'),
+        ({"data": {"class": "Digits", "batch_size": 0}}, "batch_size must be at least 1"),
+        ({"data": {"class": "Digits", "seed": 0}}, "seed of the data belongs to the grid"),
+        ({"data": "Digits"}, "data must name a class"),
+        ({"folds": [1]}, 'Digits has no option "fold"'),
+        ({"model": "digitnett"}, 'no model is called "digitnett": did you mean "digitnet"'),
+        ({"model": {"name": "digitnet", "agrs": {}}}, 'model has no key "agrs": did you mean "args"'),
+        ({"model": {"name": "digitnet", "args": {"depth": 3}}}, "does not take depth"),
+        ({"train": {"epohcs": 3}}, 'train has no key "epohcs": did you mean "epochs"'),
+        ({"train": {"epochs": 0}}, "epochs must be at least 1, got 0"),
+        ({"train": {"optimizer": "adamww"}}, 'no optimizer of timm is called "adamww"'),
+        ({"ratios": [0.5]}, "ratios must be numbers of at least 1, got 0.5"),
+        ({"ratios": ["x"]}, "ratios must be numbers"),
+        ({"ratios": None}, "random needs a size, got none"),
+        ({"like": [{"preset": "wsnt"}]}, 'no preset is called "wsnt"'),
+        ({"seeds": 0}, "seeds must be how many"),
+        ({"seeds": "three"}, "seeds must be how many"),
+        ({"holdout": 1}, r"holdout must be a share in \[0, 1\)"),
+        ({"test": False}, "something must be held out"),
+        ({"latency": 3}, "latency must be true or false"),
+        ({"compare": "autosampel"}, 'compare must be the label of a preset, got "autosampel"'),
+    ],
+)  # fmt: skip
+def test_mistakes_name_the_nearest(grid, changes, message):
+    with pytest.raises(AutosampleError, match=message) as caught:
+        grid(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_files(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {class: ESC10, root: data}\nmodel: m5\npresets: [dense]\nfolds: [2]\n")
+    made = read_grid(path, root="/data")
+    assert made.name == made.title == "mine"
+    assert made.cells[0].data_args == {"root": "/data"}
+    for text, message in (("a: [", "valid YAML"), ("- a", "must hold keys"), ("", "must hold keys")):
+        path.write_text(text)
+        with pytest.raises(AutosampleError, match=message):
+            read_grid(path)
+    with pytest.raises(AutosampleError, match="must be a file"):
+        read_grid(tmp_path / "none.yaml")

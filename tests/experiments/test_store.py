@@ -1,0 +1,123 @@
+"""Records, failures and claims on disk."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from autosample.errors import ConfigError
+from autosample.experiments.record import read_record, write_record
+from autosample.experiments.store import Failure, Queue, Store
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from autosample.experiments.store import Store
+store = Store(Path(sys.argv[1]))
+print(store.claim(SimpleNamespace(name=sys.argv[2], id="0")), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_record_is_what_was_written(tmp_path, grid, record):
+    store, cell = Store(tmp_path), grid().cells[1]
+    assert store.record(cell) is None
+    store.keep(cell, record(cell, 0.75, moved={"a": [[0, 1.0]]}))
+    assert store.record(cell) == record(cell, 0.75, moved={"a": [[0, 1.0]]})
+    assert [path.name for path in (tmp_path / "records").iterdir()] == [f"{cell.name}.json"]
+
+
+def test_a_failure_is_gone_once_the_cell_succeeds(tmp_path, grid, record):
+    store, cell = Store(tmp_path), grid().cells[1]
+    store.keep(cell, Failure("DataError", "no data", ["line"]))
+    assert store.failure(cell) == Failure("DataError", "no data", ["line"], cell.identity)
+    assert store.record(cell) is None
+    store.keep(cell, record(cell))
+    assert store.failure(cell) is None
+
+
+def test_damaged_and_foreign_records_are_named(tmp_path, grid, record):
+    store, (first, second, *_) = Store(tmp_path), grid().cells
+    write_record(store.record_path(first), record(second))
+    with pytest.raises(ConfigError, match=r"got another in .*delete it"):
+        store.record(first)
+    path = store.record_path(second)
+    for text in ("", "{", "[]", "{}", '{"accuracy": 1}'):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="a record must be what a run wrote"):
+            store.record(second)
+    write_record(path, record(second, 3.0))
+    with pytest.raises(ConfigError, match="a record must be what a run wrote"):
+        read_record(path)
+
+
+def test_temporary_files_of_dead_processes_are_removed(tmp_path):
+    folder, host = tmp_path / "records", socket.gethostname()
+    folder.mkdir()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    names = {
+        f"a.json.{host}.{int(dead.stdout)}.partial": False,
+        f"a.json.{host}.{os.getpid()}.partial": True,
+        "a.json.elsewhere.1.partial": True,
+        "odd.partial": True,
+    }
+    for name in names:
+        (folder / name).write_text("{")
+    Store(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {name for name, kept in names.items() if kept}
+
+
+def test_a_queue_gives_what_is_missing_in_order(tmp_path, grid, record):
+    store, cells = Store(tmp_path), grid().cells
+    store.keep(cells[1], record(cells[1]))
+    store.keep(cells[2], Failure("ValueError", "once", []))
+    queue = Queue(store, cells)
+    taken = [queue.take() for _ in range(4)]
+    assert taken == [cells[0], cells[2], cells[3], None]
+    assert not queue.done
+    queue.settle(cells[0], record(cells[0]))
+    queue.settle(cells[2], Failure("ValueError", "twice", []))
+    queue.settle(cells[3], record(cells[3]))
+    assert queue.done
+    assert set(queue.records) == {cells[i].id for i in (0, 1, 3)}
+    queue.close()
+    assert not (tmp_path / "claims").exists()
+
+
+def test_two_queues_share_a_folder(tmp_path, grid, record):
+    cells = grid().cells
+    one, other = Queue(Store(tmp_path), cells), Queue(Store(tmp_path), cells)
+    mine, theirs = one.take(), other.take()
+    assert (mine, theirs) == cells[:2]
+    one.settle(cells[0], record(cells[0], 0.1))
+    other.settle(cells[1], Failure("ValueError", "x", []))
+    # what the other has done meanwhile is not done again, success or not
+    assert [one.take(), one.take(), one.take()] == [cells[2], cells[3], None]
+    assert one.failures[cells[1].id].message == "x"
+    assert other.take() is None
+    assert not other.done
+    for cell in cells[2:]:
+        one.settle(cell, record(cell))
+    assert other.take() is None
+    assert other.done
+    assert other.records[cells[0].id].accuracy == 0.1
+
+
+def test_the_claim_of_a_killed_process_is_free_again(tmp_path, grid):
+    cell = grid().cells[0]
+    command = [sys.executable, "-c", HOLD, str(tmp_path), cell.name]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        assert not Store(tmp_path).claim(cell)
+        assert str(holder.pid) in (tmp_path / "claims" / cell.name).read_text()
+    finally:
+        holder.kill()
+        holder.communicate()
+    mine = Store(tmp_path)
+    assert mine.claim(cell)
+    mine.close([cell])
