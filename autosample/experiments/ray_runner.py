@@ -19,7 +19,7 @@ _PATIENCE = 2.0  # seconds between two looks for cells that another runner has
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns unless this is said
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError("--ray needs Ray, got none installed: pip install 'autosample[ablate-ray]'") from error
     return ray
