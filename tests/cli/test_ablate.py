@@ -7,6 +7,8 @@ import yaml
 
 from autosample.experiments.parse import read_grid
 
+pytestmark = pytest.mark.slow  # every cell is a process of its own
+
 GRIDS = sorted((Path(__file__).parents[2] / "configs" / "ablation").glob("*.yaml"))
 GOOD = "{data: {class: Digits}, model: {name: digitnet, in_chans: 1}, presets: [dense], seeds: 1}"
 

@@ -16,6 +16,8 @@ from autosample.experiments.parse import read_grid
 from autosample.experiments.record import records_in
 from autosample.experiments.store import Failure
 
+pytestmark = pytest.mark.slow  # every cell is a process of its own
+
 TINY = """
 data: {class: Digits, batch_size: 512}
 model: {name: digitnet, num_classes: 10, in_chans: 1}
