@@ -83,7 +83,7 @@ def test_gradients_equal_those_of_the_dense_layer(case: Case) -> None:
     for way in variants(case.task, fuse=False).values():
         got = ops.convolve(x, way.source(layer.summary), layer._factors(), way, case.frame)
         for a, b in zip(torch.autograd.grad(got, learned, cotangent.float()), wanted, strict=True):
-            assert relative_error(a, b) < 2e-6
+            assert relative_error(a, b) < 5e-6  # sums over the whole map, in float32
 
 
 @needs_kernel
@@ -99,7 +99,7 @@ def test_gradients_of_the_kernel(case: Case) -> None:
     y = fused.convolve(x, case.bank, layer._factors(), case.task, case.frame)
     assert relative_error(y, expected) < 1e-6
     for a, b in zip(torch.autograd.grad(y, [x, layer.summary], cotangent.float()), wanted, strict=True):
-        assert relative_error(a, b) < 2e-6
+        assert relative_error(a, b) < 5e-6  # sums over the whole map, in float32
 
 
 @needs_kernel
@@ -132,7 +132,7 @@ def test_many_tiles(layer, shape: tuple[int, ...], threads: int) -> None:
         torch.set_num_threads(before)
     assert relative_error(y, expected) < 1e-6
     for a, b in zip(got, wanted, strict=True):
-        assert relative_error(a, b) < 2e-6
+        assert relative_error(a, b) < 5e-6  # sums over the whole map, in float32
     assert torch.equal(again[0], got[1]), "gradients do not depend on which thread is first"
 
 
