@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.utils import _single
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -28,9 +27,10 @@ from autosample.errors import ConversionError
 from autosample.nn import outer_modules
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-# in the order in which they may follow a layer
+# in the order in which they may follow a layer; a max-pool and a ReLU may also change places, as they commute
 _STEPS = ("norm", "activation", "pool")
 # Reading these tells nothing of a tensor's numbers.
 _ABOUT = (
@@ -51,7 +51,7 @@ class Chain:
         layer: Name of a `Conv1d`, `Conv2d` or `Linear`, or of a subclass of them.
         norm: Name of a batch norm with running statistics over the layer's output channels.
         activation: Name of an `nn.ReLU`; that inside of a timm `BatchNormAct2d` is `"<norm>.act"`.
-        pool: Name of an `nn.MaxPool1d` without overlap or padding, over the positions of a `Conv1d`.
+        pool: Name of an `nn.MaxPool1d` or `MaxPool2d` over the positions of the convolution.
         lent: Whether anything but the layer itself uses its parameters.
     """
 
@@ -128,10 +128,8 @@ def _step(module: nn.Module) -> str | None:
     """Which step a module is, by its exact type: a subclass, parametrized modules among them, may do anything."""
     if type(module) is nn.ReLU:
         return "activation"
-    if isinstance(module, nn.MaxPool1d) and type(module) is nn.MaxPool1d:
-        disjoint = _single(module.stride) == _single(module.kernel_size) and _single(module.dilation) == (1,)
-        padded = module.ceil_mode or _single(module.padding) != (0,)
-        return "pool" if disjoint and not padded and not module.return_indices else None
+    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d) and type(module) in _POOLS.values():
+        return "pool" if not module.return_indices else None
     if isinstance(module, _BatchNorm) and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, _timm_norm()):
         tracked = module.track_running_stats and module.running_mean is not None and module.running_var is not None
         return "norm" if tracked else None
@@ -151,8 +149,11 @@ def _follow(trace: "_Trace", layer: nn.Module, names: dict[nn.Module, str]) -> C
         drop, act = (getattr(step, part, None) if type(step) is _timm_norm() else None for part in ("drop", "act"))
         if drop is not None and not trace.passes(drop):
             break
+        if role == "pool" and not any(isinstance(layer, c) and type(step) is p for c, p in _POOLS.items()):
+            break  # over channels, for one
         found[role], at = names[step], step
-        allowed = allowed[allowed.index(role) + 1 :]
+        swapped = role == "pool" and "activation" in allowed
+        allowed = ("activation",) if swapped else allowed[allowed.index(role) + 1 :]
         if act is not None and not trace.passes(act):
             if trace.roles.get(act) != "activation" or trace.calls[act] != 1:
                 break
@@ -165,7 +166,7 @@ def _allowed(trace: "_Trace", layer: nn.Module) -> tuple[str, ...]:
     value = trace.made.get(layer)
     rank = 2 + len(layer.kernel_size) if isinstance(layer, nn.Conv1d | nn.Conv2d) else 2
     batched = value is not None and value.rank == rank
-    fits = (batched, True, batched and isinstance(layer, nn.Conv1d))
+    fits = (batched, True, batched)
     return tuple(step for step, fit in zip(_STEPS, fits, strict=True) if fit)
 
 

@@ -4,7 +4,7 @@ import copy
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from autosample.chains import HOOKS, Chain, find_chains, norm_affine
+from autosample.chains import HOOKS, Chain, find_chains
 from autosample.convert import harden_
 from autosample.errors import ConversionError
+from autosample.folding import Following, swap
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import is_plain, layer_frame, layer_task, reusable
 from autosample.progress import tracked
 from autosample.reuse.layer import WindowConv
+from autosample.reuse.parts import ConvInParts, in_parts
 from autosample.reuse.planner import MARGIN, Plan, choose
 from autosample.timing import time_in_turn
 
@@ -141,23 +143,27 @@ def _place(
 ) -> tuple[nn.Module, Placed | None]:
     """Plan one layer and put its module in its place; returns the model, which may be the layer itself."""
     own = _own_way(layer, chain)
-    follow = _Following(model, Chain(chain.layer) if own else chain)
-    plan, module = Plan("dense", own or "not converted"), None
+    follow = Following(model, Chain(chain.layer) if own else chain)
+    plan, module, converted = Plan("dense", own or "not converted"), None, isinstance(layer, SummaryLayer)
     if isinstance(layer, SummaryLayer):
         if not own:
-            plan, module = _plan(layer, follow, x, measure, fuse)
+            plan, module = _plan(layer, follow.disjoint, x, measure, fuse)
         if module is None:
             to_dense_(layer)
-    elif follow.norm is None:
-        return model, None
     if module is None:
         follow.fold_into(layer)
-        follow.drop(model)
-        return model, Placed(chain.layer, plan, ("norm",) if follow.norm is not None else ())
-    follow.drop(model, rest=True)
+        parts = in_parts(layer, follow.relu, follow.pool, x) if x is not None and measure and fuse else None
+        if parts is None:
+            follow.drop()
+            folded = ("norm",) if follow.norm is not None else ()
+            return model, Placed(chain.layer, plan, folded) if folded or converted else None
+        module, plan = parts[0], replace(plan, reason=f"{plan.reason}; {parts[1]}")
+    else:
+        follow = follow.disjoint
+    follow.drop(rest=True)
     for name in cast(nn.Conv1d, layer).__constants__:  # a model may ask for its kernel size and the like
         setattr(module, name, getattr(layer, name))
-    return _swap(model, layer, module), Placed(chain.layer, plan, follow.names)
+    return swap(model, layer, module), Placed(chain.layer, plan, follow.names)
 
 
 def _own_way(layer: nn.Module, chain: Chain) -> str:
@@ -171,7 +177,7 @@ def _own_way(layer: nn.Module, chain: Chain) -> str:
 
 
 def _plan(
-    layer: SummaryLayer, follow: "_Following", x: Tensor | None, measure: bool, fuse: bool
+    layer: SummaryLayer, follow: "Following", x: Tensor | None, measure: bool, fuse: bool
 ) -> tuple[Plan, nn.Module | None]:
     """The plan of a plain summary layer and its module, `None` for dense."""
     if why := reusable(layer):
@@ -196,88 +202,31 @@ def _plan(
     def build(kind: str, way) -> nn.Module:
         return WindowConv(
             way, frame, way.source(layer.summary), factors=factors, bias=bias, mix=mix, pad=pad,
-            relu=follow.relu, pool=follow.pool, kernel=kind == "fused",
+            relu=follow.relu, pool=follow.window, kernel=kind == "fused",
         )  # fmt: skip
 
     def dense() -> nn.Module:
         twin = to_dense_(copy.deepcopy(layer))
         follow.fold_into(twin)
-        return nn.Sequential(twin, *([nn.ReLU()] if follow.relu else []), *follow.pools)
+        return nn.Sequential(twin, *([nn.ReLU()] if follow.relu else []), follow.pool or nn.Identity())
 
     shape = tuple(x.shape) if x.dim() > len(frame.kernel) + 1 else (1, *x.shape)
-    also = (pad, follow.relu, follow.pool, bias is None, None if factors is None else tuple(factors.shape))
+    also = (pad, follow.relu, follow.window, bias is None, None if factors is None else tuple(factors.shape))
     return choose(
         task, frame, shape, dense, build,
         device=x.device, dtype=x.dtype, fuse=fuse, measure=measure, mixed=mixed, also=also,
     )  # fmt: skip
 
 
-class _Following:
-    """The modules that a chain names, and how they fold into the layer before them."""
-
-    def __init__(self, model: nn.Module, chain: Chain) -> None:
-        self.chain = chain
-        self.norm = model.get_submodule(chain.norm) if chain.norm else None
-        self.relu = chain.activation is not None
-        self.pools = [model.get_submodule(chain.pool)] if chain.pool else []
-        size = cast(Any, self.pools[0]).kernel_size if self.pools else 1
-        self.pool: int = size[0] if isinstance(size, tuple) else size
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        c = self.chain
-        steps = (("norm", c.norm), ("relu", c.activation), ("pool", c.pool))
-        return tuple(name for name, there in steps if there)
-
-    def affine(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The scale that the norm gives to filters, and the bias behind both, float64."""
-        if self.norm is None:
-            return None, bias
-        scale, shift = norm_affine(self.norm)
-        return scale, shift if bias is None else bias.double() * scale + shift
-
-    def fold_into(self, layer: nn.Module) -> None:
-        """Fold the norm into a dense layer's weight and bias."""
-        if self.norm is None:
-            return
-        weight = cast(Tensor, layer.weight)
-        scale, shift = self.affine(cast(Tensor | None, layer.bias))
-        assert scale is not None
-        assert shift is not None
-        scaled = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
-        layer.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=False)
-        layer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
-
-    def drop(self, model: nn.Module, rest: bool = False) -> None:
-        """Take what has been folded out of the model: the norm, or the rest of the chain as well."""
-        if self.norm is not None:
-            inner = [m for name in ("drop", "act") if isinstance(m := getattr(self.norm, name, None), nn.Module)]
-            _swap(model, self.norm, nn.Sequential(*inner) if len(inner) > 1 else inner[0] if inner else nn.Identity())
-            self.inner_act = next(iter(inner[-1:]), None)
-        if rest and self.chain.activation:
-            name = self.chain.activation
-            inside = self.chain.norm is not None and name == f"{self.chain.norm}.act"
-            act = self.inner_act if inside else model.get_submodule(name)
-            assert act is not None
-            _swap(model, act, nn.Identity())
-        for pool in self.pools if rest else ():
-            _swap(model, pool, nn.Identity())
-
-
-def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put `new` wherever `old` is; returns the model, which is `new` if it was `old`."""
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                parent._modules[name] = new
-    return new if model is old else model
-
-
 def _memory_format(model: nn.Module, example: Example, expected: list[Tensor]) -> nn.Module:
     """Lay out what is still dense in images as the device likes it best, for this model as a whole."""
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         return model
-    other = cast(Any, copy.deepcopy(model)).to(memory_format=torch.channels_last)
+    other = copy.deepcopy(model)
+    settled = {m.conv for m in other.modules() if isinstance(m, ConvInParts)}
+    for conv in other.modules():
+        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and conv not in settled:
+            conv.weight.data = conv.weight.contiguous(memory_format=torch.channels_last)
     try:
         if not _difference(expected, _outputs(other, example)) <= _allowed(expected):
             return model
@@ -295,16 +244,17 @@ def _arguments(example: Example) -> tuple:
 
 
 def _inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
-    """What each layer was given in a run on the example."""
+    """What each layer was given in a run on the example: the shape, type and device of it, but no numbers."""
     seen: dict[str, Tensor] = {}
 
     def hook(name: str):
         def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            seen.setdefault(name, args[0] if args else kwargs["input"])
+            x = args[0] if args else kwargs["input"]
+            seen.setdefault(name, x.new_empty(()).expand(x.shape))
 
         return keep
 
-    layers = ((n, m) for n, m in outer_modules(model) if isinstance(m, SummaryLayer))
+    layers = ((n, m) for n, m in outer_modules(model) if isinstance(m, SummaryLayer | nn.Conv1d | nn.Conv2d))
     handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers]
     try:
         model(*_arguments(example))

@@ -1,5 +1,6 @@
 """Measuring speed as a ratio: sides that are compared run in turn, in one process, on the same threads."""
 
+import ctypes
 import os
 import platform
 import random
@@ -10,6 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+from autosample.errors import ConfigError
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's mallopt
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,23 @@ def time_in_turn(
 def ratio(slow: Timing, fast: Timing) -> Ratio:
     """How many times as long `slow` took as `fast`: median and quartiles over the rounds in which both ran."""
     return Ratio(*_quartiles(a / b for a, b in zip(slow.times, fast.times, strict=True)))
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees, from now on, instead of handing large blocks back to the system.
+
+    Otherwise each call that makes large tensors asks for their pages anew, which on some machines takes longer, and
+    varies more, than computing them. PyTorch's tuning guide advises allocators that do this.
+
+    Raises:
+        ConfigError: The system's allocator is not glibc's.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError) as error:
+        raise ConfigError("keeping memory needs glibc's allocator, got another system: leave it out") from error
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def processor() -> str:

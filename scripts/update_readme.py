@@ -90,14 +90,15 @@ def reuse_table() -> str:
         "peak memory [MB] |",
         "|---|---:|---:|---:|---:|---:|---:|---|---:|",
     ]
-    lines += [reuse_line(row, record["dtype"]) for record in records for row in record["rows"]]
+    lines += [reuse_line(row, record) for record in records for row in record["rows"]]
     sources = dict.fromkeys(told({**record, "command": "autosample bench"}) for record in records)
     return "\n".join(lines) + "\n\n" + " ".join(sources) + " Medians; all records are in results/speed."
 
 
-def reuse_line(row: dict[str, Any], dtype: str) -> str:
+def reuse_line(row: dict[str, Any], record: dict[str, Any]) -> str:
     """A line for a row of a record."""
-    name = f"`{row['workload']['name']}`" + ("" if dtype == "float32" else f" {dtype}")
+    special = "" if record["dtype"] == "float32" else f" {record['dtype']}"
+    name = f"`{row['workload']['name']}`{special}" + (", memory kept" if record.get("memory_kept") else "")
     if not row["best"]:
         return f"| {name} | {row['threads']} | | | {row['error'] or 'nothing to compare'} | | | **error** | |"
     base, best, ratio = (row["sides"][row["baseline"]], row["sides"][row["best"]], row["ratios"][row["best"]])

@@ -237,8 +237,8 @@ def test_a_hook_on_a_block_sees_the_tensors_at_its_ends():
 
 POOLS = [
     nn.MaxPool1d(3, 2), nn.MaxPool1d(2, padding=1), nn.MaxPool1d(2, dilation=2), nn.MaxPool1d(2, ceil_mode=True),
-    nn.MaxPool1d(2, return_indices=True), nn.AvgPool1d(2), nn.LPPool1d(1, 2),
 ]  # fmt: skip
+NO_POOLS = [nn.MaxPool1d(2, return_indices=True), nn.AvgPool1d(2), nn.LPPool1d(1, 2), nn.MaxPool2d(2)]
 SEQUENCES = [
     ((2, 3), nn.Linear(3, 4), [nn.BatchNorm1d(4), nn.ReLU()], ("1", "2")),
     ((2, 4, 3), nn.Linear(3, 4), [nn.BatchNorm1d(4), nn.ReLU()], ()),  # norm over another dimension
@@ -247,10 +247,15 @@ SEQUENCES = [
     ((3, 5, 5), nn.Conv2d(3, 4, 2), [nn.BatchNorm1d(4)], ()),
     ((1, 3, 9), nn.Conv1d(3, 4, 2), [nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2), nn.ReLU()], ("1", "2", "3")),
     ((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.ReLU(), nn.MaxPool1d((2,), (2,)), nn.BatchNorm1d(4)], (None, "1", "2")),
-    ((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.BatchNorm1d(4), nn.MaxPool1d(2), nn.ReLU()], ("1", None, "2")),
+    ((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.BatchNorm1d(4), nn.MaxPool1d(2), nn.ReLU()], ("1", "3", "2")),
+    ((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.MaxPool1d(2), nn.ReLU(), nn.MaxPool1d(2)], (None, "2", "1")),
+    ((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.ReLU(), nn.MaxPool1d(2), nn.ReLU()], (None, "1", "2")),
+    ((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.MaxPool1d(2), nn.BatchNorm1d(4)], (None, None, "1")),
     ((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.MaxPool1d(2)], (None, None, "1")),
     ((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.Sigmoid(), nn.MaxPool1d(2)], ()),
-    *(((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.ReLU(), pool], (None, "1")) for pool in POOLS),
+    ((2, 3, 9, 9), nn.Conv2d(3, 4, 2), [nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2, 1)], ("1", "2", "3")),
+    *(((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.ReLU(), pool], (None, "1", "2")) for pool in POOLS),
+    *(((2, 3, 9), nn.Conv1d(3, 4, 2), [nn.ReLU(), pool], (None, "1")) for pool in NO_POOLS),
 ]
 
 

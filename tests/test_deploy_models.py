@@ -35,7 +35,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 def build(name, shape, preset):
     torch.manual_seed(0)
-    options = {"img_size": shape[-1]} if "vit_tiny" in name else {}
+    options = {"img_size": shape[-1]} if name.startswith("vit") else {}
     model = timm.create_model(name, num_classes=5, **options)
     convert_(model, preset, ratio=8)
     return scramble(model), torch.randn(shape)

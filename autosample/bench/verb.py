@@ -19,7 +19,7 @@ from autosample.errors import ConfigError, ConversionError
 from autosample.progress import tracked
 from autosample.reuse import fused
 from autosample.spec import spec
-from autosample.timing import processor
+from autosample.timing import keep_memory, processor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ROUNDS = 31
@@ -41,6 +41,8 @@ def add_arguments(parser: Any) -> None:
     add("--no-compile", dest="compile", action="store_false", default=True, help="leave torch.compile out")
     add("--no-memory", dest="memory", action="store_false", default=True, help="do not measure peak memory")
     add("--rounds", type=int, default=_ROUNDS, help="most rounds; a row ends after two minutes")
+    add("--keep-memory", dest="keep", action="store_true", default=False,
+        help="let the process keep freed memory, for both sides, as jemalloc and tcmalloc do")  # fmt: skip
     add("--only", nargs="+", type=str, help="names of workloads, to measure only these")
     add("--model", type=str, help="a model of your own choice instead of suites")
     add("--summary", type=str, default="autosample", help="preset for --model")
@@ -58,6 +60,7 @@ def bench(
     out: Path = Path("runs/bench"),
     compile: bool = True,
     memory: bool = True,
+    keep: bool = False,
     rounds: int = _ROUNDS,
     only: Sequence[str] | None = None,
     model: str | None = None,
@@ -77,10 +80,12 @@ def bench(
     place = _device(device)
     plan = _own(suites, model, summary, ratio, input, only) if model else _suites(suites, only)
     given: dict[str, Any] = {"batch": batch, "dtype": dtype, "device": device, "rounds": rounds, "only": only}
-    given |= {"compile": compile, "memory": memory}
+    given |= {"compile": compile, "memory": memory, "keep": keep}
     given |= {"model": model, "summary": summary, "ratio": ratio, "input": input} if model else {}
     options: dict[str, Any] = {"device": place, "dtype": _DTYPES[dtype], "memory": memory, "rounds": rounds}
     options["compiled"] = compile
+    if keep:
+        keep_memory()
     console, wrong = Console(width=None if Console().is_terminal else 200), []
     for name, rows in plan.items():
         rows = [altered(row, batch, usual=(dtype, device) == ("float32", "cpu")) for row in rows]
@@ -89,7 +94,7 @@ def bench(
             measured = tuple(_measured(rows, {**options, "threads": count}, label))
             about = _about(() if model else (name,), count, given)
             record = Record(name, about, measured, slopes(measured))
-            _publish(record, out / f"{_file_name(name, batch, dtype, device)}-{count}t.json", console)
+            _publish(record, out / f"{_file_name(name, batch, dtype, device, keep)}-{count}t.json", console)
             wrong += [f"{row.workload.name} ({label})" for row in measured if row.error]
     if wrong:
         raise ConversionError(f"outputs must be those of dense torch, got errors in {', '.join(wrong)}: see above")
@@ -158,9 +163,10 @@ def _own(
     return {"model": chosen(own(model, summary, ratio, shape), only)}
 
 
-def _file_name(name: str, batch: int | None, dtype: str, device: str) -> str:
-    parts = [name, f"b{batch}" if batch else "", "" if dtype == "float32" else dtype, "" if device == "cpu" else device]
-    return "-".join(part for part in parts if part)
+def _file_name(name: str, batch: int | None, dtype: str, device: str, keep: bool) -> str:
+    usual = {"float32": "", "cpu": ""}
+    parts = (name, f"b{batch}" if batch else "", usual.get(dtype, dtype), usual.get(device, device))
+    return "-".join(part for part in (*parts, "kept" if keep else "") if part)
 
 
 def _about(suites: Sequence[str], threads: int, given: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +180,7 @@ def _about(suites: Sequence[str], threads: int, given: dict[str, Any]) -> dict[s
         "threads": threads,
         "dtype": given["dtype"],
         "compiled": given["compile"],
+        "memory_kept": given["keep"],
         "fused_kernel": {"available": not why, "why_not": why, "version": fused.version()},
     }
 
@@ -182,7 +189,9 @@ def _command(suites: Sequence[str], given: dict[str, Any]) -> str:
     """The line that measures this record again."""
     words = ["autosample", "bench", *suites]
     for name, value in given.items():
-        if isinstance(value, bool):
+        if name == "keep":
+            words += ["--keep-memory"] if value else []
+        elif isinstance(value, bool):
             words += [] if value else [f"--no-{name}"]
         elif isinstance(value, Sequence) and not isinstance(value, str):
             words += [f"--{name}", *map(str, value)]

@@ -74,7 +74,7 @@ class StackCfg:
 
 
 class ConvStage(nn.Module):
-    """conv → batch norm → ReLU → max-pool, or conv → ReLU → batch norm → max-pool with `act_first`.
+    """conv → batch norm → max-pool → ReLU, or conv → ReLU → batch norm → max-pool with `act_first`.
 
     The conv has a bias only where no batch norm follows it directly, since the norm would cancel it.
 
@@ -108,7 +108,7 @@ class ConvStage(nn.Module):
         bias = act_first or not norm
         self.conv = CONV[ndim](in_chans, row.width, row.kernel, stride=row.stride, padding=row.pad, bias=bias, **dd)
         self.norm = NORM[ndim](row.width, **dd) if norm else nn.Identity()
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
         self.pool = MAX_POOL[ndim](row.pool) if row.pool > 1 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "batch in_chans *positions"]) -> Float[Tensor, "batch width *fewer"]:
@@ -119,8 +119,9 @@ class ConvStage(nn.Module):
                 f"give at least {self.min_input} {self.unit} or pad"
             )
         x = self.conv(x)
-        x = self.norm(self.act(x)) if self.act_first else self.act(self.norm(x))
-        return self.pool(x)
+        if self.act_first:
+            return self.pool(self.norm(self.act(x)))
+        return self.act(self.pool(self.norm(x)))  # ReLU and max-pool commute, and the pool leaves less to do
 
 
 class ConvStack(StagedNet):

@@ -154,12 +154,17 @@ def _signature(
     task: Task, frame: Frame, shape: Vector, device: torch.device, dtype: torch.dtype, *others: object
 ) -> str:
     """What a measurement depends on, as a short key."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    parts = (
-        name, torch.get_num_threads(), torch.__version__, fused.version(), str(dtype), shape, frame, task.schedule,
+    return signature(
+        device, dtype, fused.version(), shape, frame, task.schedule,
         tuple(task.rows.shape), task.segments, task.columns, task.splits, task.fold, task.groups, task.in_order,
         task.table is None, others,
     )  # fmt: skip
+
+
+def signature(device: torch.device, dtype: torch.dtype, *others: object) -> str:
+    """A short key for a measurement that depends on the machine, on torch, and on others."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    parts = (name, torch.get_num_threads(), torch.__version__, str(dtype), *others)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

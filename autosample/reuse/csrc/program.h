@@ -32,12 +32,14 @@ struct Program {
   int64_t groups, windows, columns, channels, fold, rows, relu, pool, phases;
   // as the input has it
   int64_t dim_h, dim_w, out_h, out_w, width;
+  int64_t images, period;  // that lie below one another as one map, and how many rows apart
   std::vector<std::vector<Term>> taps;  // of each phase of B; `row` is unused, `phase` is that of the input
   std::vector<Pass> passes;
   std::vector<Term> last;
   int64_t halo_sum = 0, halo = 0;  // columns that B, and the input, need beyond a tile
 
-  Program(c10::ArrayRef<int64_t> code, int64_t height, int64_t breadth) : dim_h(height), dim_w(breadth) {
+  Program(c10::ArrayRef<int64_t> code, int64_t height, int64_t breadth, int64_t batch = 1)
+      : dim_h(height), dim_w(breadth) {
     const int64_t* p = code.data();
     const int64_t* const end = p + code.size();
     auto next = [&] {
@@ -54,8 +56,11 @@ struct Program {
     TORCH_CHECK(dim_h + pad_h + after_h > reach_h && dim_w + pad_w + after_w > reach_w,
                 "window_conv: the kernel can't be larger than the padded input");
     width = out_w + reach_w / stride_w;
-    // zeros that pad a row on the right can be those that pad the next one on the left
-    if (stride_w == 1 && dim_h > 1) width -= std::min({pad_w, after_w, reach_w});
+    // a pool goes by places that are counted from the beginning of a signal
+    images = pool > 1 ? 1 : batch;
+    // zeros that pad a row on the right can be those that pad the next one on the left; with images likewise
+    if (stride_w == 1 && dim_h * images > 1) width -= std::min({pad_w, after_w, reach_w});
+    period = std::max(out_h, (dim_h + std::max(pad_h, after_h) + stride_h - 1) / stride_h);
     auto shift = [&] {
       const int64_t down = next();
       return down * width + next();
@@ -106,7 +111,7 @@ struct Program {
   int64_t blocks() const { return fold ? 1 : windows; }
   int64_t input_phases() const { return stride_h * stride_w; }
   int64_t depth() const { return static_cast<int64_t>(taps[0].size()) * columns; }
-  int64_t length() const { return out_h > 0 && out_w > 0 ? (out_h - 1) * width + out_w : 0; }
+  int64_t length() const { return out_h > 0 && out_w > 0 ? ((images - 1) * period + out_h - 1) * width + out_w : 0; }
   int64_t pooled() const { return pool > 1 ? out_w / pool : out_w; }
 };
 

@@ -39,15 +39,16 @@ inline std::vector<Piece> tile_pieces(const Program& p, int64_t phase, int64_t s
   int64_t row = start / p.width, column = start % p.width;
   for (int64_t at = 0; at < count; ++row, column = 0) {
     const int64_t run = std::min(p.width - column, count - at);
-    const int64_t y = row * p.stride_h + phase_h - p.pad_h;
+    const int64_t image = p.images > 1 ? row / p.period : 0;
+    const int64_t y = (row - image * p.period) * p.stride_h + phase_h - p.pad_h;
     const int64_t x = column * p.stride_w + phase_w - p.pad_w;
     int64_t left = run, right = run;
-    if (y >= 0 && y < p.dim_h) {
+    if (y >= 0 && y < p.dim_h && image < p.images) {
       left = x < 0 ? std::min(run, (-x + p.stride_w - 1) / p.stride_w) : 0;
       right = x < p.dim_w ? std::min(run, (p.dim_w - x + p.stride_w - 1) / p.stride_w) : 0;
       right = std::max(left, right);
     }
-    pieces.push_back({at, left, right, run, y * p.dim_w + x});
+    pieces.push_back({at, left, right, run, image * p.channels * p.groups * p.dim_h * p.dim_w + y * p.dim_w + x});
     at += run;
   }
   return pieces;
@@ -110,16 +111,18 @@ inline std::vector<std::vector<Piece>> input_pieces(const Program& p, int64_t st
 }
 
 struct Run {
-  int64_t from, to, count;  // in the tile, in the output plane, and how long
+  int64_t from, to, count;  // in the tile, in the output, and how long
 };
 
-inline std::vector<Run> output_runs(const Program& p, int64_t start, int64_t count) {
+// Where a tile goes in the output plane of one channel; `image_out` is how far apart those of the images are.
+inline std::vector<Run> output_runs(const Program& p, int64_t start, int64_t count, int64_t image_out = 0) {
   std::vector<Run> runs;
   for (int64_t u = start; u < start + count;) {
     const int64_t row = u / p.width, column = u % p.width;
+    const int64_t image = p.images > 1 ? row / p.period : 0, y = row - image * p.period;
     const int64_t stop = std::min(start + count, (row + 1) * p.width);
-    const int64_t valid = std::min(stop, row * p.width + p.out_w) - u;
-    if (valid > 0) runs.push_back({u - start, row * p.out_w + column, valid});
+    const int64_t valid = y < p.out_h ? std::min(stop, row * p.width + p.out_w) - u : 0;
+    if (valid > 0) runs.push_back({u - start, image * image_out + y * p.out_w + column, valid});
     u = stop;
   }
   return runs;
