@@ -3,7 +3,7 @@
 import copy
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -109,18 +109,39 @@ def deploy(
         raise ConversionError(f"deploy needs an example input, got a {kind}: pass a tensor, or a tuple of all inputs")
     fast = _hardened(model)
     chains, inputs, expected = find_chains(fast, example), _inputs(fast, example), _outputs(fast, example)
-    rows: list[Placed] = []
-    layers = [(name, layer) for name, layer in outer_modules(fast) if name in chains]
-    for name, layer in tracked(layers, len(layers), "planning"):
-        fast, row = _place(fast, layer, chains[name], inputs.get(name), measure=measure, fuse=fuse)
-        rows += [row] if row is not None else []
+    dense = copy.deepcopy(fast) if measure else None
+    fast, rows = _place_all(fast, chains, inputs, measure=measure, fuse=fuse)
     error = _difference(expected, _outputs(fast.eval(), example))
     if not error <= _allowed(expected):
         raise ConversionError(
             f"outputs must stay the same, got a relative difference of {error:.2g}: report this model"
         )
+    if dense is not None:
+        ways = [(fast, rows)]
+        if any(row.plan.kind != "dense" for row in rows):
+            ways.append(_place_all(dense, chains, inputs, measure=measure, fuse=fuse, whole=True))
+        fast, rows = _fastest(ways, example, expected)
     object.__setattr__(fast, "deployment", Deployment(tuple(rows), error))
-    return cast(Model, _memory_format(fast, example, expected) if measure else fast)
+    return cast(Model, fast)
+
+
+def _place_all(
+    model: nn.Module,
+    chains: Mapping[str, Chain],
+    inputs: Mapping[str, Tensor],
+    *,
+    measure: bool,
+    fuse: bool,
+    whole: bool = False,
+) -> tuple[nn.Module, list[Placed]]:
+    """The model with every layer planned, and what became of the layers; with `whole`, all of them dense."""
+    rows = []
+    layers = [(name, layer) for name, layer in outer_modules(model) if name in chains]
+    for name, layer in tracked(layers, len(layers), "planning"):
+        chain, x = chains[name], inputs.get(name)
+        model, row = _place(model, layer, chain, x, measure=measure, fuse=fuse, whole=whole)
+        rows += [row] if row is not None else []
+    return model.eval(), rows
 
 
 def _hardened(model: nn.Module) -> nn.Module:
@@ -139,14 +160,16 @@ def _hardened(model: nn.Module) -> nn.Module:
 
 
 def _place(
-    model: nn.Module, layer: nn.Module, chain: Chain, x: Tensor | None, *, measure: bool, fuse: bool
+    model: nn.Module, layer: nn.Module, chain: Chain, x: Tensor | None, *, measure: bool, fuse: bool, whole: bool
 ) -> tuple[nn.Module, Placed | None]:
     """Plan one layer and put its module in its place; returns the model, which may be the layer itself."""
     own = _own_way(layer, chain)
     follow = Following(model, Chain(chain.layer) if own else chain)
     plan, module, converted = Plan("dense", own or "not converted"), None, isinstance(layer, SummaryLayer)
     if isinstance(layer, SummaryLayer):
-        if not own:
+        if not own and whole:
+            plan = Plan("dense", "as a whole, the model is faster so")
+        elif not own:
             plan, module = _plan(layer, follow.disjoint, x, measure, fuse)
         if module is None:
             to_dense_(layer)
@@ -218,24 +241,37 @@ def _plan(
     )  # fmt: skip
 
 
-def _memory_format(model: nn.Module, example: Example, expected: list[Tensor]) -> nn.Module:
-    """Lay out what is still dense in images as the device likes it best, for this model as a whole."""
-    if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
-        return model
-    other = copy.deepcopy(model)
-    settled = {m.conv for m in other.modules() if isinstance(m, ConvInParts)}
-    for conv in other.modules():
-        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and conv not in settled:
-            conv.weight.data = conv.weight.contiguous(memory_format=torch.channels_last)
-    try:
-        if not _difference(expected, _outputs(other, example)) <= _allowed(expected):
-            return model
-    except RuntimeError:  # it may take views that only torch's usual layout allows
-        return model
+def _fastest(
+    ways: Sequence[tuple[nn.Module, list[Placed]]], example: Example, expected: list[Tensor]
+) -> tuple[nn.Module, list[Placed]]:
+    """The fastest of several models that do the same, in either memory format; the first unless another clearly is.
+
+    Layers were timed one by one: as a whole, what lies between them counts too, such as changes of the memory format.
+    """
+    sides = [side for model, rows in ways for side in ((model, rows), (_channels_last(model, example, expected), rows))]
+    sides = [(model, rows) for model, rows in sides if model is not None]
+    if len(sides) == 1:
+        return sides[0]
     args = _arguments(example)
     device = next((t.device for t in tree_leaves(args) if isinstance(t, Tensor)), None)
-    plain, last = time_in_turn([lambda: model(*args), lambda: other(*args)], rounds=9, device=device)
-    return other if last.median < MARGIN * plain.median else model
+    taken = [t.median for t in time_in_turn([lambda m=m: m(*args) for m, _ in sides], rounds=9, device=device)]
+    taken[0] *= MARGIN
+    return sides[taken.index(min(taken))]
+
+
+def _channels_last(model: nn.Module, example: Example, expected: list[Tensor]) -> nn.Module | None:
+    """The model with channels last in what is still dense; `None` if that is nothing, or it does not work so."""
+    other = copy.deepcopy(model)
+    settled = {m.conv for m in other.modules() if isinstance(m, ConvInParts)}
+    convs = [m for m in other.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and m not in settled]
+    for conv in convs:
+        conv.weight.data = conv.weight.contiguous(memory_format=torch.channels_last)
+    try:
+        if not convs or not _difference(expected, _outputs(other, example)) <= _allowed(expected):
+            return None
+    except RuntimeError:  # it may take views that only torch's usual layout allows
+        return None
+    return other
 
 
 def _arguments(example: Example) -> tuple:
