@@ -120,6 +120,16 @@ def reuse_figure() -> str:
     return f"![time of a layer against filters, samples and ratio, with slopes]({path})"
 
 
+def ablations() -> str:
+    """Every ablation that was kept: its title, tables and picture."""
+    parts = []
+    for folder in sorted((RESULTS / "ablation").glob("*")):
+        title, _, tables = (folder / "table.md").read_text().partition("\n\n")
+        picture = f"![accuracy against stored bytes](results/ablation/{folder.name}/accuracy.png)"
+        parts += [f"### {title}", tables.strip(), told(json.loads((folder / "about.json").read_text())), picture]
+    return "\n\n".join(parts) or "No records yet: `bash scripts/reproduce_mnist.sh DATA_ROOT` and the like make them."
+
+
 def example() -> str:
     """The ten lines, run now, with what they printed."""
     code = (ROOT / "scripts" / "example.py").read_text()
@@ -135,6 +145,7 @@ PARTS = {
     "speed:table": speed_table,
     "reuse:table": reuse_table,
     "reuse:figure": reuse_figure,
+    "ablations": ablations,
 }
 
 

@@ -70,7 +70,7 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
     options = {"precision": precision, "logger": logger, "tick": tick, **parts}
     model, record = train(data, settings, epochs=epochs, **options)
     latency = measure_latency(model.net, data.input_shape) if cell.latency else None
-    described = {**record.settings, "data": cell.data, "data_args": dict(cell.data_args), "fold": cell.fold}
+    described = {**record.settings, "data": cell.data, "data_args": cell.identity["data_args"], "fold": cell.fold}
     sizes = {"dense_bytes": resolved.dense_bytes, "dense_params": resolved.dense_params}
     return replace(record, settings=described, cell=cell.identity, latency=latency, **sizes)
 
