@@ -1,5 +1,7 @@
 """autosample: layers that sample their filters from a small learned summary."""
 
+from autosample.artifact import load as load
+from autosample.artifact import save as save
 from autosample.convert import convert as convert
 from autosample.convert import convert_ as convert_
 from autosample.convert import harden_ as harden_
@@ -15,6 +17,6 @@ from autosample.spec import spec as spec
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "convert_", "deploy", "harden_", "quantize_", "report", "spec",
+    "convert", "convert_", "deploy", "harden_", "load", "quantize_", "report", "save", "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip

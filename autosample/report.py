@@ -175,6 +175,11 @@ def note_reason(layer: nn.Module, reason: str) -> None:
     setattr(layer, _NOTE, reason)
 
 
+def reasons(model: nn.Module) -> dict[str, str]:
+    """Why layers were left dense, by name."""
+    return {name: vars(layer)[_NOTE] for name, layer in model.named_modules() if _NOTE in vars(layer)}
+
+
 def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     """Per layer and in total: parameters, bytes as saved, multiplicity, and multiply-adds if an example is given.
 

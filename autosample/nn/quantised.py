@@ -57,7 +57,7 @@ class QuantisedParameters(nn.Module):
         for name, parameter in self.named_parameters(recurse=False):
             quantizer = self.quantizer(name)
             if quantizer is None or quantizer.now == WAITING:
-                own[name] = parameter.detach()
+                own[name] = parameter
                 continue
             if id(parameter) not in packed:
                 packed[id(parameter)] = quantizer.packed(parameter.detach())

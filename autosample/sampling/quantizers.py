@@ -1,5 +1,6 @@
 """What keeps a learned tensor at few bits: the levels it may take, while they are learned and once they are fixed."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -38,18 +39,19 @@ class Quantizer(nn.Module):
 
     Attributes:
         bits: Of one stored value, 2 to 8.
-        stage: 0 before the start, 1 while levels are learned, 2 once they are fixed; a scalar buffer.
+        now: 0 before the start, 1 while levels are learned, 2 once they are fixed.
+        state: `now` and `bits`, a buffer.
     """
 
     method: ClassVar[str]
     #: name of the buffer that the levels are stored in
     table: ClassVar[str]
-    stage: Tensor
+    state: Tensor
 
     def __init__(self, bits: int, device: torch.device | None = None) -> None:
         super().__init__()
         self.bits, self.now = bits, WAITING
-        self.register_buffer("stage", torch.zeros((), dtype=torch.uint8, device=device))
+        self.register_buffer("state", torch.tensor([WAITING, bits], dtype=torch.uint8, device=device))
         self._clean: tuple | None = None
 
     def levels(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "k"]:
@@ -85,7 +87,7 @@ class Quantizer(nn.Module):
         self._decide(values)
 
     def _enter(self, stage: int) -> None:
-        self.stage.fill_(stage)
+        self.state[0] = stage
         self.now, self._clean = stage, None
 
     def forward(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -147,7 +149,9 @@ class Quantizer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.now, self._clean = 0 if self.stage.is_meta else int(self.stage), None
+        if not self.state.is_meta:
+            self.now, self.bits = self.state.tolist()
+        self._clean = None
 
     def extra_repr(self) -> str:
         return f"{self.bits} bits, {('waiting', 'learning', 'fixed')[self.now]}"
@@ -211,6 +215,14 @@ class CodebookQuantizer(Quantizer):
         with torch.no_grad():
             self.codebook.copy_(levels)
         return shown
+
+
+def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
+    """The quantizer that the tensors of its `state_dict` describe."""
+    kind = next(kind for kind in QUANTIZERS.values() if kind.table in state)
+    quantizer = kind(int(state["state"][1]))
+    quantizer.load_state_dict(dict(state))
+    return quantizer
 
 
 QUANTIZERS: dict[str, type[Quantizer]] = {"linear": LinearQuantizer, "codebook": CodebookQuantizer}
