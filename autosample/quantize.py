@@ -115,7 +115,7 @@ def quantize_(
         QuantizationError: An argument is unusable, the model has no layer to quantise, or a number is not finite or
             does not fit into half precision.
     """
-    _check(bits, method, layers, gains, rest)
+    check_quantization(bits, method, layers, gains, rest)
     if hasattr(model, "deployment"):
         raise QuantizationError("a model is quantised before it is deployed, got a deployed one: quantise the original")
     before = _bytes(model)
@@ -137,7 +137,8 @@ def quantize_(
     return QuantizationReport(tuple(row for row in rows if row is not None), before, _bytes(model))
 
 
-def _check(bits: int, method: str, layers: str, gains: str | None, rest: str | None) -> None:
+def check_quantization(bits: int, method: str, layers: str, gains: str | None, rest: str | None) -> None:
+    """Raise `QuantizationError` unless these are arguments of `quantize_`."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
         raise QuantizationError(f"bits must be a whole number from 2 to 8, got {bits!r}: 8 keeps most of the accuracy")
     for name, value, known in (

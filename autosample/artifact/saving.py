@@ -36,6 +36,7 @@ def save(
     class_names: Sequence[str] | None = None,
     facts: Mapping[str, Any] | None = None,
     compression: str = "none",
+    config: Config | None = None,
 ) -> Config:
     """Save a model as `config.json`, `model.safetensors` and `README.md`; `autosample.load` gives it back.
 
@@ -55,6 +56,7 @@ def save(
         preprocessing: How inputs are made, plain data; by default what a timm model says of its pretraining.
         class_names: In the order of the outputs.
         facts: Anything for the model card, plain data: `data`, `metrics` (a mapping), `command`, `license`, `notes`.
+        config: What `load_any` knew of the model, for all of the above that is not given.
         compression: `none`, or `xz` for an entropy-coded file `model.safetensors.xz`.
 
     Raises:
@@ -63,6 +65,12 @@ def save(
     """
     if hasattr(model, "deployment"):
         raise ArtifactError("a model is saved before it is deployed, got a deployed one: save the original")
+    if config is not None:
+        preprocessing = config.preprocessing if preprocessing is None else preprocessing
+        class_names = config.class_names if class_names is None else class_names
+        facts = config.facts if facts is None else facts
+        if config.source.kind == "timm" and factory is None:
+            name = name or config.source.name
     source = find_source(model, name, arguments, factory)
     config = _describe(model, source)
     state = {key: _own(tensor) for key, tensor in compact_state(model).items()}
