@@ -165,6 +165,10 @@ def attach_quantizers(
     found = [(layer, key) for _, layer, key in _parameters(model, "int8" if int8_gains else None)]
     for layer, key in found:
         parameter: Tensor = getattr(layer, key)
+        before = layer.quantizer(key)
+        wanted = ("linear", _GAIN_BITS) if key == "gains" else (method, bits)
+        if before is not None and (before.method, before.bits) == wanted and before.holds(parameter):
+            made[id(parameter)] = before  # quantised so already: the same levels once more
         if id(parameter) not in made:
             made[id(parameter)] = (
                 QUANTIZERS["linear"](_GAIN_BITS, parameter.device)

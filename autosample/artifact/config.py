@@ -14,7 +14,7 @@ from autosample.sampling import Geometry
 from autosample.sampling.quantizers import QUANTIZERS
 from autosample.spec import Spec
 
-FORMAT, SCHEMA = "autosample", 1
+FORMAT, SCHEMA = "autosample", 2
 COMPRESSIONS = ("none", "xz")
 DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
@@ -125,7 +125,7 @@ class Config:
             "tensors": None if self.tensors is None else asdict(self.tensors),
             "layers": layers,
             "shared": dict(self.shared),
-            "rounded": dict(self.rounded),
+            "rounded": _by_value(self.rounded),
             "left_dense": dict(self.left_dense),
             "preprocessing": dict(self.preprocessing),
             "class_names": None if self.class_names is None else list(self.class_names),
@@ -157,7 +157,19 @@ def parse(text: str) -> Config:
             f"this version reads the formats 1 to {SCHEMA}, got {schema}, saved by autosample "
             f"{str(data.get('version'))[:40]!r}: upgrade autosample"
         )
-    return _parse_current(data)
+    return _parse_current(_since_1(data) if schema == 1 else data)
+
+
+def _since_1(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Format 1 gave every rounded tensor its own precision; since 2 they are listed by precision."""
+    return {**data, "rounded": _by_value(_texts(data.get("rounded", {}), "rounded"))}
+
+
+def _by_value(names: Mapping[str, str]) -> dict[str, list[str]]:
+    listed: dict[str, list[str]] = {}
+    for name, value in names.items():
+        listed.setdefault(value, []).append(name)
+    return listed
 
 
 def _parse_current(data: Mapping[str, Any]) -> Config:
@@ -172,7 +184,11 @@ def _parse_current(data: Mapping[str, Any]) -> Config:
         source=_source(got["model"]),
         layers={name: _layer(layer, f"layers.{name}") for name, layer in as_map(got["layers"], "layers").items()},
         shared=_texts(got["shared"], "shared"),
-        rounded={k: _choice(v, f"rounded.{k}", DTYPES) for k, v in as_map(got["rounded"], "rounded").items()},
+        rounded={
+            as_text(name, "rounded"): _choice(dtype, "rounded", DTYPES)
+            for dtype, names in as_map(got["rounded"], "rounded").items()
+            for name in as_list(names, f"rounded.{dtype}")
+        },
         left_dense=_texts(got["left_dense"], "left_dense"),
         preprocessing=as_plain(as_map(got["preprocessing"], "preprocessing"), "preprocessing"),
         class_names=None if names is None else tuple(as_text(n, "class_names") for n in as_list(names, "class_names")),

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
+from autosample.errors import ArtifactError
 from autosample.quantize import Half, Method
 
 
 def quantize(
     path: Path,
-    out: Path,
+    out: Path | None = None,
     bits: int = 8,
     method: Method = "linear",
     layers: Literal["sampled", "all"] = "sampled",
@@ -32,6 +33,8 @@ def quantize(
     from autosample.artifact.saving import save
     from autosample.quantize import quantize_
 
+    if out is None:
+        raise ArtifactError("quantize needs a folder to save to, got none: pass --out DIR")
     model, config = load_any(path)
     print(quantize_(model, bits, method=method, layers=layers, gains=gains, rest=rest))
     saved = save(model, out, config=config, compression=compression)
@@ -51,7 +54,6 @@ def card(path: Path, write: bool = False) -> None:
     from autosample.artifact.card import card_text
     from autosample.artifact.files import write_card
     from autosample.artifact.loading import load_any
-    from autosample.errors import ArtifactError
     from autosample.report import report
 
     if not path.is_dir():

@@ -43,9 +43,10 @@ class FakeQuantize(pl.Callback):
         check_quantization(bits, method, "sampled", gains, None)
         if not 0 <= start <= 1 or not temperature > 0:
             raise ConfigError(
-                f"start must lie between 0 and 1 and temperature above 0, got {start} and {temperature}: use 0.7 and 0.1"
+                f"start must lie between 0 and 1 and temperature above 0, got {start} and {temperature}: leave them out"
             )
-        self.bits, self.method, self.start = bits, method, start
+        self.bits, self.start = bits, start
+        self.method: Method = method
         self.gains, self.temperature = gains, temperature
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
