@@ -1,5 +1,6 @@
 """`config.json` of a saved model: what it may hold, and how it is checked before anything is done with it."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -133,7 +134,7 @@ class Config:
             "dense_bytes": self.dense_bytes,
             "stored_bytes": self.stored_bytes,
         }
-        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+        return json.dumps({**data, "checksum": _checksum(data)}, indent=1, allow_nan=False) + "\n"
 
 
 def parse(text: str) -> Config:
@@ -157,11 +158,21 @@ def parse(text: str) -> Config:
             f"this version reads the formats 1 to {SCHEMA}, got {schema}, saved by autosample "
             f"{str(data.get('version'))[:40]!r}: upgrade autosample"
         )
-    return _parse_current(_since_1(data) if schema == 1 else data)
+    if schema == 1:
+        return _parse_current(_since_1(data))
+    kept = {key: value for key, value in data.items() if key != "checksum"}
+    if data.get("checksum") != _checksum(kept):
+        raise ArtifactError("config.json must be as it was saved, got one that was changed: use another copy")
+    return _parse_current(kept)
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order and the white space of its text."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _since_1(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Format 1 gave every rounded tensor its own precision; since 2 they are listed by precision."""
+    """Format 1 had no checksum of its own, and gave every rounded tensor its precision; now they are listed by it."""
     return {**data, "rounded": _by_value(_texts(data.get("rounded", {}), "rounded"))}
 
 

@@ -23,6 +23,8 @@ from autosample.report import reasons, report
 # What timm's nets know of the inputs that they were trained on.
 _INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
+_FIX = "pass the arguments= it was made with, or factory="
+
 
 @torch.no_grad()
 def save(
@@ -74,7 +76,11 @@ def save(
     source = find_source(model, name, arguments, factory)
     config = _describe(model, source)
     state = {key: _own(tensor) for key, tensor in compact_state(model).items()}
-    _compare(model, assemble(config, state, factory))
+    try:
+        twin = assemble(config, state, factory)
+    except ArtifactError as error:
+        raise ArtifactError(f"a fresh model must be like the one to be saved, got: {error}; {_FIX}") from error
+    _compare(model, twin)
     given = getattr(model, "pretrained_cfg", None) or {}
     known = {key: given[key] for key in _INPUT_KEYS if isinstance(given, Mapping) and given.get(key)}
     sizes, raw = report(model), safetensors.torch.save(state, {"format": "pt"})
@@ -136,7 +142,7 @@ def _compare(model: nn.Module, twin: nn.Module) -> None:
         if mine.get(name) != theirs.get(name):
             raise ArtifactError(
                 f'a fresh model must be like the one to be saved, got {theirs.get(name, "nothing")} for "{name}" '
-                f"instead of {mine.get(name, 'nothing')}: pass the arguments= it was made with, or factory="
+                f"instead of {mine.get(name, 'nothing')}: {_FIX}"
             )
 
 
