@@ -100,7 +100,8 @@ print(sorted(seen))
 """
 
 
-@pytest.mark.parametrize("turns", [4, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("turns", [60])
 def test_killed_at_random_moments(tmp_path, turns):
     code = KILLED.format(here=str(Path(__file__).parent))
     done = subprocess.run(
