@@ -1,10 +1,15 @@
 """autosample: layers that sample their filters from a small learned summary."""
 
+from autosample.artifact import from_pretrained as from_pretrained
+from autosample.artifact import load as load
+from autosample.artifact import push_to_hub as push_to_hub
+from autosample.artifact import save as save
 from autosample.convert import convert as convert
 from autosample.convert import convert_ as convert_
 from autosample.convert import harden_ as harden_
 from autosample.deploy import deploy as deploy
 from autosample.errors import AutosampleError as AutosampleError
+from autosample.quantize import quantize_ as quantize_
 from autosample.report import Report as Report
 from autosample.report import report as report
 from autosample.spec import PRESETS as PRESETS
@@ -14,6 +19,7 @@ from autosample.spec import spec as spec
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "convert_", "deploy", "harden_", "report", "spec",
+    "convert", "convert_", "deploy", "from_pretrained", "harden_", "load", "push_to_hub", "quantize_", "report",
+    "save", "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip
