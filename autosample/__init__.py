@@ -5,6 +5,8 @@ from autosample.convert import convert_ as convert_
 from autosample.convert import harden_ as harden_
 from autosample.deploy import deploy as deploy
 from autosample.errors import AutosampleError as AutosampleError
+from autosample.export import export_onnx as export_onnx
+from autosample.export import export_pt2 as export_pt2
 from autosample.report import Report as Report
 from autosample.report import report as report
 from autosample.spec import PRESETS as PRESETS
@@ -14,6 +16,6 @@ from autosample.spec import spec as spec
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "convert_", "deploy", "harden_", "report", "spec",
+    "convert", "convert_", "deploy", "export_onnx", "export_pt2", "harden_", "report", "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from autosample.errors import ConversionError
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import is_plain, layer_frame, layer_task, reusable
+from autosample.origin import Origin, remember
 from autosample.progress import tracked
 from autosample.reuse.layer import WindowConv
 from autosample.reuse.planner import MARGIN, Plan, choose
@@ -52,10 +53,13 @@ class Deployment:
         rows: One for each convolution and linear layer that was converted or into which something was folded.
         error: Largest difference of the outputs for the example from those of the hardened model, relative to the
             largest of these.
+        stored_bytes, dense_bytes: Of the model that was deployed, as `autosample.report` counts them.
     """
 
     rows: tuple[Placed, ...]
     error: float
+    stored_bytes: int
+    dense_bytes: int
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -105,7 +109,8 @@ def deploy(
     if not isinstance(example, Tensor | tuple):
         kind = type(example).__name__
         raise ConversionError(f"deploy needs an example input, got a {kind}: pass a tensor, or a tuple of all inputs")
-    fast = _hardened(model)
+    fast = hardened(model)
+    sizes = _sizes(fast)
     chains, inputs, expected = find_chains(fast, example), _inputs(fast, example), _outputs(fast, example)
     rows: list[Placed] = []
     layers = [(name, layer) for name, layer in outer_modules(fast) if name in chains]
@@ -117,11 +122,19 @@ def deploy(
         raise ConversionError(
             f"outputs must stay the same, got a relative difference of {error:.2g}: report this model"
         )
-    object.__setattr__(fast, "deployment", Deployment(tuple(rows), error))
+    object.__setattr__(fast, "deployment", Deployment(tuple(rows), error, *sizes))
     return cast(Model, _memory_format(fast, example, expected) if measure else fast)
 
 
-def _hardened(model: nn.Module) -> nn.Module:
+def _sizes(model: nn.Module) -> tuple[int, int]:
+    """Bytes that a model stores, and those of its dense twin."""
+    from autosample.report import report
+
+    sizes = report(model)
+    return sizes.stored_bytes, sizes.dense_bytes
+
+
+def hardened(model: nn.Module) -> nn.Module:
     """A hardened copy in evaluation mode; weights that are computed from others become what they are."""
     fast = copy.deepcopy(model).eval()
     for module in [m for m in fast.modules() if parametrize.is_parametrized(m)]:
@@ -143,6 +156,8 @@ def _place(
     own = _own_way(layer, chain)
     follow = _Following(model, Chain(chain.layer) if own else chain)
     plan, module = Plan("dense", own or "not converted"), None
+    source = copy.deepcopy(layer) if isinstance(layer, SummaryLayer) else None
+    affine = follow.affine(cast(Tensor | None, layer.bias))
     if isinstance(layer, SummaryLayer):
         if not own:
             plan, module = _plan(layer, follow, x, measure, fuse)
@@ -153,11 +168,15 @@ def _place(
     if module is None:
         follow.fold_into(layer)
         follow.drop(model)
+        if source is not None:
+            remember(layer, Origin(source, *affine))
         return model, Placed(chain.layer, plan, ("norm",) if follow.norm is not None else ())
     follow.drop(model, rest=True)
     for name in cast(nn.Conv1d, layer).__constants__:  # a model may ask for its kernel size and the like
         setattr(module, name, getattr(layer, name))
-    return _swap(model, layer, module), Placed(chain.layer, plan, follow.names)
+    assert source is not None
+    remember(module, Origin(source, *affine, follow.relu, follow.pool))
+    return swap(model, layer, module), Placed(chain.layer, plan, follow.names)
 
 
 def _own_way(layer: nn.Module, chain: Chain) -> str:
@@ -252,19 +271,19 @@ class _Following:
         """Take what has been folded out of the model: the norm, or the rest of the chain as well."""
         if self.norm is not None:
             inner = [m for name in ("drop", "act") if isinstance(m := getattr(self.norm, name, None), nn.Module)]
-            _swap(model, self.norm, nn.Sequential(*inner) if len(inner) > 1 else inner[0] if inner else nn.Identity())
+            swap(model, self.norm, nn.Sequential(*inner) if len(inner) > 1 else inner[0] if inner else nn.Identity())
             self.inner_act = next(iter(inner[-1:]), None)
         if rest and self.chain.activation:
             name = self.chain.activation
             inside = self.chain.norm is not None and name == f"{self.chain.norm}.act"
             act = self.inner_act if inside else model.get_submodule(name)
             assert act is not None
-            _swap(model, act, nn.Identity())
+            swap(model, act, nn.Identity())
         for pool in self.pools if rest else ():
-            _swap(model, pool, nn.Identity())
+            swap(model, pool, nn.Identity())
 
 
-def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+def swap(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Put `new` wherever `old` is; returns the model, which is `new` if it was `old`."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
@@ -283,13 +302,13 @@ def _memory_format(model: nn.Module, example: Example, expected: list[Tensor]) -
             return model
     except RuntimeError:  # it may take views that only torch's usual layout allows
         return model
-    args = _arguments(example)
+    args = arguments(example)
     device = next((t.device for t in tree_leaves(args) if isinstance(t, Tensor)), None)
     plain, last = time_in_turn([lambda: model(*args), lambda: other(*args)], rounds=9, device=device)
     return other if last.median < MARGIN * plain.median else model
 
 
-def _arguments(example: Example) -> tuple:
+def arguments(example: Example) -> tuple:
     """The example as arguments; copies, for the model may begin with something in place."""
     return tree_map_only(Tensor, torch.clone, example if isinstance(example, tuple) else (example,))
 
@@ -307,7 +326,7 @@ def _inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
     layers = ((n, m) for n, m in outer_modules(model) if isinstance(m, SummaryLayer))
     handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers]
     try:
-        model(*_arguments(example))
+        model(*arguments(example))
     finally:
         for handle in handles:
             handle.remove()
@@ -317,7 +336,7 @@ def _inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
 def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
     """All numbers that the model returns, drawing the same random ones (on the CPU) each time."""
     torch.default_generator.manual_seed(0)
-    out = model(*_arguments(example))
+    out = model(*arguments(example))
     return [t for t in tree_leaves(out) if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())]
 
 

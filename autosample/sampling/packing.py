@@ -27,5 +27,7 @@ def pack(values: Int[Tensor, "*shape"], bits: int) -> UInt8[Tensor, "bytes"]:
 
 def unpack(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tensor, "count"]:
     """The inverse of `pack`, as int64."""
-    stream = ((packed.long()[:, None] >> torch.arange(8)) & 1).reshape(-1)[: count * bits]
-    return (stream.view(count, bits) << torch.arange(bits)).sum(1)
+    # shifts by plain numbers: exporters know no others
+    stream = torch.stack([packed.long() >> i for i in range(8)], 1) & 1
+    values = stream.reshape(-1)[: count * bits].view(count, bits)
+    return sum((values[:, i] << i for i in range(bits)), torch.zeros(count, dtype=torch.long))
