@@ -20,8 +20,9 @@ from autosample.export.check import (
     trial_inputs,
     whole,
 )
-from autosample.export.onnx_file import last_line, quiet, require, to_onnx
+from autosample.export.onnx_file import quiet, require, to_onnx
 from autosample.export.portable import Portable, dense_twin, portable
+from autosample.export.pt2_file import save_pt2, to_program
 
 _OLDEST = 18  # what torch translates to
 
@@ -102,18 +103,11 @@ def export_pt2(
     """
     ready = _ready(model, example, int8=int8, dense=dense)
     args, axes = _inputs(example, dynamic)
-    shapes = None if axes is None else tuple(dict.fromkeys(names, torch.export.Dim.DYNAMIC) for names in axes)
-    try:
-        with quiet(), torch.no_grad():
-            program = torch.export.export(ready.model, _batched(args, axes), dynamic_shapes=shapes)
-    except Exception as error:  # it fails in many ways
-        hint = "try dynamic=False" if dynamic else "change the module that it names"
-        raise ExportError(f"torch.export must get through the model, got {last_line(error)}: {hint}") from error
-    program.example_inputs = None  # pyright: ignore[reportAttributeAccessIssue] # they would be pickled
+    program = to_program(ready.model, _batched(args, axes), axes)
 
     def write(file: Path) -> Run:
         with quiet():
-            torch.export.save(program, file)
+            save_pt2(program, file)
             again: Any = torch.export.load(file).module()
         return lambda inputs: list(_flat(again(*inputs)))
 
