@@ -1,5 +1,7 @@
 """autosample: layers that sample their filters from a small learned summary."""
 
+from autosample.artifact import load as load
+from autosample.artifact import save as save
 from autosample.convert import convert as convert
 from autosample.convert import convert_ as convert_
 from autosample.convert import harden_ as harden_
@@ -7,6 +9,7 @@ from autosample.deploy import deploy as deploy
 from autosample.errors import AutosampleError as AutosampleError
 from autosample.export import export_onnx as export_onnx
 from autosample.export import export_pt2 as export_pt2
+from autosample.quantize import quantize_ as quantize_
 from autosample.report import Report as Report
 from autosample.report import report as report
 from autosample.spec import PRESETS as PRESETS
@@ -16,6 +19,7 @@ from autosample.spec import spec as spec
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "convert_", "deploy", "export_onnx", "export_pt2", "harden_", "report", "spec",
+    "convert", "convert_", "deploy", "export_onnx", "export_pt2", "harden_", "load", "quantize_", "report", "save",
+    "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip

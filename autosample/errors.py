@@ -20,6 +20,14 @@ class ConversionError(AutosampleError):
     """A model cannot be converted, or is not in the state that the call needs."""
 
 
+class QuantizationError(AutosampleError):
+    """A model cannot be quantised as asked."""
+
+
+class ArtifactError(AutosampleError):
+    """A saved model is damaged, of another version, or not what it should be; or a model cannot be saved."""
+
+
 class DataError(AutosampleError):
     """A data set is missing, empty, unreadable, or does not fit the model."""
 

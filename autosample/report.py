@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autosample.artifact import compact_state
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.execution import materialized
+from autosample.nn.stored import compact_state, full_types
 from autosample.reuse.layer import WindowConv
 
 _NOTE = "_autosample_reason"
@@ -175,6 +175,11 @@ def note_reason(layer: nn.Module, reason: str) -> None:
     setattr(layer, _NOTE, reason)
 
 
+def reasons(model: nn.Module) -> dict[str, str]:
+    """Why layers were left dense, by name."""
+    return {name: vars(layer)[_NOTE] for name, layer in model.named_modules() if _NOTE in vars(layer)}
+
+
 def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     """Per layer and in total: parameters, bytes as saved, multiplicity, and multiply-adds if an example is given.
 
@@ -183,23 +188,27 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
         example: An input (or a tuple of inputs) for one forward pass in evaluation mode without gradients.
     """
     macs = count_macs(model, example) if example is not None else {}
-    state = compact_state(model)
+    state, full = compact_state(model), full_types(model)
+    wide = {name: t.numel() * full.get(name, t.dtype).itemsize for name, t in state.items()}  # before any rounding
     layers = {name: layer for name, layer in outer_modules(model) if isinstance(layer, _LAYERS)}
     owned: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
+    sizes: dict[str, dict[str, int]] = {}
     for name in sorted(layers, key=len, reverse=True):  # the innermost layer takes its own first
         prefix = f"{name}." if name else ""
         owned[name] = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
-    rows = [_row(name, layer, owned[name], macs.get(name)) for name, layer in layers.items()]
+        sizes[name] = {key: wide.pop(prefix + key) for key in owned[name]}
+    rows = [_row(name, layer, owned[name], sizes[name], macs.get(name)) for name, layer in layers.items()]
     plans = {row.name: row.plan for row in getattr(getattr(model, "deployment", None), "rows", ())}
     rows = [
         replace(r, plan=plans[r.name].kind, note=r.note or plans[r.name].reason) if r.name in plans else r for r in rows
     ]
     rest, size = sum(t.numel() for t in state.values()), sum(t.nbytes for t in state.values())
-    rows.append(Row("(rest)", "", "", "norms, other layers", rest, rest, size, size, 1.0, 0, 1.0, macs.get(None)))
+    dense = sum(wide.values())
+    rows.append(Row("(rest)", "", "", "norms, other layers", rest, rest, dense, size, 1.0, 0, 1.0, macs.get(None)))
     return Report(tuple(rows))
 
 
-def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], macs: int | None) -> Row:
+def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str, int], macs: int | None) -> Row:
     kind, size = type(layer).__name__, sum(t.nbytes for t in tensors.values())
     numbers = sum(t.numel() for t in tensors.values())
     if isinstance(layer, WindowConv):
@@ -207,12 +216,13 @@ def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], macs: int | No
         dense, ratio = layer.task.dense + extra, layer.task.dense / max(layer.bank.numel(), 1)
         return Row(name, kind, "deployed", "", dense, numbers, 4 * dense, size, ratio, 0, 1.0, macs)
     if not isinstance(layer, SummaryLayer):
-        return Row(name, kind, "dense", getattr(layer, _NOTE, ""), numbers, numbers, size, size, 1.0, 0, 1.0, macs)
+        note, full = getattr(layer, _NOTE, ""), sum(wide.values())
+        return Row(name, kind, "dense", note, numbers, numbers, full, size, 1.0, 0, 1.0, macs)
     g, weight = layer.geometry, layer.summary
     bits = layer.offsets.stored_bits() + (layer.columns.stored_bits() if layer.columns is not None else 0)
     gains = layer.gains.numel() if layer.gains is not None else 0
-    others = [t for key, t in tensors.items() if key.split(".")[0] not in _SAMPLING]  # biases and the like
-    extra = sum(t.numel() for t in others)
+    others = [key for key in tensors if key.split(".")[0] not in _SAMPLING]  # biases and the like
+    extra = sum(tensors[key].numel() for key in others)
     asked = layer.spec.ratio
     ratio = g.dense / (g.stored + gains)
     far = asked is not None and abs(ratio / asked - 1) > 0.01
@@ -220,10 +230,10 @@ def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], macs: int | No
         name=name,
         kind=kind,
         method=layer.spec.preset,
-        note=f"asked {asked:g}x, the layer allows {ratio:.3g}x" if far else "",
+        note="; ".join(_notes(layer, f"asked {asked:g}x, the layer allows {ratio:.3g}x" if far else "")),
         dense_params=g.dense + extra,
         stored_params=g.stored + gains + extra,
-        dense_bytes=g.dense * weight.element_size() + sum(t.nbytes for t in others),
+        dense_bytes=g.dense * weight.element_size() + sum(wide[key] for key in others),
         stored_bytes=size,
         ratio=ratio,
         position_bits=bits,
@@ -231,6 +241,13 @@ def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], macs: int | No
         macs=macs,
         fit_error=layer.fit_error,
     )
+
+
+def _notes(layer: SummaryLayer, size: str) -> list[str]:
+    quantizer = layer.quantizer("summary")
+    left_dense = getattr(layer, _NOTE, "")
+    bits = "" if quantizer is None else f"{quantizer.bits} bits, {quantizer.method}"
+    return [note for note in (size, bits, left_dense) if note]
 
 
 @torch.no_grad()

@@ -48,7 +48,8 @@ class Exported:
     forms: dict[str, str] | None = None
 
     def __str__(self) -> str:
-        size = f"{self.bytes:,} bytes, {self.bytes / max(self.stored_bytes, 1):.2f} times the stored {self.stored_bytes:,}"
+        times = self.bytes / max(self.stored_bytes, 1)
+        size = f"{self.bytes:,} bytes, {times:.2f} times the stored {self.stored_bytes:,}"
         text = f"{self.path}: {size}; largest error {self.error:.1e} relative, {self.absolute:.1e} absolute"
         text += f", on {self.inputs} inputs"
         if self.accuracy is None:

@@ -59,7 +59,7 @@ class _Conv(nn.Module):
 
 
 class DirectConv(_Conv):
-    """One convolution. With `splits` above 1 the channel groups, which all meet the same filters, are added up first."""
+    """One convolution. With `splits` above 1 the channel groups, which meet the same filters, are added up first."""
 
     def __init__(
         self,
@@ -113,8 +113,8 @@ class SummedConv(_Conv):
         for step in schedule.passes:
             shift = _two(tuple(s // r for s, r in zip(step.shift, rate, strict=True)), 0)
             y = _shifted(y, Pass(step.count, step.rows, shift))
-        every = _two(tuple(s // r for s, r in zip(self.frame.stride, rate, strict=True)))
-        return y[:, :, :: every[0], :: every[1]] if max(every) > 1 else y
+        down, along = _two(tuple(s // r for s, r in zip(self.frame.stride, rate, strict=True)))
+        return y[:, :, ::down, ::along] if max(down, along) > 1 else y
 
     def _select(self, y: Float[Tensor, "b p h w"]) -> Float[Tensor, "b n h w"]:
         task, bias, mixing = self.task, kept(self, "bias"), self.sampled.mixing()
@@ -159,12 +159,10 @@ def fold(x: Float[Tensor, "b c h w"], groups: int, splits: int, surplus: int) ->
         splits //= 2
         first, second = x.chunk(2, 1)
         x = first + second
-    if splits > 1:
-        first, *others = x.chunk(splits, 1)
-        x = first
-        for other in others:
-            x = x + other
-    return x
+    first, *others = x.chunk(splits, 1) if splits > 1 else (x,)
+    for other in others:
+        first = first + other
+    return first
 
 
 def _shifted(whole: Float[Tensor, "b p h w"], step: Pass) -> Float[Tensor, "b p h w"]:

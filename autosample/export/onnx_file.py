@@ -43,7 +43,7 @@ def to_onnx(model: nn.Module, args: tuple, *, opset: int, dynamic: tuple[Any, ..
     """
     from onnxscript import optimizer
 
-    names = {"input_names": ["input"]} if len(args) == 1 else {}
+    names: dict[str, Any] = {"input_names": ["input"]} if len(args) == 1 else {}
     try:
         with quiet():
             program = torch.onnx.export(
@@ -102,21 +102,16 @@ def _join(graph: Any) -> None:
     for node in list(graph):
         if node.op_type != "Unsqueeze" or _axes(node) is None:
             continue
-        chain = [node]
-        while (before := chain[-1].inputs[0].producer()) is not None and before.op_type in _UNARY:
-            chain.append(before)
-        if before is None or before.op_type != "Squeeze" or _axes(node) != _axes(before):
+        first, between = node, []
+        while (before := first.inputs[0].producer()) is not None and before.op_type in _UNARY:
+            between.append(first := before)
+        shared = any(len(n.outputs[0].uses()) > 1 or n.outputs[0].is_graph_output() for n in between)
+        if shared or before is None or before.op_type != "Squeeze" or _axes(node) != _axes(before):
             continue
-        *between, first = chain[1:] if len(chain) > 1 else [None]
-        if any(len(n.outputs[0].uses()) > 1 or n.outputs[0].is_graph_output() for n in chain[1:]):
-            continue
-        flat = before.inputs[0]
-        if first is not None:
-            first.replace_input_with(0, flat)
-            for n in (first, *between):
-                n.outputs[0].shape = None
-            flat = chain[1].outputs[0]
-        node.outputs[0].replace_all_uses_with(flat, replace_graph_outputs=False)
+        first.replace_input_with(0, before.inputs[0])
+        for step in between:
+            step.outputs[0].shape = None
+        node.outputs[0].replace_all_uses_with(node.inputs[0], replace_graph_outputs=False)
         for done in (node, before):
             if not done.outputs[0].uses() and not done.outputs[0].is_graph_output():
                 graph.remove(done, safe=True)

@@ -1,4 +1,4 @@
-"""A model as it is written to a file: plain layers whose weights are made from what is stored, each in its fastest form."""
+"""A model as it is written to a file: plain layers whose weights are made from what is stored, in fast forms."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from autosample.deploy import Deployment, Example, arguments, deploy, hardened, 
 from autosample.errors import ExportError
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.plans import choose_form
-from autosample.export.weights import PlainWeight, SampledWeight
+from autosample.export.weights import PlainWeight, SampledWeight, is_half
 from autosample.nn import SummaryLayer
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import is_plain
@@ -119,12 +119,11 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
         return None, ""
     if type(layer) is nn.Conv1d:
         return DirectConv(layer, PlainWeight(layer.weight, int8), layer.bias), ""
-    return (with_weight(layer, PlainWeight(layer.weight, int8)) if int8 else None), ""
+    few = int8 or is_half(layer.weight)
+    return (with_weight(layer, PlainWeight(layer.weight, int8)) if few else None), ""
 
 
-def _sampled(
-    layer: nn.Module, origin: Origin, shape: tuple[int, ...] | None, int8: bool
-) -> tuple[nn.Module, str]:
+def _sampled(layer: nn.Module, origin: Origin, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:
     source = origin.layer
     weight = SampledWeight(source, origin.scale, int8)
     if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source._dense_class):

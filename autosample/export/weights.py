@@ -1,9 +1,10 @@
-"""Weights as a file holds them: stored tensors, and the operators that make the weight from them when a model is loaded.
+"""Weights as a file holds them: stored tensors, and the operators that make the weight from them.
 
 Nothing here is as large as a weight: positions are packed, hashed or spaced as the model stores them, and a runtime
-folds what follows from constants, once, into the dense weight or the bank that it computes with.
+folds what follows from constants, once when it loads the file, into the dense weight or the bank that it computes with.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -13,41 +14,67 @@ from torch import Tensor, nn
 from autosample.nn import SummaryLayer
 from autosample.sampling import Offsets, random_signs
 from autosample.sampling.hashing import random_positions
+from autosample.sampling.levels import nearest_level
 from autosample.sampling.offsets.random import RandomOffsets
 from autosample.sampling.offsets.separable import SeparableOffsets
 from autosample.sampling.packing import bits_for, pack, unpack
+from autosample.sampling.quantizers import Quantizer
 
 _LEVELS = 256
 # Smaller tensors stay as they are: levels would save little.
 _SMALL = 256
 
 
-def keep(owner: nn.Module, name: str, values: Tensor | None, int8: bool = False) -> None:
-    """Store a tensor with a module, as float32 or as 256 levels evenly spaced from its smallest to its largest number.
+def keep(
+    owner: nn.Module, name: str, values: Tensor | None, int8: bool = False, quantizer: Quantizer | None = None
+) -> None:
+    """Store a tensor with a module, at as few bits as give it back exactly.
 
-    Numbers that lie on such a grid already come back exactly.
+    What has been quantised is stored as codes and a table of levels, what fits into half precision in that, and all
+    else as float32. With `int8` it is rounded to 256 levels, evenly spaced from its smallest to its largest number;
+    numbers that lie on such a grid already come back exactly.
     """
     if values is None:
         owner.register_buffer(name, None)
         return
     values = values.detach().float().cpu().contiguous()
-    if not int8 or values.numel() < _SMALL:
-        owner.register_buffer(name, values.clone())
-        return
-    low, high = values.min(), values.max()
-    step = ((high - low) / (_LEVELS - 1)).clamp_min(torch.finfo(torch.float32).tiny)
-    owner.register_buffer(f"{name}_levels", ((values - low) / step).round().to(torch.uint8))
-    owner.register_buffer(f"{name}_low", low)
-    owner.register_buffer(f"{name}_step", step)
+    if quantizer is not None:
+        levels = quantizer.levels(values).cpu()
+        codes = nearest_level(values, levels)
+        owner.register_buffer(f"{name}_codes", pack(codes, quantizer.bits))
+        owner.register_buffer(f"{name}_table", levels.float())
+        owner.__dict__[f"{name}_shape"] = (quantizer.bits, tuple(values.shape))
+    elif int8 and values.numel() >= _SMALL:
+        low, high = values.min(), values.max()
+        step = ((high - low) / (_LEVELS - 1)).clamp_min(torch.finfo(torch.float32).tiny)
+        owner.register_buffer(f"{name}_levels", ((values - low) / step).round().to(torch.uint8))
+        owner.register_buffer(f"{name}_low", low)
+        owner.register_buffer(f"{name}_step", step)
+    else:
+        owner.register_buffer(name, values.half() if is_half(values) else values.clone())
+
+
+def is_half(values: Tensor) -> bool:
+    """Whether numbers fit into half precision exactly, and are many enough for that to matter."""
+    return values.numel() >= _SMALL and torch.equal(values.half().float(), values.float())
 
 
 def kept(owner: nn.Module, name: str) -> Tensor | None:
     """The float32 tensor that `keep` stored."""
-    levels = owner._buffers.get(f"{name}_levels")
-    if levels is None:
-        return owner._buffers[name]
-    # not DequantizeLinear: runtimes leave that for every call, and fold these
-    return levels.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")
+    buffers = owner._buffers
+    if (codes := buffers.get(f"{name}_codes")) is not None:
+        bits, shape = owner.__dict__[f"{name}_shape"]
+        return owner.get_buffer(f"{name}_table").index_select(0, unpack(codes, bits, math.prod(shape))).view(shape)
+    if (levels := buffers.get(f"{name}_levels")) is not None:
+        # not DequantizeLinear: runtimes leave that for every call, and fold these
+        return levels.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")
+    values = buffers[name]
+    return values if values is None else values.float()
+
+
+def stores(owner: nn.Module, name: str) -> bool:
+    """Whether `keep` was given a tensor."""
+    return any(owner._buffers.get(key) is not None for key in (name, f"{name}_codes", f"{name}_levels"))
 
 
 class PlainWeight(nn.Module):
@@ -149,9 +176,9 @@ class SampledWeight(nn.Module):
     def __init__(self, layer: SummaryLayer, scale: Tensor | None, int8: bool) -> None:
         super().__init__()
         self.geometry = layer.geometry
-        keep(self, "summary", layer.summary, int8)
-        keep(self, "gains", layer.gains)
-        keep(self, "mix", layer.densify, int8)
+        keep(self, "summary", layer.summary, int8, layer.quantizer("summary"))
+        keep(self, "gains", layer.gains, quantizer=layer.quantizer("gains"))
+        keep(self, "mix", layer.densify, int8, layer.quantizer("densify"))
         keep(self, "scale", scale)
         seed = layer.sign_seed
         self.register_buffer("sign_seed", None if seed is None else seed.detach().cpu().clone())
@@ -178,7 +205,7 @@ class SampledWeight(nn.Module):
     @property
     def mixes(self) -> bool:
         """Whether filters are mixed after they have been sampled."""
-        return "mix_levels" in self._buffers or self._buffers["mix"] is not None
+        return stores(self, "mix")
 
     def mixing(self) -> Float[Tensor, "m n"] | None:
         """The mixing matrix, scaled."""

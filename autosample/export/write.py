@@ -143,7 +143,8 @@ def _inputs(example: Example, dynamic: bool) -> tuple[tuple[Tensor, ...], tuple[
     args = tuple(x.detach().cpu() for x in args)
     if not dynamic:
         return args, None
-    return args, tuple({0: "batch", 2: "length"} if x.dim() == 3 and x.is_floating_point() else {0: "batch"} for x in args)
+    signal = {0: "batch", 2: "length"}
+    return args, tuple(signal if x.dim() == 3 and x.is_floating_point() else {0: "batch"} for x in args)
 
 
 def _batched(args: tuple[Tensor, ...], axes: object) -> tuple[Tensor, ...]:

@@ -36,7 +36,9 @@ def create(name: str, *, num_classes: int, in_chans: int | None = None, **kwargs
     _check_name(name, kwargs)
     kwargs = {"num_classes": num_classes, "in_chans": in_chans, **kwargs}
     try:
-        return timm.create_model(name, **kwargs)
+        net = timm.create_model(name, **kwargs)
+        object.__setattr__(net, "origin", {"name": name, "arguments": kwargs})  # what a saved copy is built from
+        return net
     except TypeError as error:
         unknown = _unknown_kwargs(name, kwargs, error)
         if not unknown:

@@ -169,5 +169,5 @@ def _run(layer: Any, x: Tensor, task: Task, frame: Frame, kernel: bool) -> Tenso
     convolve = fused.convolve if kernel else ops.convolve
     y = convolve(x, task.source(summary), factors, task, frame)
     if layer.densify is not None:
-        y = (layer.densify.to(y.dtype) @ y.flatten(2)).unflatten(2, y.shape[2:])
+        y = (layer.in_use("densify").to(y.dtype) @ y.flatten(2)).unflatten(2, y.shape[2:])
     return y if layer.bias is None else y + layer.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autosample.errors import ConversionError
 from autosample.nn.execution import Reuse
 from autosample.nn.graph import keep_in_graph, scale_gradient
+from autosample.nn.quantised import QuantisedParameters
 from autosample.sampling import (
     OFFSET_RULES,
     Geometry,
@@ -40,7 +41,7 @@ from autosample.spec import Spec
 from autosample.spec import spec as make_spec
 
 
-class SummaryLayer(nn.Module):
+class SummaryLayer(QuantisedParameters):
     """The core that all summary layers share. `weight` is sampled anew from `summary` each time it is read.
 
     Filters of all convolution groups sample from the one summary.
@@ -51,6 +52,7 @@ class SummaryLayer(nn.Module):
         columns: Channel selection, or `None` for WSNet's `m mod Q`.
         gains: Learned factors `(N, 1)` or `(N, G)`, or `None`.
         densify: WSNet's mixing matrix `(N, D·N)`, or `None`.
+        quantizers: What keeps `summary`, `gains` or `densify` at few bits, by name, or `None`.
         spec, geometry: What was asked for, and the sizes that follow from it.
         fit_error: `‖W − Ŵ‖/‖W‖` of the warm start, or `None`.
     """
@@ -61,6 +63,7 @@ class SummaryLayer(nn.Module):
     gains: nn.Parameter | None
     densify: nn.Parameter | None
     sign_seed: Tensor | None
+    quantizers: nn.ModuleDict | None
     spec: Spec
     geometry: Geometry
     fit_error: float | None
@@ -79,7 +82,7 @@ class SummaryLayer(nn.Module):
         if self.densify is None:
             return sampled
         # the 1x1 convolution of denser sampling is linear, so it can act on the filters instead of on the outputs
-        return (self.densify.to(sampled.dtype) @ sampled.flatten(1)).view(-1, *sampled.shape[1:])
+        return (self.in_use("densify").to(sampled.dtype) @ sampled.flatten(1)).view(-1, *sampled.shape[1:])
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if not self.offsets.watches_input:
@@ -91,8 +94,8 @@ class SummaryLayer(nn.Module):
         return out
 
     def _summary_in_use(self) -> Float[Tensor, "l q"]:
-        """`Φ` with its gradient scaled as the spec says, and frozen parameters kept in the graph."""
-        summary = self.summary
+        """`Φ` as quantised, its gradient scaled as the spec says, and frozen parameters kept in the graph."""
+        summary = self.in_use("summary")
         if self.spec.scale_gradient != "none":
             count = multiplicity(self.offsets(), self.geometry.window, self.geometry.length).clamp_min(1)
             power = -1.0 if self.spec.scale_gradient == "mean" else -0.5
@@ -108,7 +111,7 @@ class SummaryLayer(nn.Module):
 
     def _factors(self) -> Float[Tensor, "n #g"] | None:
         """Signs times gains."""
-        factors = self.gains
+        factors = None if self.gains is None else self.in_use("gains")
         if self.sign_seed is not None:
             g = self.geometry
             signs = random_signs(self.sign_seed, g.sampled, g.windows, self.summary.dtype)
@@ -186,16 +189,20 @@ class SummaryLayer(nn.Module):
             part.freeze()
 
     def harden_(self) -> None:
-        """Freeze, then drop everything that only the learning of positions needs."""
+        """Freeze, drop everything that only learning needs, and leave quantised parameters at their levels."""
         self.freeze_()
         self.offsets = self.offsets.hardened()
         if self.columns is not None:
             self.columns = self.columns.hardened()
+        self.fix_levels_()
 
-    def stored(self) -> dict[str, Tensor]:
-        """The tensors that a file needs to give this layer back, positions packed at the bits they need."""
+    def stored(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
+        """The tensors that a file needs to give this layer back, quantised values and positions packed.
+
+        `packed` holds what has been packed before, by the identity of the parameter, for layers that share one.
+        """
         lasting = {n: b for n, b in self.named_buffers(recurse=False) if n not in self._non_persistent_buffers_set}
-        own = {name: p.detach() for name, p in self.named_parameters(recurse=False)} | lasting
+        own = self.stored_parameters(packed) | lasting
         for part in ("offsets", "columns"):
             if (module := getattr(self, part)) is not None:
                 own |= {f"{part}.{name}": tensor for name, tensor in module.packed().items()}
@@ -218,13 +225,13 @@ def learned_parts(layer: SummaryLayer) -> list[Any]:
 
 
 def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` without the rules inside of summary layers."""
+    """`model.named_modules()` without the rules and quantizers inside of summary layers."""
     inside: set[int] = set()
     for name, module in model.named_modules():
         if id(module) not in inside:
             yield name, module
             if isinstance(module, SummaryLayer):
-                rules = (rule for rule in (module.offsets, module.columns) if rule is not None)
+                rules = (rule for rule in (module.offsets, module.columns, module.quantizers) if rule is not None)
                 inside.update(id(part) for rule in rules for part in rule.modules())
 
 
@@ -249,6 +256,7 @@ def become_summary(
     options: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     resolved = spec.for_kind(kind_of(g.kernel))
     layer.spec, layer.geometry, layer.fit_error, layer._reuse = resolved, g, None, Reuse()
+    layer.quantizers = None
     layer.summary = nn.Parameter(torch.empty(g.length, g.columns, **options), requires_grad=weight.requires_grad)
     gains = {"none": 0, "filter": 1, "window": g.windows}[resolved.gains]
     layer.gains = nn.Parameter(torch.empty(g.sampled, gains, **options)) if gains else None

@@ -4,14 +4,17 @@ The plain rule is WSNet's `m mod Q` and needs no module. The others widen the su
 channel group, which is smaller than the weight by the layer's ratio.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from autosample.errors import ArtifactError
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import layer_seed, random_columns
 from autosample.sampling.offsets.base import is_set
-from autosample.sampling.packing import bits_for, pack
+from autosample.sampling.packing import bits_for, pack, unpack
 from autosample.spec import Spec
 
 
@@ -47,6 +50,20 @@ class Columns(nn.Module):
         """The tensors that a file needs to give the selection back."""
         return {"table": pack(self.table(), bits_for(self.columns))} if self.columns > 1 else {}
 
+    def restored(self, stored: Mapping[str, Tensor]) -> "Columns":
+        """The hardened selection that `stored`, as given by `packed`, stands for.
+
+        Raises:
+            ArtifactError: A column does not exist.
+        """
+        count = self.groups * self.columns
+        chosen = torch.zeros(count, dtype=torch.long)
+        if self.columns > 1:
+            chosen = unpack(stored["table"], bits_for(self.columns), count)
+        if count and int(chosen.max()) >= self.columns:
+            raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: use another")
+        return TableColumns(chosen.view(self.groups, self.columns))
+
     def hardened(self) -> "Columns":
         """The selection with all that only learning needs left out."""
         return self
@@ -69,6 +86,10 @@ class ShuffledColumns(Columns):
 
     def packed(self) -> dict[str, Tensor]:
         return {"seed": self.seed}
+
+    def restored(self, stored: Mapping[str, Tensor]) -> Columns:
+        self.seed = stored["seed"]
+        return self
 
 
 class TableColumns(Columns):

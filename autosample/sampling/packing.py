@@ -1,5 +1,7 @@
 """Integers at the bits they need: what learned positions weigh on disk."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -17,17 +19,36 @@ def packed_bytes(count: int, bits: int) -> int:
 
 def pack(values: Int[Tensor, "*shape"], bits: int) -> UInt8[Tensor, "bytes"]:
     """Pack non-negative integers, least significant bit first, into `packed_bytes(values.numel(), bits)` bytes."""
+    size = packed_bytes(values.numel(), bits)
     if values.is_meta:
-        return torch.empty(packed_bytes(values.numel(), bits), dtype=torch.uint8, device="meta")
-    flat = values.reshape(-1, 1).long().cpu()
-    stream = ((flat >> torch.arange(bits)) & 1).reshape(-1)
-    stream = torch.nn.functional.pad(stream, (0, -len(stream) % 8)).view(-1, 8)
-    return (stream << torch.arange(8)).sum(1).to(torch.uint8)
+        return torch.empty(size, dtype=torch.uint8, device="meta")
+    flat = values.reshape(-1).cpu()
+    if bits == 8:
+        return flat.to(torch.uint8)
+    groups = torch.nn.functional.pad(flat.long(), (0, -len(flat) % 8)).view(-1, 8)
+    out = torch.zeros(len(groups), bits, dtype=torch.uint8)
+    for value, byte, shift in _overlaps(bits):
+        part = groups[:, value] << shift if shift >= 0 else groups[:, value] >> -shift
+        out[:, byte] |= (part & 0xFF).to(torch.uint8)
+    return out.view(-1)[:size].clone()
 
 
 def unpack(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tensor, "count"]:
     """The inverse of `pack`, as int64."""
-    # shifts by plain numbers: exporters know no others
-    stream = torch.stack([packed.long() >> i for i in range(8)], 1) & 1
-    values = stream.reshape(-1)[: count * bits].view(count, bits)
-    return sum((values[:, i] << i for i in range(bits)), torch.zeros(count, dtype=torch.long))
+    if bits == 8:
+        return packed[:count].long()
+    rows = -(-count // 8)
+    stream = torch.nn.functional.pad(packed, (0, rows * bits - len(packed))).view(rows, bits)
+    # nothing in place, and shifts by plain numbers: exporters know no others
+    out = [torch.zeros(rows, dtype=torch.int64) for _ in range(8)]
+    for value, byte, shift in _overlaps(bits):
+        part = stream[:, byte].long()
+        out[value] = out[value] + (part >> shift if shift >= 0 else part << -shift)
+    return (torch.stack(out, 1) & ((1 << bits) - 1)).view(-1)[:count]
+
+
+def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
+    """Which of the `bits` bytes that hold eight values a value lies in, and how far it is shifted to the left there."""
+    for value in range(8):
+        first, last = value * bits, (value + 1) * bits - 1
+        yield from ((value, byte, first - 8 * byte) for byte in range(first // 8, last // 8 + 1) if bits)

@@ -1,14 +1,16 @@
 """The face that every offset rule shows to a layer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from autosample.errors import ArtifactError
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import layer_seed, random_positions
-from autosample.sampling.packing import bits_for, pack
+from autosample.sampling.packing import bits_for, pack, unpack
 from autosample.sampling.windows import Placement
 from autosample.spec import Spec
 
@@ -49,6 +51,21 @@ class Places:
     def pack(self, positions: Int[Tensor, "n g"]) -> dict[str, Tensor]:
         """The table as a file holds it: grid steps at `bits` each, nothing where there is but one place to be."""
         return {"table": pack(positions // self.grid, self.bits)} if self.bits else {}
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> Int[Tensor, "n g"]:
+        """The inverse of `pack`.
+
+        Raises:
+            ArtifactError: A position lies outside of the summary.
+        """
+        if not self.bits:
+            return torch.zeros(self.filters, self.groups, dtype=torch.long)
+        steps = unpack(stored["table"], self.bits, self.filters * self.groups).view(self.filters, self.groups)
+        if steps.numel() and int(steps.max()) >= self.choices:
+            raise ArtifactError(
+                f"stored positions must be below {self.choices}, got {int(steps.max())}: use an undamaged file"
+            )
+        return steps * self.grid
 
 
 class Offsets(nn.Module):
@@ -93,6 +110,10 @@ class Offsets(nn.Module):
     def packed(self) -> dict[str, Tensor]:
         """The tensors that a file needs to give these positions back, `stored_bits` in all."""
         return {}
+
+    def restored(self, stored: Mapping[str, Tensor]) -> "Offsets":
+        """The hardened rule that `stored`, as given by `packed`, stands for. This one may be on the meta device."""
+        return self
 
     def hardened(self) -> "Offsets":
         """This rule with all that only learning needs left out; fixed rules return themselves."""
@@ -157,6 +178,11 @@ class LearnedOffsets(Offsets):
 
     def packed(self) -> dict[str, Tensor]:
         return self.places.pack(self.positions())
+
+    def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
+        from autosample.sampling.offsets.table import TableOffsets
+
+        return TableOffsets(self.places, self.places.unpack(stored))
 
     def hardened(self) -> Offsets:
         from autosample.sampling.offsets.table import TableOffsets

@@ -1,5 +1,7 @@
 """Pseudo-random positions: HashedNets (Chen et al. 2015, section 4) with windows of one weight, ROAST-like else."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -27,3 +29,7 @@ class RandomOffsets(Offsets):
 
     def packed(self) -> dict[str, Tensor]:
         return {"seed": self.seed}
+
+    def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
+        self.seed = stored["seed"]
+        return self

@@ -1,5 +1,7 @@
 """Two rules added up, `o[n, g] = a[n] + δ[g]`: `a` samples space per filter, `δ` selects channels per group."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -74,6 +76,12 @@ class SeparableOffsets(Offsets):
     def packed(self) -> dict[str, Tensor]:
         along = {f"along.{name}": tensor for name, tensor in self.along.packed().items()}
         return along | {f"across.{name}": tensor for name, tensor in self.across.packed().items()}
+
+    def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
+        for name in ("along", "across"):
+            own = {key[len(name) + 1 :]: tensor for key, tensor in stored.items() if key.startswith(f"{name}.")}
+            setattr(self, name, getattr(self, name).restored(own))
+        return self
 
     def hardened(self) -> Offsets:
         self.along, self.across = self.along.hardened(), self.across.hardened()

@@ -1,5 +1,7 @@
 """Positions given as a table of integers: a codebook's assignments, and what a learned rule is hardened to."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -26,6 +28,10 @@ class TableOffsets(Offsets):
 
     def packed(self) -> dict[str, Tensor]:
         return self.places.pack(self.table)
+
+    def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
+        self.table = self.places.unpack(stored).to(torch.int32)
+        return self
 
 
 class AssignedOffsets(TableOffsets):

@@ -1,0 +1,8 @@
+"""Models in a folder: `config.json`, `model.safetensors` and a model card."""
+
+from autosample.artifact.config import Config as Config
+from autosample.artifact.config import Source as Source
+from autosample.artifact.loading import load as load
+from autosample.artifact.loading import load_any as load_any
+from autosample.artifact.saving import save as save
+from autosample.nn.stored import compact_state as compact_state

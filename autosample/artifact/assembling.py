@@ -1,0 +1,168 @@
+"""From a configuration and its tensors to the model: everything is checked before it is put in its place."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from autosample.artifact.building import Factory, build
+from autosample.artifact.config import DTYPES, Config, LayerConfig
+from autosample.errors import ArtifactError, AutosampleError, one_line
+from autosample.nn import SummaryLayer, outer_modules
+from autosample.nn.stored import compact_state, own_tensors, shared_names, store_as
+from autosample.nn.summary import become_summary
+from autosample.report import note_reason
+from autosample.sampling.quantizers import QUANTIZERS, Quantizer
+
+
+def assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None = None) -> nn.Module:
+    """The model that a configuration and its tensors stand for, hardened and in evaluation mode.
+
+    Raises:
+        ArtifactError: They do not fit together.
+    """
+    try:
+        return _assemble(config, tensors, factory)
+    except AutosampleError as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"a saved model must be consistent, got: {one_line(error)}") from error
+    except (ArithmeticError, AttributeError, IndexError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+        text = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise ArtifactError(f"a saved model must be consistent, got {text}: use an undamaged copy") from error
+
+
+def _assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None) -> nn.Module:
+    model = build(config.source, factory, len(tensors))
+    for name, layer in config.layers.items():
+        _convert(_find(model, name), layer, name)
+    for name, first in config.shared.items():
+        _tie(model, name, first)
+    _attach_quantizers(model, config)
+    shared = shared_names(model)
+    _check(model, tensors, config.rounded)
+    for prefix, module in outer_modules(model):
+        start = f"{prefix}." if prefix else ""
+        own = {name[len(start) :]: tensors[name] for name in tensors if name.startswith(start)}
+        _fill(module, own, {n[len(start) :]: d for n, d in config.rounded.items() if n.startswith(start)})
+    for name, first in shared.items():
+        _tie(model, name, first)
+    for name, reason in config.left_dense.items():
+        note_reason(_find(model, name), reason)
+    _finish(model)
+    return model
+
+
+def _find(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise ArtifactError(f"a saved layer must be in its model, got {name[:80]!r}: use an undamaged file") from error
+
+
+def _convert(layer: nn.Module, config: LayerConfig, name: str) -> None:
+    weight = layer._parameters.get("weight")
+    g = config.geometry
+    shape = () if weight is None else tuple(weight.shape)
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or shape != (g.filters, g.channels, *g.kernel):
+        raise ArtifactError(
+            f'layer "{name[:80]}" must have a weight of shape {(g.filters, g.channels, *g.kernel)}, got '
+            f"{type(layer).__name__} with {shape}: the model was built with other arguments than it was saved with"
+        )
+    if g.sampled != g.filters * config.spec.denser and g.sampled != g.filters:
+        raise ArtifactError(f'layer "{name[:80]}" must sample denser as its spec says, got {g.sampled} filters')
+    layer.to("meta")
+    become_summary(layer, config.spec, name, geometry=g).fit_error = config.fit_error
+
+
+def _attach_quantizers(model: nn.Module, config: Config) -> None:
+    made: dict[int, Quantizer] = {}
+    for name, layer in config.layers.items():
+        target = _find(model, name)
+        assert isinstance(target, SummaryLayer)
+        for key, coding in layer.coding.items():
+            parameter = getattr(target, key)
+            if parameter is None:
+                raise ArtifactError(f'layer "{name[:80]}" has no {key} to be quantised: use an undamaged file')
+            parameter.data = parameter.data.to(DTYPES[coding.dtype])
+            if id(parameter) not in made:
+                made[id(parameter)] = QUANTIZERS[coding.method](coding.bits)
+                made[id(parameter)].fix(parameter)
+            target.quantise_with(key, made[id(parameter)])
+
+
+def _check(model: nn.Module, got: Mapping[str, Tensor], rounded: Mapping[str, str]) -> None:
+    """Names, shapes and precisions of tensors must be those of the model."""
+    expected, start = compact_state(model), lambda prefix: f"{prefix}." if prefix else ""
+    # as they are in the module: of these the file knows the precision. Codes, levels and positions have but one
+    plain = {start(prefix) + name for prefix, module in outer_modules(model) for name in own_tensors(module)}
+    for name, there in (("missing", set(expected) - set(got)), ("unknown", set(got) - set(expected))):
+        if there:
+            few = ", ".join(sorted(there)[:3])
+            raise ArtifactError(
+                f"tensors must be those of the model, got {len(there)} {name} ({few[:200]}): use another copy"
+            )
+    if unknown := set(rounded) - set(got):
+        raise ArtifactError(f"rounded tensors must be in the file, got {sorted(unknown)[0][:80]!r}: use another copy")
+    for name, wanted in expected.items():
+        tensor = got[name]
+        if tensor.shape != wanted.shape:
+            raise ArtifactError(
+                f'tensor "{name}" must have the shape {tuple(wanted.shape)}, got {tuple(tensor.shape)}: '
+                "use another copy"
+            )
+        both = tensor.dtype.is_floating_point and wanted.dtype.is_floating_point and name in plain
+        if tensor.dtype != wanted.dtype and not (both and tensor.dtype in DTYPES.values()):
+            raise ArtifactError(f'tensor "{name}" must be {wanted.dtype}, got {tensor.dtype}: use another copy')
+        full = DTYPES.get(rounded.get(name, ""))
+        if full is not None and (not both or full.itemsize <= tensor.dtype.itemsize):
+            raise ArtifactError(f'tensor "{name}" cannot be rounded from {full} to {tensor.dtype}: use another copy')
+
+
+def _fill(module: nn.Module, own: dict[str, Tensor], rounded: Mapping[str, str]) -> None:
+    """Put a module's tensors in their places; shared ones are only under the first of their names."""
+    for name, old in own_tensors(module).items():
+        quantizer = module.quantizer(name) if isinstance(module, SummaryLayer) else None
+        if quantizer is not None and f"{name}.codes" in own:
+            value = quantizer.unpacked(own[f"{name}.codes"], own[f"{name}.{quantizer.table}"], old)
+        elif name in own:
+            value = own[name].to(DTYPES[rounded[name]]) if name in rounded else own[name]
+            if name in rounded:
+                store_as(module, name, own[name].dtype)
+        else:
+            continue
+        if name in module._parameters:
+            module._parameters[name] = nn.Parameter(value, requires_grad=old.requires_grad)
+        else:
+            module._buffers[name] = value
+    if isinstance(module, SummaryLayer):
+        for part in ("offsets", "columns"):
+            if (rule := getattr(module, part)) is not None:
+                inner = {n.removeprefix(f"{part}."): t for n, t in own.items() if n.startswith(f"{part}.")}
+                setattr(module, part, rule.restored(inner))
+
+
+def _tie(model: nn.Module, name: str, first: str) -> None:
+    """Make a parameter or buffer the one of another name."""
+    (to, key), (of, source) = ((_find(model, n.rpartition(".")[0]), n.rpartition(".")[2]) for n in (name, first))
+    for store in ("_parameters", "_buffers"):
+        mine, theirs = getattr(to, store).get(key), getattr(of, store).get(source)
+        if mine is not None and theirs is not None:
+            if mine.shape != theirs.shape:
+                break
+            getattr(to, store)[key] = theirs
+            return
+    raise ArtifactError(f"shared tensors must be alike, got {name[:80]!r} and {first[:80]!r}: use an undamaged file")
+
+
+def _finish(model: nn.Module) -> None:
+    """No tensor may be left without values; empty ones have none."""
+    for name, module in model.named_modules():
+        for store in (module._parameters, module._buffers):
+            for key, tensor in store.items():
+                if tensor is None or not tensor.is_meta:
+                    continue
+                if tensor.numel():
+                    raise ArtifactError(f"a saved model must be complete, got nothing for {name}.{key}: save it again")
+                store[key] = torch.empty_like(tensor, device="cpu")  # pyright: ignore[reportArgumentType]
+    model.eval()

@@ -1,0 +1,150 @@
+"""The bare model that a saved one is filled into: built without its weights being made."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from autosample.artifact.config import Source
+from autosample.errors import ArtifactError, AutosampleError, one_line
+
+Factory = Callable[..., nn.Module]
+
+# A model may have so many modules for each tensor in its file, and some more.
+_MODULES_PER_TENSOR, _MODULES = 50, 2000
+
+
+class _TooLarge(Exception):
+    """More modules than the file can have tensors for."""
+
+
+def build(source: Source, factory: Factory | None, tensors: int) -> nn.Module:
+    """The bare model in evaluation mode, its parameters on the meta device.
+
+    Persistent buffers may be there too; others have their values.
+
+    Args:
+        source: Name and arguments.
+        factory: What the user passed to build it with.
+        tensors: How many tensors its file has: far larger models are refused before they are built.
+
+    Raises:
+        ArtifactError: There is no such model, it needs a factory, or it cannot be built.
+    """
+    make = _maker(source, factory)
+    limit = _MODULES + _MODULES_PER_TENSOR * tensors
+    with torch.random.fork_rng([]):
+        model = _on_meta(make, limit)
+        if model is None or _lacks_values(model):
+            with _bare_parameters(limit):
+                model = _made(make)
+    return model.eval()
+
+
+def _maker(source: Source, factory: Factory | None) -> Callable[[], nn.Module]:
+    if source.kind == "factory":
+        if factory is None:
+            raise ArtifactError(
+                f"this model is built by a factory of yours ({source.name[:80]!r}), got none: pass factory=, a "
+                f"callable that takes {sorted(source.arguments) or 'no arguments'} and returns the dense model"
+            )
+        return lambda: factory(**source.arguments)
+    if factory is not None:
+        return lambda: factory(**source.arguments)
+    from autosample.models import create
+
+    return lambda: create(source.name, **_tuples(source.arguments))
+
+
+def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples; models ask for them more often than for lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+
+
+def _on_meta(make: Callable[[], nn.Module], limit: int) -> nn.Module | None:
+    """The model on the meta device, where nothing takes memory; `None` if it cannot be made there."""
+    try:
+        with torch.device("meta"), _bounded(limit):
+            return _made(make)
+    except ArtifactError as error:
+        if isinstance(error.__cause__, NotImplementedError | RuntimeError) and "meta" in str(error.__cause__).lower():
+            return None  # its constructor looks at values
+        raise
+
+
+def _made(make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        model = make()
+    except AutosampleError as error:
+        raise ArtifactError(f"the model must be one that can be built: {one_line(error)}") from error
+    except _TooLarge as error:
+        raise ArtifactError(
+            "a model must not have far more layers than its file has tensors for: use another"
+        ) from error
+    except Exception as error:  # whatever arguments from a file make a constructor raise
+        text = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise ArtifactError(f"the model must be built with its arguments, got {text}: check model.arguments") from error
+    if not isinstance(model, nn.Module):
+        raise ArtifactError(f"a factory must return an nn.Module, got {type(model).__name__}: return the dense model")
+    return model
+
+
+def _lacks_values(model: nn.Module) -> bool:
+    """Whether something that no file holds would be needed: other buffers, or tensors kept as plain attributes."""
+    for module in model.modules():
+        passing = [module._buffers[name] for name in module._non_persistent_buffers_set]
+        if any(b is not None and b.is_meta and b.numel() for b in [*passing, *_tensors_in(vars(module).values())]):
+            return True
+    return False
+
+
+def _tensors_in(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (item for item in value if isinstance(item, Tensor))
+
+
+@contextmanager
+def _bounded(limit: int) -> Iterator[None]:
+    """Stop the building of a model in this thread when it has more than so many modules."""
+    me, count = threading.get_ident(), [0]
+
+    def hook(module: nn.Module, name: str, child: nn.Module | None) -> None:
+        if threading.get_ident() == me:
+            count[0] += 1
+            if count[0] > limit:
+                raise _TooLarge
+
+    handle = register_module_module_registration_hook(hook)  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _bare_parameters(limit: int) -> Iterator[None]:
+    """Move parameters to the meta device as they are registered: what fills them then costs nothing."""
+    me = threading.get_ident()
+
+    def hook(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        lazy = isinstance(parameter, nn.UninitializedParameter)
+        if parameter is None or parameter.is_meta or lazy or threading.get_ident() != me:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(hook)  # pyright: ignore[reportArgumentType]
+    try:
+        with _bounded(limit):
+            yield
+    finally:
+        handle.remove()

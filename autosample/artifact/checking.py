@@ -1,0 +1,75 @@
+"""Checks of data that come from outside: each returns what it was given, or says what should have been there."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from autosample.errors import ArtifactError, nearest
+
+_DEEPEST = 16
+
+
+def _fail(where: str, wanted: str, got: Any) -> NoReturn:
+    raise ArtifactError(f"{where} must be {wanted}, got {repr(got)[:80]}: use an undamaged file")
+
+
+def as_map(value: Any, where: str) -> Mapping[str, Any]:
+    """A mapping with text as keys."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        _fail(where, "a mapping", value)
+    return value
+
+
+def as_list(value: Any, where: str) -> list[Any]:
+    """A list."""
+    if not isinstance(value, list):
+        _fail(where, "a list", value)
+    return value
+
+
+def as_text(value: Any, where: str) -> str:
+    """Text."""
+    if not isinstance(value, str):
+        _fail(where, "text", value)
+    return value
+
+
+def as_int(value: Any, where: str, least: int, most: int = 2**48) -> int:
+    """A whole number within bounds."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        _fail(where, f"a whole number from {least} to {most}", value)
+    return value
+
+
+def as_float(value: Any, where: str) -> float:
+    """A finite number."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        _fail(where, "a finite number", value)
+    return float(value)
+
+
+def as_plain(value: Any, where: str, depth: int = 0) -> Any:
+    """JSON data without infinite numbers, not nested beyond reason. Tuples become lists."""
+    if depth > _DEEPEST:
+        _fail(where, f"nested at most {_DEEPEST} deep", "more")
+    if isinstance(value, Mapping):
+        return {key: as_plain(item, f"{where}.{key}", depth + 1) for key, item in as_map(value, where).items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item, where, depth + 1) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        _fail(where, "a finite number", value)
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    _fail(where, "plain data: text, numbers, lists and mappings", value)
+
+
+def take(data: Mapping[str, Any], where: str, names: Iterable[str]) -> Mapping[str, Any]:
+    """A mapping that has exactly the fields `names`."""
+    known = list(names)
+    for name in data:
+        if name not in known:
+            raise ArtifactError(f"{where} has no field {name[:80]!r}: {nearest(name[:80], known)}")
+    for name in known:
+        if name not in data:
+            raise ArtifactError(f"{where} must have the field {name!r}, got none: use an undamaged file")
+    return data

@@ -1,0 +1,262 @@
+"""`config.json` of a saved model: what it may hold, and how it is checked before anything is done with it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from autosample.artifact.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
+from autosample.errors import ArtifactError, SpecError, nearest, one_line
+from autosample.sampling import Geometry
+from autosample.sampling.quantizers import QUANTIZERS
+from autosample.spec import Spec
+
+FORMAT, SCHEMA = "autosample", 1
+COMPRESSIONS = ("none", "xz")
+DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+# Arguments of timm that read files or fetch weights: a saved model needs neither.
+FETCHING = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "checkpoint_path",
+    "cache_dir",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What builds the bare model: a name of timm's registry (ours are in it too), or a factory of the user's.
+
+    Attributes:
+        kind: `timm` or `factory`.
+        name: Of the model; of a factory, for messages only: it is never imported.
+        arguments: Plain data.
+    """
+
+    kind: Literal["timm", "factory"]
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """How the numbers of a parameter are coded: `method` and `bits` of its quantizer, and the precision it has."""
+
+    method: str
+    bits: int
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """A layer that samples its filters: its spec, its sizes, what is quantised, and the error of its warm start."""
+
+    spec: Spec
+    geometry: Geometry
+    coding: Mapping[str, Coding] = field(default_factory=dict)
+    fit_error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorFile:
+    """The tensors' file: SHA-256 and size as it is on disk, and size without compression [bytes]."""
+
+    sha256: str
+    bytes: int
+    raw_bytes: int
+    compression: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All that is known of a saved model beside its tensors.
+
+    Attributes:
+        source: What builds the bare model.
+        layers: Those that sample their filters, by name.
+        shared: Names of parameters and buffers that are others under a second name.
+        rounded: Names of tensors that are stored in half precision and computed with in the precision given.
+        left_dense: Why layers were not converted, by name.
+        preprocessing: How inputs were made, plain data: `sample_rate`, `samples`, `mean`, `std`, `input_size`, ….
+        class_names: In the order of the outputs, or `None`.
+        facts: For the model card, plain data: `data`, `metrics`, `command`, `license`, ….
+        dense_bytes, stored_bytes: Of the dense model and of this one, without file headers.
+        tensors: The file; `None` for a model that was never saved.
+        version: Of the library that saved it.
+    """
+
+    source: Source
+    layers: Mapping[str, LayerConfig] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
+    rounded: Mapping[str, str] = field(default_factory=dict)
+    left_dense: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    dense_bytes: int = 0
+    stored_bytes: int = 0
+    tensors: TensorFile | None = None
+    version: str = ""
+
+    def to_json(self) -> str:
+        """The text of `config.json`."""
+        layers = {
+            name: {
+                "spec": layer.spec.to_dict(),
+                "geometry": asdict(layer.geometry),
+                "coding": {key: asdict(coding) for key, coding in layer.coding.items()},
+                "fit_error": layer.fit_error,
+            }
+            for name, layer in self.layers.items()
+        }
+        data = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "version": self.version,
+            "model": {"kind": self.source.kind, "name": self.source.name, "arguments": dict(self.source.arguments)},
+            "tensors": None if self.tensors is None else asdict(self.tensors),
+            "layers": layers,
+            "shared": dict(self.shared),
+            "rounded": dict(self.rounded),
+            "left_dense": dict(self.left_dense),
+            "preprocessing": dict(self.preprocessing),
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "facts": dict(self.facts),
+            "dense_bytes": self.dense_bytes,
+            "stored_bytes": self.stored_bytes,
+        }
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def parse(text: str) -> Config:
+    """The inverse of `Config.to_json`.
+
+    Raises:
+        ArtifactError: The text is not a configuration of this or an earlier version of the format.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"config.json must be valid JSON, got {one_line(error)[:200]}: use another copy") from error
+    data = as_map(data, "config.json")
+    if data.get("format") != FORMAT:
+        raise ArtifactError(
+            'config.json must be one of autosample ("format": "autosample"), got another: check the folder'
+        )
+    schema = as_int(data.get("schema"), "schema", 1)
+    if schema > SCHEMA:
+        raise ArtifactError(
+            f"this version reads the formats 1 to {SCHEMA}, got {schema}, saved by autosample "
+            f"{str(data.get('version'))[:40]!r}: upgrade autosample"
+        )
+    return _parse_current(data)
+
+
+def _parse_current(data: Mapping[str, Any]) -> Config:
+    got = take(
+        data,
+        "config.json",
+        ("format", "schema", "version", "model", "tensors", "layers", "shared", "rounded", "left_dense",
+         "preprocessing", "class_names", "facts", "dense_bytes", "stored_bytes"),
+    )  # fmt: skip
+    names = got["class_names"]
+    return Config(
+        source=_source(got["model"]),
+        layers={name: _layer(layer, f"layers.{name}") for name, layer in as_map(got["layers"], "layers").items()},
+        shared=_texts(got["shared"], "shared"),
+        rounded={k: _choice(v, f"rounded.{k}", DTYPES) for k, v in as_map(got["rounded"], "rounded").items()},
+        left_dense=_texts(got["left_dense"], "left_dense"),
+        preprocessing=as_plain(as_map(got["preprocessing"], "preprocessing"), "preprocessing"),
+        class_names=None if names is None else tuple(as_text(n, "class_names") for n in as_list(names, "class_names")),
+        facts=as_plain(as_map(got["facts"], "facts"), "facts"),
+        dense_bytes=as_int(got["dense_bytes"], "dense_bytes", 0),
+        stored_bytes=as_int(got["stored_bytes"], "stored_bytes", 0),
+        tensors=_tensors(got["tensors"]),
+        version=as_text(got["version"], "version"),
+    )
+
+
+def _source(data: Any) -> Source:
+    got = take(as_map(data, "model"), "model", ("kind", "name", "arguments"))
+    kind = _choice(got["kind"], "model.kind", ("timm", "factory"))
+    name = as_text(got["name"], "model.name")
+    if kind == "timm" and not _NAME.fullmatch(name):
+        raise ArtifactError(f"model.name must be a name of timm's registry, got {name[:80]!r}: use another file")
+    arguments = as_plain(as_map(got["arguments"], "model.arguments"), "model.arguments")
+    if kind == "timm" and (fetching := sorted(set(arguments) & set(FETCHING))):
+        raise ArtifactError(
+            f"model.arguments must not fetch or read weights, got {', '.join(fetching)}: remove them from config.json"
+        )
+    return Source(kind=kind, name=name, arguments=arguments)  # pyright: ignore[reportArgumentType]
+
+
+def _layer(data: Any, where: str) -> LayerConfig:
+    got = take(as_map(data, where), where, ("spec", "geometry", "coding", "fit_error"))
+    spec = as_plain(as_map(got["spec"], f"{where}.spec"), f"{where}.spec")
+    as_text(spec.get("preset", ""), f"{where}.spec.preset")
+    try:
+        parsed = Spec.from_dict(spec)
+    except (SpecError, TypeError) as error:
+        raise ArtifactError(f"{where}.spec must be a spec, got one with this mistake: {one_line(error)}") from error
+    coding = {}
+    for key, value in as_map(got["coding"], f"{where}.coding").items():
+        inner = take(as_map(value, f"{where}.coding.{key}"), f"{where}.coding.{key}", ("method", "bits", "dtype"))
+        coding[_choice(key, f"{where}.coding", ("summary", "densify", "gains"))] = Coding(
+            method=_choice(inner["method"], f"{where}.coding.{key}.method", QUANTIZERS),
+            bits=as_int(inner["bits"], f"{where}.coding.{key}.bits", 2, 8),
+            dtype=_choice(inner["dtype"], f"{where}.coding.{key}.dtype", DTYPES),
+        )
+    error = got["fit_error"]
+    return LayerConfig(
+        spec=parsed,
+        geometry=_geometry(as_map(got["geometry"], f"{where}.geometry"), f"{where}.geometry"),
+        coding=coding,
+        fit_error=None if error is None else as_float(error, f"{where}.fit_error"),
+    )
+
+
+def _geometry(data: Mapping[str, Any], where: str) -> Geometry:
+    numbers = ("filters", "channels", "windows", "length", "grid", "sampled")
+    got = take(data, where, ("layout", "kernel", *numbers))
+    kernel = tuple(as_int(k, f"{where}.kernel", 1) for k in as_list(got["kernel"], f"{where}.kernel"))
+    sizes = {name: as_int(got[name], f"{where}.{name}", 1) for name in numbers}
+    layout = _choice(got["layout"], f"{where}.layout", ("taps", "flat"))
+    g = Geometry(layout=layout, kernel=kernel, **sizes)  # pyright: ignore[reportArgumentType]
+    most = g.channels if layout == "taps" else g.channels * g.taps
+    if g.windows > most or g.window > g.length or g.sampled % g.filters:
+        raise ArtifactError(f"{where} must describe windows that fit, got {dict(data)}: use an undamaged file")
+    return g
+
+
+def _tensors(data: Any) -> TensorFile:
+    got = take(as_map(data, "tensors"), "tensors", ("sha256", "bytes", "raw_bytes", "compression"))
+    digest = as_text(got["sha256"], "tensors.sha256")
+    if not _DIGEST.fullmatch(digest):
+        raise ArtifactError(f"tensors.sha256 must be 64 hexadecimal digits, got {digest[:80]!r}: use another copy")
+    return TensorFile(
+        sha256=digest,
+        bytes=as_int(got["bytes"], "tensors.bytes", 8),
+        raw_bytes=as_int(got["raw_bytes"], "tensors.raw_bytes", 8),
+        compression=_choice(got["compression"], "tensors.compression", COMPRESSIONS),
+    )
+
+
+def _choice(value: Any, where: str, known: Any) -> str:
+    text = as_text(value, where)
+    if text not in known:
+        raise ArtifactError(
+            f"{where} must be one of {', '.join(known)}, got {text[:80]!r}: {nearest(text[:80], known)}"
+        )
+    return text
+
+
+def _texts(data: Any, where: str) -> dict[str, str]:
+    return {key: as_text(value, f"{where}.{key}") for key, value in as_map(data, where).items()}

@@ -1,0 +1,168 @@
+"""Writing and reading the folder: what is there is always one whole save, whenever a process is killed.
+
+`config.json` carries the SHA-256 of the tensors, and its renaming is the moment at which a save takes place. Before it
+the new tensors lie under a name made of their hash; afterwards they take the usual name. A reader looks under the
+hash's name first and checks what it finds, so every state in between is either the old model or the new one.
+"""
+
+import hashlib
+import lzma
+import os
+import re
+from pathlib import Path
+
+from autosample.artifact.config import COMPRESSIONS, FORMAT, Config, TensorFile, parse
+from autosample.errors import ArtifactError, one_line
+
+CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
+_SUFFIX = {"none": "", "xz": ".xz"}
+_LEFTOVER = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.xz)?|\.(config\.json|README\.md|model-.*)\.\d+\.partial")
+_LARGEST_CONFIG = 64 << 20
+# What compressed tensors may grow to, and the memory for taking them apart [bytes].
+_GROWTH, _FREE_GROWTH, _LZMA_MEMORY = 50, 256 << 20, 256 << 20
+
+
+def compress(raw: bytes, compression: str) -> bytes:
+    """The tensors' bytes as a file holds them.
+
+    Raises:
+        ArtifactError: The compression is unknown.
+    """
+    if compression not in COMPRESSIONS:
+        raise ArtifactError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}: use xz")
+    return raw if compression == "none" else lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)
+
+
+def describe(data: bytes, raw: bytes, compression: str) -> TensorFile:
+    """What `config.json` says of the tensors' file."""
+    digest = hashlib.sha256(data).hexdigest()
+    return TensorFile(sha256=digest, bytes=len(data), raw_bytes=len(raw), compression=compression)
+
+
+def write_folder(folder: Path, config: Config, data: bytes, card: str) -> None:
+    """Write a whole save; killed at any moment, the folder holds the old one or the new one.
+
+    Raises:
+        ArtifactError: The folder cannot be written, or holds something else under one of our names.
+    """
+    assert config.tensors is not None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_place(folder)
+        suffix = _SUFFIX[config.tensors.compression]
+        waiting = folder / f"model-{config.tensors.sha256[:16]}.safetensors{suffix}"
+        _write(waiting, data)
+        _write(folder / CONFIG, config.to_json().encode())  # from here on it is the new model
+        waiting.replace(folder / f"{TENSORS}{suffix}")
+        _write(folder / CARD, card.encode())
+        stale = [folder / f"{TENSORS}{other}" for other in _SUFFIX.values() if other != suffix]
+        for path in [*stale, *(p for p in folder.iterdir() if _LEFTOVER.fullmatch(p.name))]:
+            path.unlink(missing_ok=True)
+        _sync(folder)
+    except OSError as error:
+        raise ArtifactError(f"a model must be saved to a folder that can be written, got {one_line(error)}") from error
+
+
+def write_card(folder: Path, card: str) -> None:
+    """Replace the model card."""
+    _write(folder / CARD, card.encode())
+
+
+def _check_place(folder: Path) -> None:
+    """Leave files alone that are not ours."""
+    path = folder / CONFIG
+    if path.exists():
+        if f'"format": "{FORMAT}"' not in path.read_text(errors="replace")[:_LARGEST_CONFIG]:
+            raise ArtifactError(f"{folder} holds a config.json that is not autosample's: choose another folder")
+    elif (folder / CARD).exists():
+        raise ArtifactError(f"{folder} holds a README.md of something else: choose another folder")
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make renames last through a loss of power, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of a saved model, checked.
+
+    Raises:
+        ArtifactError: There is none, or it is not usable.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ArtifactError(f"a saved model must be a folder with a config.json, got {folder}: check the path")
+    if path.stat().st_size > _LARGEST_CONFIG:
+        raise ArtifactError(f"config.json must be below {_LARGEST_CONFIG >> 20} MiB, got more: use an undamaged copy")
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"config.json must be readable UTF-8, got {one_line(error)}: use another copy") from error
+
+
+def read_folder(folder: Path) -> tuple[Config, bytes]:
+    """Configuration and uncompressed tensors of one save, checked against each other.
+
+    Raises:
+        ArtifactError: Something is missing or damaged.
+    """
+    for attempt in range(3):
+        config = read_config(folder)
+        assert config.tensors is not None
+        data = _read_tensors(folder, config.tensors)
+        if data is not None:
+            return config, _decompress(data, config.tensors)
+        if attempt and read_config(folder) == config:  # nobody is saving here at this moment
+            break
+    raise ArtifactError(
+        f"the tensors must be those that config.json was saved with, got others in {folder}: use another copy"
+    )
+
+
+def _read_tensors(folder: Path, file: TensorFile) -> bytes | None:
+    suffix = _SUFFIX[file.compression]
+    for path in (folder / f"model-{file.sha256[:16]}.safetensors{suffix}", folder / f"{TENSORS}{suffix}"):
+        try:
+            if not path.is_file() or path.stat().st_size != file.bytes:
+                continue
+            data = path.read_bytes()
+        except FileNotFoundError:  # renamed by a save that is going on
+            continue
+        except OSError as error:
+            raise ArtifactError(f"{path} must be readable, got {one_line(error)}: check its rights") from error
+        if hashlib.sha256(data).hexdigest() == file.sha256:
+            return data
+    return None
+
+
+def _decompress(data: bytes, file: TensorFile) -> bytes:
+    if file.compression == "none":
+        raw = data
+    elif file.raw_bytes > _GROWTH * len(data) + _FREE_GROWTH:
+        raise ArtifactError(
+            f"compressed tensors must not grow beyond reason, got {file.raw_bytes} bytes: use another copy"
+        )
+    else:
+        try:
+            engine = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)
+            raw = engine.decompress(data, max_length=file.raw_bytes + 1)
+        except (lzma.LZMAError, EOFError) as error:
+            raise ArtifactError(f"the tensors must be valid xz, got {one_line(error)}: use another copy") from error
+    if len(raw) != file.raw_bytes:
+        raise ArtifactError(f"the tensors must be {file.raw_bytes} bytes, got {len(raw)} or more: use another copy")
+    return raw

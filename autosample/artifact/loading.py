@@ -1,0 +1,128 @@
+"""Loading saved models: by the folder, or from a checkpoint of a training run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from autosample.artifact.assembling import assemble
+from autosample.artifact.building import Factory
+from autosample.artifact.config import FETCHING, Config, Source
+from autosample.artifact.files import read_folder
+from autosample.artifact.origin import find_source
+from autosample.convert import convert_, harden_, summary_layers
+from autosample.errors import ArtifactError, AutosampleError, one_line
+from autosample.sampling.quantizers import quantizer_of
+
+
+def load(folder: str | Path, *, factory: Factory | None = None, device: torch.device | str = "cpu") -> nn.Module:
+    """The model that `autosample.save` wrote to a folder, hardened and in evaluation mode.
+
+    Nothing but tensors and plain data is read: no pickle, no code. The bare model is built without its weights being
+    made, and everything is checked before it is used.
+
+    Args:
+        folder: Of the saved model.
+        factory: For models that were saved with one.
+        device: Where the tensors go to.
+
+    Raises:
+        ArtifactError: The folder is no saved model, is damaged, or of a newer version.
+    """
+    return load_any(_folder(folder), factory=factory)[0].to(device)
+
+
+def load_any(path: str | Path, *, factory: Factory | None = None) -> tuple[nn.Module, Config]:
+    """A model and all that is known of it, from a saved folder or from a checkpoint that `autosample fit` wrote.
+
+    Of a checkpoint, positions are hardened, and what was trained with fake quantisation is quantised.
+
+    Raises:
+        ArtifactError: It is neither, or damaged.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return _from_checkpoint(path)
+    config, raw = read_folder(path)
+    return assemble(config, _tensors(raw), factory), config
+
+
+def _folder(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise ArtifactError(f"a saved model must be a folder, got {path}: check the path (load_any reads checkpoints)")
+    return path
+
+
+def _tensors(raw: bytes) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(raw)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        text = one_line(error)[:200]
+        raise ArtifactError(f"model.safetensors must be a file of tensors, got {text}: use another copy") from error
+
+
+def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
+    """A net as `autosample.training.Classifier` trains it, without anything of the training."""
+    saved = _read_checkpoint(path)
+    hyper: dict[str, Any] = dict(saved["hyper_parameters"])
+    options = {k: v for k, v in (hyper.get("model_args") or {}).items() if k not in FETCHING}
+    try:
+        from autosample.models import create
+
+        net = create(hyper["model"], num_classes=hyper["num_classes"], in_chans=hyper.get("in_chans"), **options)
+        if hyper.get("summary", "dense") != "dense":
+            changes = {"ratio": hyper.get("ratio"), **(hyper.get("summary_args") or {})}
+            rules = {key: hyper.get(key) for key in ("include", "exclude", "overrides")}
+            convert_(net, hyper["summary"], **rules, **changes)
+    except AutosampleError as error:
+        raise ArtifactError(f"a checkpoint must name a model that can be built, got: {one_line(error)}") from error
+    state = {key[4:]: value for key, value in saved["state_dict"].items() if key.startswith("net.")}
+    _attach(net, state)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"a checkpoint must fit its own settings, got {one_line(error)[:200]}: use another"
+        ) from error
+    if summary_layers(net):
+        harden_(net)
+    known = saved.get("autosample") or {}
+    source: Source = find_source(net, None, None, None)
+    names = known.get("class_names")
+    facts = {**known.get("facts", {}), "epochs": saved.get("epoch", 0), "summary": hyper.get("summary")}
+    config = Config(
+        source=source,
+        preprocessing=known.get("preprocessing") or {},
+        class_names=None if names is None else tuple(names),
+        facts=facts,
+    )
+    return net.eval(), config
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken archive makes torch raise
+        text = one_line(error)[:200]
+        raise ArtifactError(f"a checkpoint must be readable without running code, got {path}: {text}") from error
+    needed = {"state_dict", "hyper_parameters"}
+    if not isinstance(saved, dict) or not needed <= saved.keys() or "num_classes" not in saved["hyper_parameters"]:
+        raise ArtifactError(f"a checkpoint must be one that `autosample fit` wrote, got {path}: pass a saved folder")
+    return saved
+
+
+def _attach(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give layers the quantizers that a training with fake quantisation has left in its state."""
+    made: dict[int, Any] = {}
+    for name, layer in summary_layers(net).items():
+        for key in ("summary", "densify", "gains"):
+            start = f"{name}.quantizers.{key}." if name else f"quantizers.{key}."
+            own = {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
+            if own:
+                parameter = getattr(layer, key)
+                layer.quantise_with(key, made.setdefault(id(parameter), quantizer_of(own)))

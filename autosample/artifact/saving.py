@@ -1,0 +1,143 @@
+"""Saving a model to a folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from autosample.artifact.assembling import assemble
+from autosample.artifact.building import Factory
+from autosample.artifact.card import card_text
+from autosample.artifact.checking import as_plain
+from autosample.artifact.config import Coding, Config, LayerConfig, Source
+from autosample.artifact.files import compress, describe, write_folder
+from autosample.artifact.origin import find_source
+from autosample.errors import ArtifactError
+from autosample.nn import SummaryLayer, outer_modules
+from autosample.nn.stored import compact_state, full_types, shared_names
+from autosample.report import reasons, report
+
+# What timm's nets know of the inputs that they were trained on.
+_INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
+
+
+@torch.no_grad()
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    factory: Factory | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    compression: str = "none",
+) -> Config:
+    """Save a model as `config.json`, `model.safetensors` and `README.md`; `autosample.load` gives it back.
+
+    Stored are packed summaries, integer positions and whatever the model has besides, each at the bits it needs:
+    what `autosample.report` counts. Positions that are still being learned are stored as integers, as `harden_` would
+    leave them. The model itself is not changed. What is saved has been put together again, and compared, before.
+
+    A folder that holds an earlier save is overwritten as a whole: if the process dies, the old or the new one is there.
+
+    Args:
+        model: Any model that `autosample.models.create` or `timm.create_model` made, converted or not; with `factory`
+            any other.
+        folder: Where to; made if needed.
+        name, arguments: Of the registry, where they are not known or not right. For a factory, its name in messages
+            and what it is called with.
+        factory: A callable that takes `arguments` and returns the dense model. Loading needs it again.
+        preprocessing: How inputs are made, plain data; by default what a timm model says of its pretraining.
+        class_names: In the order of the outputs.
+        facts: Anything for the model card, plain data: `data`, `metrics` (a mapping), `command`, `license`, `notes`.
+        compression: `none`, or `xz` for an entropy-coded file `model.safetensors.xz`.
+
+    Raises:
+        ArtifactError: It is not known how to build the bare model, a fresh one would differ from the one given, or the
+            folder cannot be written.
+    """
+    if hasattr(model, "deployment"):
+        raise ArtifactError("a model is saved before it is deployed, got a deployed one: save the original")
+    source = find_source(model, name, arguments, factory)
+    config = _describe(model, source)
+    state = {key: _own(tensor) for key, tensor in compact_state(model).items()}
+    _compare(model, assemble(config, state, factory))
+    given = getattr(model, "pretrained_cfg", None) or {}
+    known = {key: given[key] for key in _INPUT_KEYS if isinstance(given, Mapping) and given.get(key)}
+    sizes, raw = report(model), safetensors.torch.save(state, {"format": "pt"})
+    data = compress(raw, compression)
+    config = Config(
+        **{key: getattr(config, key) for key in ("source", "layers", "shared", "rounded", "left_dense", "version")},
+        preprocessing=as_plain(known if preprocessing is None else preprocessing, "preprocessing"),
+        class_names=None if class_names is None else tuple(map(str, class_names)),
+        facts=as_plain(facts or {}, "facts"),
+        dense_bytes=sizes.dense_bytes,
+        stored_bytes=sizes.stored_bytes,
+        tensors=describe(data, raw, compression),
+    )
+    write_folder(Path(folder).expanduser(), config, data, card_text(config, sizes))
+    return config
+
+
+def _describe(model: nn.Module, source: Source) -> Config:
+    """All that is known of a model before its tensors are a file."""
+    from autosample import __version__
+
+    layers = {n: _layer(m) for n, m in outer_modules(model) if isinstance(m, SummaryLayer)}
+    state, full = compact_state(model), full_types(model)
+    rounded = {name: str(full[name])[6:] for name in full if name in state and state[name].dtype != full[name]}
+    return Config(
+        source=source,
+        layers=layers,
+        shared=shared_names(model),
+        rounded=rounded,
+        left_dense=reasons(model),
+        version=__version__,
+    )
+
+
+def _layer(layer: SummaryLayer) -> LayerConfig:
+    coding = {}
+    for name, quantizer in {} if layer.quantizers is None else layer.quantizers.items():
+        if quantizer.now:  # pyright: ignore[reportGeneralTypeIssues]
+            dtype = str(getattr(layer, name).dtype)[6:]
+            coding[name] = Coding(method=quantizer.method, bits=quantizer.bits, dtype=dtype)  # pyright: ignore
+    return LayerConfig(spec=layer.spec, geometry=layer.geometry, coding=coding, fit_error=layer.fit_error)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU that has its memory for itself, as a file of tensors needs it."""
+    if tensor.is_meta:
+        raise ArtifactError("a model must have values to be saved, got one on the meta device: load or make them first")
+    own = tensor.detach().cpu().contiguous()
+    return own if own.untyped_storage().nbytes() == own.nbytes else own.clone()
+
+
+def _compare(model: nn.Module, twin: nn.Module) -> None:
+    """Raise unless a model put together from what is saved has the same modules with the same settings.
+
+    Its tensors are those of the file, and the file was checked for theirs.
+    """
+    mine, theirs = _settings(model), _settings(twin)
+    for name in (*mine, *theirs):
+        if mine.get(name) != theirs.get(name):
+            raise ArtifactError(
+                f'a fresh model must be like the one to be saved, got {theirs.get(name, "nothing")} for "{name}" '
+                f"instead of {mine.get(name, 'nothing')}: pass the arguments= it was made with, or factory="
+            )
+
+
+def _settings(model: nn.Module) -> dict[str, str]:
+    """Class and settings of every module; of summary layers, those of the layer that they stand for."""
+    settings = {}
+    for name, module in outer_modules(model):
+        kind = module._dense_class if isinstance(module, SummaryLayer) else type(module)
+        told = module if isinstance(module, SummaryLayer) or any(module.children()) else None
+        text = module.extra_repr() if told is not None else repr(module)
+        settings[name] = f"{kind.__module__}.{kind.__qualname__}({text})"
+    return settings

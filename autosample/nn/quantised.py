@@ -1,0 +1,65 @@
+"""Parameters that are used, and stored, at few bits."""
+
+import torch
+from torch import Tensor, nn
+
+from autosample.sampling.quantizers import WAITING, Quantizer
+
+
+class QuantisedParameters(nn.Module):
+    """What a layer needs for quantised parameters of its own.
+
+    Attributes:
+        quantizers: What keeps a parameter at few bits, by the parameter's name, or `None`. Layers that share a
+            parameter share its quantizer.
+    """
+
+    quantizers: nn.ModuleDict | None
+
+    def quantizer(self, name: str) -> Quantizer | None:
+        """The quantizer of a parameter of this layer."""
+        if self.quantizers is None or name not in self.quantizers:
+            return None
+        return self.quantizers[name]  # pyright: ignore[reportReturnType]
+
+    def in_use(self, name: str) -> Tensor:
+        """A parameter of this layer as it is used: at the levels of its quantizer, if it has one."""
+        quantizer = self.quantizer(name)
+        return getattr(self, name) if quantizer is None else quantizer(getattr(self, name))
+
+    def quantise_with(self, name: str, quantizer: Quantizer) -> None:
+        """Let a quantizer take care of a parameter, in place of the one it may have."""
+        if self.quantizers is None:
+            self.quantizers = nn.ModuleDict()
+        self.quantizers[name] = quantizer.train(self.training)
+
+    def start_levels(self, name: str) -> None:
+        """From here on a parameter that has a quantizer is used at its levels."""
+        quantizer = self.quantizer(name)
+        assert quantizer is not None
+        quantizer.start(getattr(self, name))
+
+    @torch.no_grad()
+    def fix_levels_(self) -> None:
+        """Bring quantised parameters to their levels for good; quantizers that have not started are dropped."""
+        kept = nn.ModuleDict()
+        for name, quantizer in {} if self.quantizers is None else self.quantizers.items():
+            assert isinstance(quantizer, Quantizer)
+            if quantizer.now != WAITING:
+                getattr(self, name).copy_(quantizer.fix(getattr(self, name)))
+                kept[name] = quantizer
+        self.quantizers = kept if len(kept) else None
+
+    def stored_parameters(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
+        """Own parameters as a file holds them: those with a quantizer as codes and levels."""
+        packed = {} if packed is None else packed
+        own: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters(recurse=False):
+            quantizer = self.quantizer(name)
+            if quantizer is None or quantizer.now == WAITING:
+                own[name] = parameter
+                continue
+            if id(parameter) not in packed:
+                packed[id(parameter)] = quantizer.packed(parameter.detach())
+            own |= {f"{name}.{part}": tensor for part, tensor in packed[id(parameter)].items()}
+        return own

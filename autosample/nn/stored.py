@@ -1,0 +1,84 @@
+"""What a model weighs in a file: the tensors that give it back, each at the bits it needs."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from autosample.nn.summary import SummaryLayer, outer_modules
+
+# Where a module notes which of its own tensors a file may hold in fewer bits than they are computed with.
+_NARROW = "_autosample_stored_as"
+
+
+def compact_state(model: nn.Module) -> dict[str, Tensor]:
+    """The smallest set of tensors that stands for the model, by name; a tensor with several names appears once.
+
+    Summary layers contribute `SummaryLayer.stored()`; every other module its parameters and persistent buffers. What
+    `quantize_` has rounded to half precision is given in that precision for as long as it keeps these values.
+    """
+    state: dict[str, Tensor] = {}
+    # the tensors themselves are kept as long as their identities: a number of a dead one may be given again
+    seen: dict[tuple, Tensor] = {}
+    packed: dict[int, dict[str, Tensor]] = {}
+    for prefix, module in outer_modules(model):
+        tensors = module.stored(packed) if isinstance(module, SummaryLayer) else own_tensors(module)
+        for name, tensor in tensors.items():
+            if (key := _identity(tensor)) not in seen:
+                seen[key] = tensor
+                state[_joined(prefix, name)] = _narrowed(module, name, tensor.detach())
+    return state
+
+
+def shared_names(model: nn.Module) -> dict[str, str]:
+    """For every name of a parameter or buffer but its first, the first: what modules share."""
+    first: dict[tuple, str] = {}
+    keep: list[Tensor] = []
+    shared = {}
+    for prefix, module in outer_modules(model):
+        for name, tensor in own_tensors(module).items():
+            keep.append(tensor)
+            known = first.setdefault(_identity(tensor), full := _joined(prefix, name))
+            if known != full:
+                shared[full] = known
+    return shared
+
+
+def full_types(model: nn.Module) -> dict[str, torch.dtype]:
+    """The precision that tensors are computed with, by name, of those that a file may hold in another one."""
+    full = {}
+    for prefix, module in outer_modules(model):
+        own = own_tensors(module)
+        full |= {_joined(prefix, name): own[name].dtype for name in module.__dict__.get(_NARROW, ()) if name in own}
+    return full
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's own parameters and persistent buffers, without those of the modules in it."""
+    lasting = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
+    tensors = {name: tensor for name, tensor in {**module._parameters, **lasting}.items() if tensor is not None}
+    # a lazy layer has nothing to store yet
+    return {n: t for n, t in tensors.items() if not isinstance(t, UninitializedParameter | UninitializedBuffer)}
+
+
+def store_as(module: nn.Module, name: str, dtype: torch.dtype) -> None:
+    """Note that a file may hold a tensor of a module in another precision, as long as that gives the same values."""
+    module.__dict__.setdefault(_NARROW, {})[name] = dtype
+
+
+def _narrowed(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    wanted = module.__dict__.get(_NARROW, {}).get(name)
+    if wanted is None or wanted == tensor.dtype or wanted.itemsize >= tensor.dtype.itemsize:
+        return tensor
+    narrow = tensor.to(wanted)
+    same = tensor.is_meta or torch.equal(narrow.to(tensor.dtype), tensor)
+    return narrow if same else tensor  # it has been trained on since
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _identity(tensor: Tensor) -> tuple:
+    """Equal for tensors that are the same numbers in memory; empty and meta tensors are each their own."""
+    place = tensor.data_ptr() if tensor.device.type != "meta" else 0
+    return (place or id(tensor), tensor.shape, tensor.stride(), tensor.dtype)

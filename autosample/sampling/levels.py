@@ -1,0 +1,109 @@
+"""Scalar quantisation: even levels, k-means in one dimension, and DKM's soft assignments.
+
+* Even levels: WSNet (Jin et al. 2018, section 4: 256 bins between the least and the largest value of a layer) and
+  FSNet-WQ (Yang et al. 2020).
+* Codebooks: Deep k-Means (Wu et al. 2018) and DKM (Cho et al. 2022, section 3), here of single numbers.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_LLOYD_STEPS = 200
+_BINS = 4096
+# DKM: soft assignments look at this many neighbouring levels, and k-means goes on until levels move by less than this
+# share of the range, or for so many steps.
+_NEIGHBOURS = 4
+_SETTLED = 1e-4
+_SOFT_STEPS = 5
+
+
+def even_range(values: Float[Tensor, "*shape"], bits: int) -> Float[Tensor, "2"]:
+    """Least value and distance of the `2**bits` even levels that reach from the least to the largest value."""
+    low, high = values.detach().float().aminmax()
+    return torch.stack([low, (high - low) / (2**bits - 1)])
+
+
+def even_levels(span: Float[Tensor, "2"], bits: int) -> Float[Tensor, "k"]:
+    """The levels `low + step·code`."""
+    # two operations, not one fused: every machine must get the same numbers
+    return torch.arange(2**bits, device=span.device, dtype=torch.float32) * span[1] + span[0]
+
+
+def nearest_level(values: Float[Tensor, "*shape"], levels: Float[Tensor, "k"]) -> Int[Tensor, "*shape"]:
+    """The number of the level nearest to each value; a value that is a level gets that one. Levels ascend."""
+    wide = values.detach().to(levels.dtype).contiguous()
+    upper = torch.searchsorted(levels, wide).clamp_(1, len(levels) - 1)
+    below = (wide - levels[upper - 1]) < (levels[upper] - wide)
+    return upper - below.long()
+
+
+@torch.no_grad()
+def kmeans_levels(values: Float[Tensor, "*shape"], bits: int) -> Float[Tensor, "k"]:
+    """`2**bits` levels by Lloyd's k-means: the same for the same values, and exact sums whatever their number.
+
+    It starts where a cube-root density puts them (Panter and Dite 1951), which is near the optimum for many levels.
+    """
+    ordered = values.detach().double().reshape(-1).sort().values
+    sums = torch.nn.functional.pad(ordered.cumsum(0), (1, 0))
+    levels = _cube_root_start(ordered, 2**bits)
+    for _ in range(_LLOYD_STEPS):
+        ends = torch.searchsorted(ordered, (levels[1:] + levels[:-1]) / 2, right=True)
+        edges = torch.cat([ends.new_zeros(1), ends, ends.new_full((1,), len(ordered))])
+        counts = edges.diff()
+        means = torch.where(counts > 0, sums[edges].diff() / counts.clamp_min(1), levels)
+        means = means.sort().values
+        if torch.equal(means, levels):
+            break
+        levels = means
+    return levels.float()
+
+
+def _cube_root_start(ordered: Float[Tensor, "n"], count: int) -> Float[Tensor, "k"]:
+    low, high = ordered[0], ordered[-1]
+    middle = (torch.arange(count, device=ordered.device, dtype=ordered.dtype) + 0.5) / count
+    if not high > low:
+        return low.expand(count).clone()
+    bins = ((ordered - low) / (high - low) * _BINS).long().clamp_(0, _BINS - 1)
+    density = torch.bincount(bins, minlength=_BINS).to(ordered.dtype).pow(1 / 3)
+    share = density.cumsum(0) / density.sum()
+    return low + (torch.searchsorted(share, middle) + 0.5) / _BINS * (high - low)
+
+
+def soft_kmeans(
+    values: Float[Tensor, "*shape"], levels: Float[Tensor, "k"], temperature: float
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "k"]]:
+    """DKM: values as mixtures of levels, differentiable, and the levels after some steps of soft k-means.
+
+    `A = softmax(−|w − c|/τ)` over the four levels nearest to each value (the others' shares vanish at useful
+    temperatures), `c = Σ A·w / Σ A` until the levels settle, then `W̃ = A·C`. Autograd runs through all steps.
+
+    Args:
+        values: What is quantised, any shape.
+        levels: The levels of the last batch, ascending, shape `(K,)`.
+        temperature: `τ` as a share of the mean distance between levels.
+    """
+    flat = values.reshape(-1).float()
+    for _ in range(_SOFT_STEPS):
+        near, shares = _shares(flat, levels, temperature)
+        total = flat.new_zeros(len(levels)).index_add(0, near.reshape(-1), shares.reshape(-1))
+        mass = flat.new_zeros(len(levels)).index_add(0, near.reshape(-1), (shares * flat[:, None]).reshape(-1))
+        moved = torch.where(total > 1e-6, mass / total.clamp_min(1e-6), levels.detach())
+        moved, before = moved.sort().values, levels
+        levels = moved
+        if (moved - before).detach().abs().max() <= _SETTLED * (before[-1] - before[0]).detach():
+            break
+    near, shares = _shares(flat, levels, temperature)
+    return (levels[near] * shares).sum(1).view(values.shape).to(values.dtype), levels
+
+
+def _shares(
+    flat: Float[Tensor, "n"], levels: Float[Tensor, "k"], temperature: float
+) -> tuple[Int[Tensor, "n j"], Float[Tensor, "n j"]]:
+    """The levels around each value, by number, and what each gets of it."""
+    fixed = levels.detach()
+    count = min(_NEIGHBOURS, len(levels))
+    first = (torch.searchsorted(fixed, flat.detach().contiguous()) - count // 2).clamp_(0, len(levels) - count)
+    near = first[:, None] + torch.arange(count, device=flat.device)
+    scale = temperature * ((fixed[-1] - fixed[0]) / max(len(levels) - 1, 1)).clamp_min(1e-12)
+    return near, torch.softmax(-(flat[:, None] - levels[near]).abs() / scale, 1)
