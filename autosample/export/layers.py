@@ -139,7 +139,7 @@ class FlatPool(nn.MaxPool1d):
 
     def forward(self, input: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
         if input.dim() != 3:
-            return super().forward(input)
+            return cast(Tensor, super().forward(input))
         (size,), (stride,), (padding,), (dilation,) = map(
             _single, (self.kernel_size, self.stride, self.padding, self.dilation)
         )

@@ -137,6 +137,7 @@ def _name(graph: Any) -> None:
         for i, value in enumerate(node.outputs):
             value.metadata_props.clear()
             if id(value) not in outputs:
+                value.shape = value.type = None  # a line each in the file; runtimes find them out
                 value.name = f"{node.name}:{i}" if i else f"{node.name}:out"
     for i, value in enumerate(list(graph.initializers.values())):
         value.metadata_props.clear()

@@ -39,12 +39,11 @@ def unpack(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tensor,
         return packed[:count].long()
     rows = -(-count // 8)
     stream = torch.nn.functional.pad(packed, (0, rows * bits - len(packed))).view(rows, bits)
-    # nothing in place, and shifts by plain numbers: exporters know no others
-    out = [torch.zeros(rows, dtype=torch.int64) for _ in range(8)]
+    out = torch.zeros(rows, 8, dtype=torch.int64)
     for value, byte, shift in _overlaps(bits):
         part = stream[:, byte].long()
-        out[value] = out[value] + (part >> shift if shift >= 0 else part << -shift)
-    return (torch.stack(out, 1) & ((1 << bits) - 1)).view(-1)[:count]
+        out[:, value] |= part >> shift if shift >= 0 else part << -shift
+    return out.bitwise_and_((1 << bits) - 1).view(-1)[:count]
 
 
 def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
