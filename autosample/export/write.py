@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.deploy import Example
-from autosample.errors import ExportError
+from autosample.errors import ConversionError, ExportError
 from autosample.export.check import (
     Exported,
     Run,
@@ -133,7 +133,10 @@ def onnx_runner(path: Path | str, threads: int = 0) -> Run:
 
 
 def _ready(model: nn.Module, example: Example, *, int8: bool, dense: bool) -> Portable:
-    example = tuple(x.cpu() for x in example) if isinstance(example, tuple) else example.cpu()
+    tensors = example if isinstance(example, tuple) else (example,)
+    if not all(isinstance(x, Tensor) for x in tensors):
+        raise ConversionError(f"an export needs an example input, got a {type(example).__name__}: pass a tensor")
+    example = tuple(x.cpu() for x in tensors)
     return (dense_twin if dense else portable)(model, example, int8=int8)
 
 

@@ -28,7 +28,7 @@ def small_net(kind: str, preset: str, **changes) -> tuple[nn.Module, Tensor]:
     pool = nn.AdaptiveAvgPool1d(1) if kind == "signal" else nn.AdaptiveAvgPool2d(1)
     net = nn.Sequential(*blocks, pool, nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 5)).eval()
     if preset != "dense":
-        autosample.convert_(net, preset, **({"ratio": 8} | changes))
+        autosample.convert_(net, preset, **(changes if "spatial" in changes else {"ratio": 8} | changes))
         autosample.harden_(net)
     _liven(net)
     return net.eval(), x
