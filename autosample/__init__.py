@@ -1,6 +1,8 @@
 """autosample: layers that sample their filters from a small learned summary."""
 
+from autosample.artifact import from_pretrained as from_pretrained
 from autosample.artifact import load as load
+from autosample.artifact import push_to_hub as push_to_hub
 from autosample.artifact import save as save
 from autosample.convert import convert as convert
 from autosample.convert import convert_ as convert_
@@ -19,7 +21,7 @@ from autosample.spec import spec as spec
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "convert_", "deploy", "export_onnx", "export_pt2", "harden_", "load", "quantize_", "report", "save",
-    "spec",
+    "convert", "convert_", "deploy", "export_onnx", "export_pt2", "from_pretrained", "harden_", "load", "push_to_hub",
+    "quantize_", "report", "save", "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip

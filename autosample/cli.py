@@ -17,6 +17,8 @@ HELP = """usage: autosample VERB [options]
   quickstart   train the bundled digits dense, strided, random and learned; a table and two pictures
   ablate       run a grid of presets, sizes and seeds: autosample ablate configs/ablation/quick.yaml [--jobs 2]
   report       what a model would store: autosample report resnet18 --summary autosample --ratio 8
+  quantize     fewer bits for a saved model or a checkpoint: autosample quantize DIR_OR_CKPT --bits 8 --out DIR
+  card         the model card of a saved model: autosample card DIR [--write true]
   bench        how fast it runs: autosample bench layers models, or --model resnet18 --ratio 6 --input 3 224 224
   fit          train:    autosample fit --config configs/experiment/digits.yaml [--model.ratio 16 …]
   validate     evaluate a checkpoint on the validation set: … validate --config C --ckpt_path F
@@ -98,6 +100,10 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: list[str]) -> None:
     if args[0] == "report":
         _call(report, args)
+    elif args[0] in ("quantize", "card"):
+        from autosample.artifact import verbs
+
+        _call(getattr(verbs, args[0]), args)
     elif args[0] == "quickstart":
         from autosample.experiments.quickstart import quickstart
 
@@ -113,7 +119,7 @@ def _run(args: list[str]) -> None:
     elif args[0] in LIGHTNING_VERBS:
         _lightning(args)
     else:
-        known = ["ablate", "quickstart", "report", "bench", *LIGHTNING_VERBS]
+        known = ["ablate", "quickstart", "report", "quantize", "card", "bench", *LIGHTNING_VERBS]
         raise ConfigError(f'no verb is called "{args[0]}": {nearest(args[0], known)}')
 
 

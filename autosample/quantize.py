@@ -115,7 +115,7 @@ def quantize_(
         QuantizationError: An argument is unusable, the model has no layer to quantise, or a number is not finite or
             does not fit into half precision.
     """
-    _check(bits, method, layers, gains, rest)
+    check_quantization(bits, method, layers, gains, rest)
     if hasattr(model, "deployment"):
         raise QuantizationError("a model is quantised before it is deployed, got a deployed one: quantise the original")
     before = _bytes(model)
@@ -137,7 +137,8 @@ def quantize_(
     return QuantizationReport(tuple(row for row in rows if row is not None), before, _bytes(model))
 
 
-def _check(bits: int, method: str, layers: str, gains: str | None, rest: str | None) -> None:
+def check_quantization(bits: int, method: str, layers: str, gains: str | None, rest: str | None) -> None:
+    """Raise `QuantizationError` unless these are arguments of `quantize_`."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
         raise QuantizationError(f"bits must be a whole number from 2 to 8, got {bits!r}: 8 keeps most of the accuracy")
     for name, value, known in (
@@ -164,6 +165,10 @@ def attach_quantizers(
     found = [(layer, key) for _, layer, key in _parameters(model, "int8" if int8_gains else None)]
     for layer, key in found:
         parameter: Tensor = getattr(layer, key)
+        before = layer.quantizer(key)
+        wanted = ("linear", _GAIN_BITS) if key == "gains" else (method, bits)
+        if before is not None and (before.method, before.bits) == wanted and before.holds(parameter):
+            made[id(parameter)] = before  # quantised so already: the same levels once more
         if id(parameter) not in made:
             made[id(parameter)] = (
                 QUANTIZERS["linear"](_GAIN_BITS, parameter.device)

@@ -1,5 +1,6 @@
 """`config.json` of a saved model: what it may hold, and how it is checked before anything is done with it."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from autosample.sampling import Geometry
 from autosample.sampling.quantizers import QUANTIZERS
 from autosample.spec import Spec
 
-FORMAT, SCHEMA = "autosample", 1
+FORMAT, SCHEMA = "autosample", 2
 COMPRESSIONS = ("none", "xz")
 DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
@@ -125,7 +126,7 @@ class Config:
             "tensors": None if self.tensors is None else asdict(self.tensors),
             "layers": layers,
             "shared": dict(self.shared),
-            "rounded": dict(self.rounded),
+            "rounded": _by_value(self.rounded),
             "left_dense": dict(self.left_dense),
             "preprocessing": dict(self.preprocessing),
             "class_names": None if self.class_names is None else list(self.class_names),
@@ -133,7 +134,7 @@ class Config:
             "dense_bytes": self.dense_bytes,
             "stored_bytes": self.stored_bytes,
         }
-        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+        return json.dumps({**data, "checksum": _checksum(data)}, indent=1, allow_nan=False) + "\n"
 
 
 def parse(text: str) -> Config:
@@ -157,7 +158,29 @@ def parse(text: str) -> Config:
             f"this version reads the formats 1 to {SCHEMA}, got {schema}, saved by autosample "
             f"{str(data.get('version'))[:40]!r}: upgrade autosample"
         )
-    return _parse_current(data)
+    if schema == 1:
+        return _parse_current(_since_1(data))
+    kept = {key: value for key, value in data.items() if key != "checksum"}
+    if data.get("checksum") != _checksum(kept):
+        raise ArtifactError("config.json must be as it was saved, got one that was changed: use another copy")
+    return _parse_current(kept)
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order and the white space of its text."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _since_1(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Format 1 had no checksum of its own, and gave every rounded tensor its precision; now they are listed by it."""
+    return {**data, "rounded": _by_value(_texts(data.get("rounded", {}), "rounded"))}
+
+
+def _by_value(names: Mapping[str, str]) -> dict[str, list[str]]:
+    listed: dict[str, list[str]] = {}
+    for name, value in names.items():
+        listed.setdefault(value, []).append(name)
+    return listed
 
 
 def _parse_current(data: Mapping[str, Any]) -> Config:
@@ -172,7 +195,11 @@ def _parse_current(data: Mapping[str, Any]) -> Config:
         source=_source(got["model"]),
         layers={name: _layer(layer, f"layers.{name}") for name, layer in as_map(got["layers"], "layers").items()},
         shared=_texts(got["shared"], "shared"),
-        rounded={k: _choice(v, f"rounded.{k}", DTYPES) for k, v in as_map(got["rounded"], "rounded").items()},
+        rounded={
+            as_text(name, "rounded"): _choice(dtype, "rounded", DTYPES)
+            for dtype, names in as_map(got["rounded"], "rounded").items()
+            for name in as_list(names, f"rounded.{dtype}")
+        },
         left_dense=_texts(got["left_dense"], "left_dense"),
         preprocessing=as_plain(as_map(got["preprocessing"], "preprocessing"), "preprocessing"),
         class_names=None if names is None else tuple(as_text(n, "class_names") for n in as_list(names, "class_names")),

@@ -94,7 +94,7 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
     known = saved.get("autosample") or {}
     source: Source = find_source(net, None, None, None)
     names = known.get("class_names")
-    facts = {**known.get("facts", {}), "epochs": saved.get("epoch", 0), "summary": hyper.get("summary")}
+    facts = {**known.get("facts", {}), "epochs": saved.get("epoch", 0) + 1, "summary": hyper.get("summary")}
     config = Config(
         source=source,
         preprocessing=known.get("preprocessing") or {},

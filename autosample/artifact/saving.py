@@ -23,6 +23,8 @@ from autosample.report import reasons, report
 # What timm's nets know of the inputs that they were trained on.
 _INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
+_FIX = "pass the arguments= it was made with, or factory="
+
 
 @torch.no_grad()
 def save(
@@ -36,6 +38,7 @@ def save(
     class_names: Sequence[str] | None = None,
     facts: Mapping[str, Any] | None = None,
     compression: str = "none",
+    config: Config | None = None,
 ) -> Config:
     """Save a model as `config.json`, `model.safetensors` and `README.md`; `autosample.load` gives it back.
 
@@ -55,6 +58,7 @@ def save(
         preprocessing: How inputs are made, plain data; by default what a timm model says of its pretraining.
         class_names: In the order of the outputs.
         facts: Anything for the model card, plain data: `data`, `metrics` (a mapping), `command`, `license`, `notes`.
+        config: What `load_any` knew of the model, for all of the above that is not given.
         compression: `none`, or `xz` for an entropy-coded file `model.safetensors.xz`.
 
     Raises:
@@ -63,10 +67,20 @@ def save(
     """
     if hasattr(model, "deployment"):
         raise ArtifactError("a model is saved before it is deployed, got a deployed one: save the original")
+    if config is not None:
+        preprocessing = config.preprocessing if preprocessing is None else preprocessing
+        class_names = config.class_names if class_names is None else class_names
+        facts = config.facts if facts is None else facts
+        if config.source.kind == "timm" and factory is None:
+            name = name or config.source.name
     source = find_source(model, name, arguments, factory)
     config = _describe(model, source)
     state = {key: _own(tensor) for key, tensor in compact_state(model).items()}
-    _compare(model, assemble(config, state, factory))
+    try:
+        twin = assemble(config, state, factory)
+    except ArtifactError as error:
+        raise ArtifactError(f"a fresh model must be like the one to be saved, got: {error}; {_FIX}") from error
+    _compare(model, twin)
     given = getattr(model, "pretrained_cfg", None) or {}
     known = {key: given[key] for key in _INPUT_KEYS if isinstance(given, Mapping) and given.get(key)}
     sizes, raw = report(model), safetensors.torch.save(state, {"format": "pt"})
@@ -128,7 +142,7 @@ def _compare(model: nn.Module, twin: nn.Module) -> None:
         if mine.get(name) != theirs.get(name):
             raise ArtifactError(
                 f'a fresh model must be like the one to be saved, got {theirs.get(name, "nothing")} for "{name}" '
-                f"instead of {mine.get(name, 'nothing')}: pass the arguments= it was made with, or factory="
+                f"instead of {mine.get(name, 'nothing')}: {_FIX}"
             )
 
 

@@ -115,6 +115,12 @@ class AudioData(ClassificationData):
         """(1, samples); known before `setup`."""
         return (1, self.crop)
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Rate [Hz], length of a clip and of the middle that the model sees [samples], and how levels are set."""
+        made = {"sample_rate": self.sample_rate, "samples": self.samples, "crop": self.crop}
+        return {**super().preprocessing, **made, "normalize": self.normalize}
+
     def _load(self) -> Examples:
         clips = self.clips
         y = torch.tensor(clips.labels, dtype=torch.int64)

@@ -87,6 +87,11 @@ class ClassificationData(pl.LightningDataModule):
         """Shape of one example as the model sees it."""
         raise NotImplementedError
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How inputs are made, as plain data that a saved model keeps."""
+        return {"input_size": list(self.input_shape)}
+
     def _load(self) -> Examples:
         """Read the data set. Called once."""
         raise NotImplementedError

@@ -159,6 +159,12 @@ class ImageFolder(ClassificationData):
         """(3, img_size, img_size)."""
         return (3, self.img_size, self.img_size)
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Shape, interpolation, share of the middle crop, and mean and standard deviation in units of [0, 1]."""
+        made = {"interpolation": self.interpolation, "crop_pct": self.crop_pct}
+        return {**super().preprocessing, **made, "mean": list(self.mean), "std": list(self.std)}
+
     def _train_transform(self) -> Callable[..., Tensor]:
         if self.resident:
             return Compose([RandomCropFlip(self.padding, self.hflip > 0), self._eval_transform()])

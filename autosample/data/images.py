@@ -67,6 +67,11 @@ class SmallImages(ClassificationData):
         channels, height, width = self.native_shape
         return (channels, self.image_size or height, self.image_size or width)
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Shape, mean and standard deviation of the channels in units of [0, 1]."""
+        return {**super().preprocessing, "mean": list(self.mean), "std": list(self.std)}
+
     def _train_transform(self) -> Callable[..., Tensor]:
         return Compose([RandomCropFlip(self.padding, self.flip), self._eval_transform()])
 

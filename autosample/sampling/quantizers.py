@@ -91,9 +91,13 @@ class Quantizer(nn.Module):
         self.now, self._clean = stage, None
 
     def forward(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        if self.now == WAITING or (self.now == FIXED and self._untouched(values)):
+        if self.now == WAITING or self.holds(values):
             return values
         return _Straight.apply(values, self.shown(values))  # pyright: ignore[reportReturnType]
+
+    def holds(self, values: Tensor) -> bool:
+        """Whether the levels are fixed and the values are at them."""
+        return self.now == FIXED and self._untouched(values)
 
     def _untouched(self, values: Tensor) -> bool:
         """Whether the values are at their levels, as found out once and then known by the tensor's version."""

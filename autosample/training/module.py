@@ -196,5 +196,15 @@ class Classifier(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a saved model should know of its data."""
+        data = getattr(self._trainer, "datamodule", None)
+        if data is not None and hasattr(data, "preprocessing"):
+            facts = {"data": type(data).__name__}
+            names = list(data.class_names)
+            checkpoint["autosample"] = {
+                "class_names": names, "preprocessing": data.preprocessing, "facts": facts
+            }  # fmt: skip
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(num_updates=self.global_step)

@@ -1,0 +1,91 @@
+"""Fake quantisation in training: summaries are used at the levels that they will be stored with."""
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from torch import nn
+
+from autosample.convert import summary_layers
+from autosample.errors import ConfigError
+from autosample.nn import SummaryLayer
+from autosample.nn.summary import learned_parts
+from autosample.quantize import Method, attach_quantizers, check_quantization
+
+
+class FakeQuantize(pl.Callback):
+    """Trains with quantised summaries from a share of the training on; at its end the model is quantised.
+
+    `linear` levels follow the least and largest value at each step, with gradients straight through (FSNet-WQ of Yang
+    et al. 2020 trains so after quantising); `codebook` learns its levels by DKM's differentiable k-means (Cho et al.
+    2022). A layer begins after its positions have become integers. What validation shows is what is stored in the end.
+    Testing and predicting fix the levels, as `HardenSchedule` does with positions.
+
+    Args:
+        bits: Of a stored number, 2 to 8.
+        method: `linear` or `codebook`.
+        start: Share of the training after which layers begin; those whose positions are learned for longer, later.
+        gains: `int8` quantises learned gains as well.
+        temperature: DKM's `τ`, as a share of the mean distance between levels.
+
+    Raises:
+        QuantizationError: An argument is unusable.
+        ConfigError: The model has no layer that samples its filters, or `start` or `temperature` is out of range.
+    """
+
+    def __init__(
+        self,
+        bits: int = 8,
+        method: Method = "linear",
+        start: float = 0.7,
+        gains: Literal["int8"] | None = None,
+        temperature: float = 0.1,
+    ) -> None:
+        check_quantization(bits, method, "sampled", gains, None)
+        if not 0 <= start <= 1 or not temperature > 0:
+            raise ConfigError(
+                f"start must lie between 0 and 1 and temperature above 0, got {start} and {temperature}: leave them out"
+            )
+        self.bits, self.start = bits, start
+        self.method: Method = method
+        self.gains, self.temperature = gains, temperature
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give each layer its quantizers before a checkpoint is read, which holds their levels."""
+        layers = summary_layers(pl_module)
+        if not layers:
+            raise ConfigError("FakeQuantize needs layers that sample their filters, got none: leave the callback out")
+        if all(layer.quantizers is None for layer in layers.values()):
+            attach_quantizers(
+                pl_module, self.bits, self.method, int8_gains=self.gains is not None, temperature=self.temperature
+            )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step >= self.start * float(trainer.estimated_stepping_batches):
+            for layer in summary_layers(pl_module).values():
+                if all(part.is_frozen for part in learned_parts(layer)):
+                    _start(layer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        fix_(pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        fix_(pl_module)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        fix_(pl_module)
+
+
+def fix_(module: nn.Module) -> None:
+    """Bring everything that has a quantizer to its levels for good; positions become integers before."""
+    for layer in summary_layers(module).values():
+        layer.freeze_()
+        _start(layer)
+    for layer in summary_layers(module).values():
+        layer.fix_levels_()
+
+
+def _start(layer: SummaryLayer) -> None:
+    for name in layer.quantizers or ():
+        layer.start_levels(name)

@@ -1,0 +1,52 @@
+"""Models to save, and what a fresh process does with them."""
+
+import timm
+from torch import nn
+
+import autosample
+import autosample.models
+
+# what a fresh process does with each folder: nothing of this test or of the training is there
+FRESH = """
+import json, sys
+from pathlib import Path
+import safetensors.torch, torch
+import autosample
+from autosample.artifact import compact_state
+from autosample.convert import summary_layers
+from autosample.nn.execution import materialized
+
+torch.set_num_threads(1)
+wrong = {}
+for folder in map(Path, json.loads(sys.stdin.read())):
+    expected = safetensors.torch.load_file(folder / "expected.bin")
+    model = autosample.load(folder)
+    with torch.no_grad(), materialized():
+        y = model(expected.pop("x"))
+    got = {"y": y, **{f"state.{k}": v.contiguous() for k, v in compact_state(model).items()}}
+    got |= {f"weight.{k}": layer.weight.detach() for k, layer in summary_layers(model).items()}
+    bad = [k for k in expected.keys() | got.keys() if k not in got or not torch.equal(expected[k], got[k])]
+    if bad or any(m.training for m in model.modules()):
+        wrong[str(folder)] = bad
+heavy = [n for n in ("pytorch_lightning", "torchmetrics", "wandb", "matplotlib", "sklearn") if n in sys.modules]
+print(json.dumps([wrong, heavy]))
+"""
+INPUTS = {
+    "m5": (2, 1, 4000),
+    "soundnet8": (1, 1, 110250),
+    "resnet18": (1, 3, 64, 64),
+    "mobilenetv2_100": (1, 3, 64, 64),
+}
+INPUTS |= {"test_resnet": (2, 3, 48, 48), "digitnet": (2, 1, 8, 8)}
+
+
+def make(name: str, preset: str, **changes) -> nn.Module:
+    """A net in evaluation mode whose norms are not those of a fresh one."""
+    model = timm.create_model(name, num_classes=7)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    if preset != "dense":
+        autosample.convert_(model, preset, **{"ratio": 8, **changes})
+    return model.eval()
