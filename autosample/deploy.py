@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from autosample.chains import HOOKS, Chain, find_chains, norm_affine
 from autosample.convert import harden_
 from autosample.errors import ConversionError
+from autosample.lineage import Lineage, remember
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import is_plain, layer_frame, layer_task, reusable
-from autosample.origin import Origin, remember
 from autosample.progress import tracked
 from autosample.reuse.layer import WindowConv
 from autosample.reuse.planner import MARGIN, Plan, choose
@@ -169,13 +169,13 @@ def _place(
         follow.fold_into(layer)
         follow.drop(model)
         if source is not None:
-            remember(layer, Origin(source, *affine))
+            remember(layer, Lineage(source, *affine))
         return model, Placed(chain.layer, plan, ("norm",) if follow.norm is not None else ())
     follow.drop(model, rest=True)
     for name in cast(nn.Conv1d, layer).__constants__:  # a model may ask for its kernel size and the like
         setattr(module, name, getattr(layer, name))
     assert source is not None
-    remember(module, Origin(source, *affine, follow.relu, follow.pool))
+    remember(module, Lineage(source, *affine, follow.relu, follow.pool))
     return swap(model, layer, module), Placed(chain.layer, plan, follow.names)
 
 

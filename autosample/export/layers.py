@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _single
 
 from autosample.export.weights import SampledWeight, keep, kept
+from autosample.lineage import Lineage, forget
 from autosample.nn.execution import layer_frame
-from autosample.origin import Origin
 from autosample.reuse.schedule import Pass, Vector
 from autosample.reuse.task import Slice, Task, Widened
 
@@ -28,7 +28,7 @@ class _Conv(nn.Module):
         origin: What follows inside, if it is a deployed layer.
     """
 
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d, bias: Tensor | None, origin: Origin | None) -> None:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, bias: Tensor | None, origin: Lineage | None) -> None:
         super().__init__()
         self.frame, self.pad = layer_frame(layer)
         self.groups = layer.groups
@@ -66,7 +66,7 @@ class DirectConv(_Conv):
         layer: nn.Conv1d | nn.Conv2d,
         weight: nn.Module,
         bias: Tensor | None,
-        origin: Origin | None = None,
+        origin: Lineage | None = None,
         splits: int = 1,
     ) -> None:
         super().__init__(layer, bias, origin)
@@ -85,7 +85,7 @@ class DirectConv(_Conv):
 class SummedConv(_Conv):
     """Segments of the summary meet the signal once; windows are sums of shifted segments, filters are chosen rows."""
 
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, origin: Origin, task: Task) -> None:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, origin: Lineage, task: Task) -> None:
         super().__init__(layer, origin.bias, origin)
         self.sampled, self.task, self.in_order = weight, task, task.in_order  # looked at now: a trace cannot
         assert isinstance(task.source, Slice | Widened)
@@ -193,6 +193,7 @@ def with_weight(layer: nn.Module, weight: nn.Module) -> nn.Module:
     del made._parameters["weight"]
     made.__class__ = type(f"Stored{kind.__name__}", (kind,), {"weight": property(lambda self: self.sampled())})
     made.sampled = weight
+    forget(made)
     return made
 
 

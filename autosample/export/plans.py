@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import nn
 
+from autosample.lineage import Lineage
 from autosample.nn.execution import layer_frame, layer_task, reusable
-from autosample.origin import Origin
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Slice, Task, Widened
 
@@ -24,7 +24,7 @@ _ADD = 12.0  # a number that two others are added to
 _SLICE = 12.0  # a number that is copied first
 
 
-def choose_form(origin: Origin, shape: Sequence[int]) -> tuple[Form, Task | None]:
+def choose_form(origin: Lineage, shape: Sequence[int]) -> tuple[Form, Task | None]:
     """The cheapest form of a convolution for an input of `shape` (with the batch), and its task if it has one."""
     layer = origin.layer
     if reusable(layer) or not isinstance(layer, nn.Conv1d | nn.Conv2d):

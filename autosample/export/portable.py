@@ -12,10 +12,10 @@ from autosample.errors import ExportError
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.plans import choose_form
 from autosample.export.weights import PlainWeight, SampledWeight, is_half
+from autosample.lineage import Lineage, forget, lineage_of
 from autosample.nn import SummaryLayer
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import is_plain
-from autosample.origin import Origin, origin_of
 from autosample.reuse.layer import WindowConv
 
 
@@ -73,27 +73,34 @@ def portable(model: nn.Module, example: Example, *, int8: bool = False) -> Porta
 @torch.inference_mode(False)
 @torch.no_grad()
 def dense_twin(model: nn.Module, example: Example, *, int8: bool = False) -> Portable:
-    """The same with dense weights and norms folded in, for runtimes that fold no constants and for comparisons."""
+    """The same with dense weights, for runtimes that fold no constants."""
     known = portable(model, example)
-    made = copy.deepcopy(known.reference)
-    if origins := [m for m in made.modules() if origin_of(m)]:
+    made = dense_model(known.reference, example)
+    for layer in list(made.modules()):
+        new, _ = _layer(layer, None, int8)
+        made = made if new is None else swap(made, layer, new)
+    return replace(known, model=made.requires_grad_(False).eval(), forms={})
+
+
+@torch.no_grad()
+def dense_model(model: nn.Module, example: Example) -> nn.Module:
+    """A model, hardened or deployed, in torch's dense layers, norms folded in."""
+    made = copy.deepcopy(model)
+    if origins := [m for m in made.modules() if lineage_of(m)]:
         for layer in origins:
             made = swap(made, layer, _dense(layer))
-    else:
-        for layer in [m for m in made.modules() if isinstance(m, SummaryLayer)]:
-            to_dense_(layer)
-        made = deploy(made, example, measure=False, fuse=False)
-    for layer in list(made.modules()) if int8 else ():
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and "weight" in layer._parameters:
-            made = swap(made, layer, with_weight(layer, PlainWeight(layer.weight, int8)))
-    return replace(known, model=made.requires_grad_(False).eval(), forms={})
+        return made
+    for layer in [m for m in made.modules() if isinstance(m, SummaryLayer)]:
+        to_dense_(layer)
+    return deploy(made, example, measure=False, fuse=False)
 
 
 def _dense(layer: nn.Module) -> nn.Module:
     """The dense layers that a deployed one stands for."""
-    origin = origin_of(layer)
+    origin = lineage_of(layer)
     assert origin is not None
     if not isinstance(layer, WindowConv):
+        forget(layer)
         return layer
     dense: Any = to_dense_(copy.deepcopy(origin.layer))
     weight = SampledWeight(origin.layer, origin.scale, False)()
@@ -105,7 +112,7 @@ def _dense(layer: nn.Module) -> nn.Module:
 
 def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module | None, str]:
     """What takes a layer's place, `None` for itself, and its form if it is a sampled one."""
-    origin = origin_of(layer)
+    origin = lineage_of(layer)
     if origin is not None:
         return _sampled(layer, origin, shape, int8)
     if isinstance(layer, WindowConv | SummaryLayer):
@@ -123,7 +130,7 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
     return (with_weight(layer, PlainWeight(layer.weight, int8)) if few else None), ""
 
 
-def _sampled(layer: nn.Module, origin: Origin, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:
+def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:
     source = origin.layer
     weight = SampledWeight(source, origin.scale, int8)
     if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source._dense_class):
@@ -142,10 +149,10 @@ def _shapes(model: nn.Module, example: Example) -> dict[nn.Module, tuple[int, ..
 
     def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
         x: Tensor = args[0] if args else kwargs["input"]
-        axes = len(cast(Any, origin_of(module)).layer.geometry.kernel)
+        axes = len(cast(Any, lineage_of(module)).layer.geometry.kernel)
         seen.setdefault(module, tuple(x.shape) if x.dim() > axes + 1 else (1, *x.shape))
 
-    hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in model.modules() if origin_of(m)]
+    hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in model.modules() if lineage_of(m)]
     model(*arguments(example))
     for hook in hooks:
         hook.remove()

@@ -82,7 +82,10 @@ def test_no_tensor_is_larger_than_what_is_stored(kind, tmp_path):
 def test_int8_keeps_numbers_that_lie_on_a_grid(kind, tmp_path):
     model, x = small_net(kind, "wsnet")
     for layer in model:
-        for values in (getattr(layer, "summary", None), None if hasattr(layer, "summary") else getattr(layer, "weight", None)):
+        for values in (
+            getattr(layer, "summary", None),
+            None if hasattr(layer, "summary") else getattr(layer, "weight", None),
+        ):
             if isinstance(values, nn.Parameter) and values.dim() > 1:
                 values.data = torch.randint(-100, 156, values.shape) / 1024
                 values.data.flatten()[:2] = torch.tensor([-100, 155]) / 1024

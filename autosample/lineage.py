@@ -6,9 +6,11 @@ from torch import Tensor, nn
 
 from autosample.nn import SummaryLayer
 
+_KEY = "_autosample_lineage"
+
 
 @dataclass(frozen=True, eq=False)
-class Origin:
+class Lineage:
     """The summary layer that a deployed one stands for, and what was folded into it.
 
     Attributes:
@@ -24,11 +26,16 @@ class Origin:
     pool: int = 1
 
 
-def remember(module: nn.Module, origin: Origin) -> None:
+def remember(module: nn.Module, origin: Lineage) -> None:
     """Note the origin of a deployed layer. It is no part of its state."""
-    module.__dict__["origin"] = origin
+    module.__dict__[_KEY] = origin
 
 
-def origin_of(module: nn.Module) -> Origin | None:
+def forget(module: nn.Module) -> None:
+    """Take the note back."""
+    module.__dict__.pop(_KEY, None)
+
+
+def lineage_of(module: nn.Module) -> Lineage | None:
     """The origin of a deployed layer; `None` for all others."""
-    return module.__dict__.get("origin")
+    return module.__dict__.get(_KEY)
