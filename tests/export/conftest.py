@@ -15,13 +15,13 @@ def small_net(kind: str, preset: str, **changes) -> tuple[nn.Module, Tensor]:
     """A net of four layers on short signals or small images, converted and hardened, and an input of batch 1."""
     torch.manual_seed(0)
     if kind == "signal":
-        convs = [nn.Conv1d(2, 32, 16, 2), nn.Conv1d(32, 64, 8, padding=4), nn.Conv1d(64, 64, 4, 2)]
-        norms: list[nn.Module] = [nn.BatchNorm1d(32), nn.BatchNorm1d(64), nn.BatchNorm1d(64)]
+        convs = [nn.Conv1d(2, 32, 16, 2), nn.Conv1d(32, 64, 8, padding=4)]
+        norms: list[nn.Module] = [nn.BatchNorm1d(32), nn.BatchNorm1d(64)]
         middle: nn.Module = nn.MaxPool1d(2)
         x = torch.randn(1, 2, 600)
     else:
-        convs = [nn.Conv2d(3, 32, 5, padding=2), nn.Conv2d(32, 64, 3, 2, 1), nn.Conv2d(64, 64, 3, padding=1)]
-        norms = [nn.BatchNorm2d(32), nn.BatchNorm2d(64), nn.BatchNorm2d(64)]
+        convs = [nn.Conv2d(3, 32, 5, padding=2), nn.Conv2d(32, 64, 3, 2, 1)]
+        norms = [nn.BatchNorm2d(32), nn.BatchNorm2d(64)]
         middle = nn.MaxPool2d(2)
         x = torch.randn(1, 3, 24, 24)
     blocks = [part for conv, norm in zip(convs, norms, strict=True) for part in (conv, norm, nn.ReLU(), middle)][:-1]

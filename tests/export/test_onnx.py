@@ -34,6 +34,7 @@ def test_every_preset_is_exact_and_compact(preset, kind, tmp_path):
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [
@@ -49,8 +50,8 @@ def test_odd_fields(preset, changes, kind, tmp_path):
     assert autosample.export_onnx(model, tmp_path / "model.onnx", x).error <= TOLERANCE
 
 
-def test_deployed_models_are_written_as_what_they_come_from(kind, tmp_path):
-    model, x = small_net(kind, "wsnet")
+def test_deployed_models_are_written_as_what_they_come_from(tmp_path):
+    model, x = small_net("signal", "wsnet")
     fast = autosample.deploy(model, x)
     again = autosample.export_onnx(fast, tmp_path / "fast.onnx", x)
     direct = autosample.export_onnx(model, tmp_path / "direct.onnx", x)
@@ -63,7 +64,7 @@ def test_names_are_those_of_the_layers(tmp_path):
     model, x = small_net("image", "wsnet")
     done = autosample.export_onnx(model, tmp_path / "model.onnx", x)
     nodes, tensors = parts(done.path)
-    assert {"0.summary", "4.summary", "8.summary", "0.bias"} <= tensors.keys()
+    assert {"0.summary", "4.summary", "0.bias"} <= tensors.keys()
     assert any(name.startswith("4/Conv") for name in nodes)
     assert len(set(nodes)) == len(nodes)
     graph = onnx.load(done.path)
@@ -72,15 +73,15 @@ def test_names_are_those_of_the_layers(tmp_path):
     assert str(graph).find("/work/") == -1
 
 
-def test_no_tensor_is_larger_than_what_is_stored(kind, tmp_path):
-    model, x = small_net(kind, "autosample", ratio=16)
+def test_no_tensor_is_larger_than_what_is_stored(tmp_path):
+    model, x = small_net("image", "autosample", ratio=16)
     tensors = parts(autosample.export_onnx(model, tmp_path / "model.onnx", x).path)[1]
     largest = max(layer.summary.numel() for layer in model if hasattr(layer, "summary"))
     assert max(torch.Size(shape).numel() for shape in tensors.values()) <= max(largest, 48 * 64)
 
 
-def test_int8_keeps_numbers_that_lie_on_a_grid(kind, tmp_path):
-    model, x = small_net(kind, "wsnet")
+def test_int8_keeps_numbers_that_lie_on_a_grid(tmp_path):
+    model, x = small_net("image", "wsnet")
     for layer in model:
         for values in (
             getattr(layer, "summary", None),
@@ -93,15 +94,15 @@ def test_int8_keeps_numbers_that_lie_on_a_grid(kind, tmp_path):
     assert done.error <= TOLERANCE
 
 
-def test_int8_is_smaller_and_near(kind, tmp_path):
-    model, x = small_net(kind, "wsnet", ratio=4)
+def test_int8_is_smaller_and_near(tmp_path):
+    model, x = small_net("signal", "wsnet", ratio=4)
     whole = autosample.export_onnx(model, tmp_path / "whole.onnx", x)
     small = autosample.export_onnx(model, tmp_path / "small.onnx", x, int8=True)
     assert small.bytes < whole.bytes - 0.5 * whole.stored_bytes
     assert TOLERANCE < small.error < 0.1
 
 
-@pytest.mark.parametrize("method", ["linear", "codebook"])
+@pytest.mark.parametrize(("method", "kind"), [("linear", "image"), ("codebook", "signal")])
 def test_quantised_models_stay_small_and_exact(method, kind, tmp_path):
     model, x = small_net(kind, "autosample", ratio=4)
     autosample.quantize_(model, 4, method=method, rest="fp16")
@@ -110,8 +111,8 @@ def test_quantised_models_stay_small_and_exact(method, kind, tmp_path):
     assert any(name.endswith("summary_codes") for name in parts(done.path)[1])
 
 
-def test_dense_on_request(kind, tmp_path):
-    model, x = small_net(kind, "wsnet", ratio=16)
+def test_dense_on_request(tmp_path):
+    model, x = small_net("signal", "wsnet", ratio=16)
     for given in (model, autosample.deploy(model, x, measure=False)):
         done = autosample.export_onnx(given, tmp_path / "model.onnx", x, dense=True)
         assert done.error <= TOLERANCE
@@ -148,8 +149,8 @@ def test_mistakes_have_one_line_and_leave_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_model_is_left_as_it_is(kind, tmp_path):
-    model, x = small_net(kind, "autosample")
+def test_the_model_is_left_as_it_is(tmp_path):
+    model, x = small_net("image", "autosample")
     model.train()
     before = copy.deepcopy(model.state_dict())
     autosample.export_onnx(model, tmp_path / "model.onnx", x, dynamic=False)

@@ -20,7 +20,7 @@ assert "autosample" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("preset", ["wsnet", "autosample", "hashednet"])
+@pytest.mark.parametrize(("preset", "kind"), [("wsnet", "signal"), ("autosample", "image"), ("hashednet", "image")])
 def test_exact_and_compact(preset, kind, tmp_path):
     model, x = small_net(kind, preset)
     done = autosample.export_pt2(model, tmp_path / "model.pt2", x)
