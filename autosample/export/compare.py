@@ -82,7 +82,7 @@ def compare_runtimes(model: nn.Module, example: Tensor, *, rounds: int = 31, bud
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sizes, runs = _files(model, plain, example, folder, threads)
-        again = cast(nn.Module, torch.export.load(folder / "pt2").module())
+        again = cast(nn.Module, torch.export.load(folder / "model.pt2").module())
         sides: dict[str, Callable[[], object]] = {
             "dense torch": lambda: plain(example),
             "deployed torch": lambda: fast(example),
@@ -120,5 +120,5 @@ def _files(
     export_onnx(model, folder / "onnx int8", example, int8=True)
     sizes = {side: (folder / side).stat().st_size for side in (BASELINE, _FLAT, "onnx", "onnx int8")}
     runs = {side: onnx_runner(folder / side, threads) for side in sizes}
-    sizes["pt2"] = export_pt2(model, folder / "pt2", example).bytes
+    sizes["pt2"] = export_pt2(model, folder / "model.pt2", example).bytes
     return sizes, runs

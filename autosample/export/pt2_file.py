@@ -1,5 +1,6 @@
 """From a portable model to a `.pt2` file: `torch.export`, saved without anything pickled."""
 
+import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,8 +38,9 @@ def to_program(model: nn.Module, args: tuple, axes: Sequence[dict[int, str]] | N
 
 def save_pt2(program: ExportedProgram, path: Path) -> None:
     """`torch.export.save`, and then the graph, which is JSON, is compressed; tensors stay raw bytes."""
-    torch.export.save(program, path)
-    with zipfile.ZipFile(path) as archive:
+    written = io.BytesIO()  # a file's name would go into the archive, and not every name may
+    torch.export.save(program, written)
+    with zipfile.ZipFile(written) as archive:
         entries = [(info, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
         for info, content in entries:
