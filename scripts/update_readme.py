@@ -125,7 +125,8 @@ def runtimes_table() -> str:
             size = "" if side["bytes"] is None else f"{side['bytes']:,}"
             time = "" if side["seconds"] is None else f"{1e3 * side['seconds']:.3g}"
             times = "" if side["faster"] is None else "{:.2f} ({:.2f}–{:.2f})".format(*side["faster"])
-            lines.append(f"| `{record['workload']['name']}` | {record['threads']} | {name} | {size} | {time} | {times} |")
+            start = f"| `{record['workload']['name']}` | {record['threads']} | {name}"
+            lines.append(f"{start} | {size} | {time} | {times} |")
     about = records[0]
     return "\n".join(lines) + f"\n\nonnxruntime {about['onnxruntime']}; " + told(about)
 
