@@ -127,10 +127,8 @@ def quantize_(
         )
     harden_(model)
     originals = {name: t.detach().clone() for name, t in _quantised(model, gains)}
-    for layer, key in attach_quantizers(model, bits, method, int8_gains=gains == "int8"):
-        layer.start_levels(key)
-    for layer in summary_layers(model).values():
-        layer.fix_levels_()
+    attach_quantizers(model, bits, method, int8_gains=gains == "int8")
+    fix_quantizers_(model)
     rows = [_row(name, layer, key, originals) for name, layer, key in _parameters(model, gains)]
     halves = {"gains": gains if gains in _HALVES else rest, "": rest}
     rows += _to_half(model, {key: _HALVES[value] for key, value in halves.items() if value in _HALVES})
@@ -179,6 +177,17 @@ def attach_quantizers(
             )
         layer.quantise_with(key, made[id(parameter)])
     return found
+
+
+def fix_quantizers_(model: nn.Module) -> None:
+    """Bring everything that has a quantizer to its levels for good; positions become integers before."""
+    layers = list(summary_layers(model).values())
+    for layer in layers:
+        layer.freeze_()
+        for name in layer.quantizers or ():
+            layer.start_levels(name)
+    for layer in layers:
+        layer.fix_levels_()
 
 
 def _parameters(model: nn.Module, gains: str | None) -> Iterator[tuple[str, SummaryLayer, str]]:

@@ -19,6 +19,8 @@ Factory = Callable[..., nn.Module]
 
 # A model may have so many modules for each tensor in its file, and some more.
 _MODULES_PER_TENSOR, _MODULES = 50, 2000
+# Buffers that are made with their values may take so much memory [bytes].
+_LARGEST_BUFFERS = 1 << 30
 
 
 class _TooLarge(Exception):
@@ -98,11 +100,17 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
 
 def _lacks_values(model: nn.Module) -> bool:
     """Whether something that no file holds would be needed: other buffers, or tensors kept as plain attributes."""
+    lacking, size = False, 0
     for module in model.modules():
+        plain = list(_tensors_in(vars(module).values()))
         passing = [module._buffers[name] for name in module._non_persistent_buffers_set]
-        if any(b is not None and b.is_meta and b.numel() for b in [*passing, *_tensors_in(vars(module).values())]):
-            return True
-    return False
+        lacking |= any(b is not None and b.is_meta and b.numel() > 0 for b in [*passing, *plain])
+        size += sum(b.nbytes for b in [*module._buffers.values(), *plain] if b is not None)
+    if lacking and size > _LARGEST_BUFFERS:
+        raise ArtifactError(
+            f"buffers must not take more than {_LARGEST_BUFFERS >> 20} MiB, got {size >> 20}: use factory="
+        )
+    return lacking
 
 
 def _tensors_in(values: Any) -> Iterator[Tensor]:

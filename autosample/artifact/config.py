@@ -21,6 +21,7 @@ DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, tor
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LARGEST_ARGUMENT = 2**20
 # Arguments of timm that read files or fetch weights: a saved model needs neither.
 FETCHING = (
     "pretrained",
@@ -222,7 +223,16 @@ def _source(data: Any) -> Source:
         raise ArtifactError(
             f"model.arguments must not fetch or read weights, got {', '.join(fetching)}: remove them from config.json"
         )
+    _bound({key: value for key, value in arguments.items() if key != "num_classes"})
     return Source(kind=kind, name=name, arguments=arguments)  # pyright: ignore[reportArgumentType]
+
+
+def _bound(value: Any) -> None:
+    """No depth, width or size of a net comes near this; a constructor may make a list as long as its argument."""
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _bound(item)
+    if isinstance(value, int | float) and abs(value) > _LARGEST_ARGUMENT:
+        raise ArtifactError(f"model.arguments must be below {_LARGEST_ARGUMENT}, got {value!r:.80}: use another copy")
 
 
 def _layer(data: Any, where: str) -> LayerConfig:

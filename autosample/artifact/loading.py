@@ -16,6 +16,7 @@ from autosample.artifact.files import read_folder
 from autosample.artifact.origin import find_source
 from autosample.convert import convert_, harden_, summary_layers
 from autosample.errors import ArtifactError, AutosampleError, one_line
+from autosample.quantize import fix_quantizers_
 from autosample.sampling.quantizers import quantizer_of
 
 
@@ -90,6 +91,7 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
             f"a checkpoint must fit its own settings, got {one_line(error)[:200]}: use another"
         ) from error
     if summary_layers(net):
+        fix_quantizers_(net)
         harden_(net)
     known = saved.get("autosample") or {}
     source: Source = find_source(net, None, None, None)

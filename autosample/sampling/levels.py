@@ -45,13 +45,18 @@ def kmeans_levels(values: Float[Tensor, "*shape"], bits: int) -> Float[Tensor, "
     It starts where a cube-root density puts them (Panter and Dite 1951), which is near the optimum for many levels.
     """
     ordered = values.detach().double().reshape(-1).sort().values
-    sums = torch.nn.functional.pad(ordered.cumsum(0), (1, 0))
+    sums, squares = (torch.nn.functional.pad(x.cumsum(0), (1, 0)) for x in (ordered, ordered.square()))
     levels = _cube_root_start(ordered, 2**bits)
     for _ in range(_LLOYD_STEPS):
         ends = torch.searchsorted(ordered, (levels[1:] + levels[:-1]) / 2, right=True)
         edges = torch.cat([ends.new_zeros(1), ends, ends.new_full((1,), len(ordered))])
         counts = edges.diff()
         means = torch.where(counts > 0, sums[edges].diff() / counts.clamp_min(1), levels)
+        if (counts == 0).any():  # as k-means does with empty clusters: they split the worst ones
+            spread = squares[edges].diff() - means.square() * counts
+            empty = (counts == 0).nonzero()[:, 0]
+            worst = spread.topk(min(len(empty), len(levels) - len(empty))).indices
+            means[empty[: len(worst)]] = means[worst] + (spread / counts.clamp_min(1)).clamp_min(0).sqrt()[worst]
         means = means.sort().values
         if torch.equal(means, levels):
             break
@@ -64,10 +69,13 @@ def _cube_root_start(ordered: Float[Tensor, "n"], count: int) -> Float[Tensor, "
     middle = (torch.arange(count, device=ordered.device, dtype=ordered.dtype) + 0.5) / count
     if not high > low:
         return low.expand(count).clone()
-    bins = ((ordered - low) / (high - low) * _BINS).long().clamp_(0, _BINS - 1)
-    density = torch.bincount(bins, minlength=_BINS).to(ordered.dtype).pow(1 / 3)
-    share = density.cumsum(0) / density.sum()
-    return low + (torch.searchsorted(share, middle) + 0.5) / _BINS * (high - low)
+    number = min(_BINS, max(len(ordered) // 64, 4))
+    bins = ((ordered - low) / (high - low) * number).long().clamp_(0, number - 1)
+    density = torch.bincount(bins, minlength=number).to(ordered.dtype).pow(1 / 3)
+    share = torch.nn.functional.pad(density.cumsum(0) / density.sum(), (1, 0))
+    upper = torch.searchsorted(share, middle).clamp_(1, number)
+    inside = (middle - share[upper - 1]) / (share[upper] - share[upper - 1]).clamp_min(1e-12)
+    return low + (upper - 1 + inside) / number * (high - low)
 
 
 def soft_kmeans(

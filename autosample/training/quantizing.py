@@ -3,13 +3,11 @@
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from torch import nn
 
 from autosample.convert import summary_layers
 from autosample.errors import ConfigError
-from autosample.nn import SummaryLayer
 from autosample.nn.summary import learned_parts
-from autosample.quantize import Method, attach_quantizers, check_quantization
+from autosample.quantize import Method, attach_quantizers, check_quantization, fix_quantizers_
 
 
 class FakeQuantize(pl.Callback):
@@ -62,30 +60,19 @@ class FakeQuantize(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step >= self.start * float(trainer.estimated_stepping_batches):
-            for layer in summary_layers(pl_module).values():
-                if all(part.is_frozen for part in learned_parts(layer)):
-                    _start(layer)
+        progress = trainer.global_step / max(float(trainer.estimated_stepping_batches), 1.0)
+        for layer in summary_layers(pl_module).values():
+            learns = bool(learned_parts(layer))
+            if progress >= max(self.start, layer.spec.freeze_at if learns else 0.0):
+                layer.freeze_()  # whichever of the callbacks comes first
+                for name in layer.quantizers or ():
+                    layer.start_levels(name)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        fix_(pl_module)
+        fix_quantizers_(pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        fix_(pl_module)
+        fix_quantizers_(pl_module)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        fix_(pl_module)
-
-
-def fix_(module: nn.Module) -> None:
-    """Bring everything that has a quantizer to its levels for good; positions become integers before."""
-    for layer in summary_layers(module).values():
-        layer.freeze_()
-        _start(layer)
-    for layer in summary_layers(module).values():
-        layer.fix_levels_()
-
-
-def _start(layer: SummaryLayer) -> None:
-    for name in layer.quantizers or ():
-        layer.start_levels(name)
+        fix_quantizers_(pl_module)

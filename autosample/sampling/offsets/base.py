@@ -177,7 +177,7 @@ class LearnedOffsets(Offsets):
         return self.places.table_bits
 
     def packed(self) -> dict[str, Tensor]:
-        return self.places.pack(self.positions())
+        return self.places.pack(self.table if self.table.is_meta else self.positions())
 
     def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
         from autosample.sampling.offsets.table import TableOffsets
@@ -212,6 +212,8 @@ def is_set(flag: Tensor) -> bool:
 
 def start_positions(places: Places, spec: Spec, name: str, device: torch.device | None) -> Int[Tensor, "n g"]:
     """Where learned windows begin: as the strided rule places them, or at random."""
+    if device is not None and torch.device(device).type == "meta":  # only its shape is of interest
+        return torch.empty(places.filters, places.groups, dtype=torch.long, device=device)
     if spec.start == "random":
         seed = torch.tensor(layer_seed(spec.seed, name), device=device)
         return random_positions(seed, places.filters, places.groups, places.choices) * places.grid
