@@ -9,6 +9,8 @@ from autosample.convert import convert_ as convert_
 from autosample.convert import harden_ as harden_
 from autosample.deploy import deploy as deploy
 from autosample.errors import AutosampleError as AutosampleError
+from autosample.export import export_onnx as export_onnx
+from autosample.export import export_pt2 as export_pt2
 from autosample.quantize import quantize_ as quantize_
 from autosample.report import Report as Report
 from autosample.report import report as report
@@ -19,7 +21,7 @@ from autosample.spec import spec as spec
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "convert_", "deploy", "from_pretrained", "harden_", "load", "push_to_hub", "quantize_", "report",
-    "save", "spec",
+    "convert", "convert_", "deploy", "export_onnx", "export_pt2", "from_pretrained", "harden_", "load", "push_to_hub",
+    "quantize_", "report", "save", "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip

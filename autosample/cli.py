@@ -19,11 +19,12 @@ HELP = """usage: autosample VERB [options]
   report       what a model would store: autosample report resnet18 --summary autosample --ratio 8
   quantize     fewer bits for a saved model or a checkpoint: autosample quantize DIR_OR_CKPT --bits 8 --out DIR
   card         the model card of a saved model: autosample card DIR [--write true]
+  export       a file for other runtimes: autosample export DIR_OR_CKPT --format onnx|onnx-int8|pt2|artifact --out FILE
   bench        how fast it runs: autosample bench layers models, or --model resnet18 --ratio 6 --input 3 224 224
   fit          train:    autosample fit --config configs/experiment/digits.yaml [--model.ratio 16 …]
   validate     evaluate a checkpoint on the validation set: … validate --config C --ckpt_path F
   test         … and on the test set
-  predict      … and write predictions.csv
+  predict      … and write predictions.csv; of files, with a saved model: autosample predict DIR FILE…
 
 `autosample VERB --help` lists the options of a verb; several --config files compose from left to right.
 Mistakes end with one line on standard error and exit code 2.
@@ -116,10 +117,18 @@ def _run(args: list[str]) -> None:
         from autosample.experiments.verb import main as ablate
 
         ablate(args[1:])
+    elif args[0] == "export":
+        from autosample.export.verb import export
+
+        _call(export, args)
+    elif args[0] == "predict" and len(args) > 1 and not args[1].startswith("-"):  # Lightning's has options only
+        from autosample.predict import add_arguments, predict
+
+        _call(predict, args, add_arguments)
     elif args[0] in LIGHTNING_VERBS:
         _lightning(args)
     else:
-        known = ["ablate", "quickstart", "report", "quantize", "card", "bench", *LIGHTNING_VERBS]
+        known = ["ablate", "quickstart", "report", "quantize", "card", "export", "bench", *LIGHTNING_VERBS]
         raise ConfigError(f'no verb is called "{args[0]}": {nearest(args[0], known)}')
 
 

@@ -16,6 +16,7 @@ from autosample.chains import HOOKS, Chain, find_chains
 from autosample.convert import harden_
 from autosample.errors import ConversionError
 from autosample.folding import Following, swap
+from autosample.lineage import Lineage, remember
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import is_plain, layer_frame, layer_task, reusable
@@ -54,10 +55,13 @@ class Deployment:
         rows: One for each convolution and linear layer that was converted or into which something was folded.
         error: Largest difference of the outputs for the example from those of the hardened model, relative to the
             largest of these.
+        stored_bytes, dense_bytes: Of the model that was deployed, as `autosample.report` counts them.
     """
 
     rows: tuple[Placed, ...]
     error: float
+    stored_bytes: int
+    dense_bytes: int
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -107,7 +111,8 @@ def deploy(
     if not isinstance(example, Tensor | tuple):
         kind = type(example).__name__
         raise ConversionError(f"deploy needs an example input, got a {kind}: pass a tensor, or a tuple of all inputs")
-    fast = _hardened(model)
+    fast = hardened(model)
+    sizes = _sizes(fast)
     chains, inputs, expected = find_chains(fast, example), _inputs(fast, example), _outputs(fast, example)
     dense = copy.deepcopy(fast) if measure else None
     fast, rows = _place_all(fast, chains, inputs, measure=measure, fuse=fuse)
@@ -121,7 +126,7 @@ def deploy(
         if any(row.plan.kind != "dense" for row in rows):
             ways.append(_place_all(dense, chains, inputs, measure=measure, fuse=fuse, whole=True))
         fast, rows = _fastest(ways, example, expected)
-    object.__setattr__(fast, "deployment", Deployment(tuple(rows), error))
+    object.__setattr__(fast, "deployment", Deployment(tuple(rows), error, *sizes))
     return cast(Model, fast)
 
 
@@ -144,7 +149,15 @@ def _place_all(
     return model.eval(), rows
 
 
-def _hardened(model: nn.Module) -> nn.Module:
+def _sizes(model: nn.Module) -> tuple[int, int]:
+    """Bytes that a model stores, and those of its dense twin."""
+    from autosample.report import report
+
+    sizes = report(model)
+    return sizes.stored_bytes, sizes.dense_bytes
+
+
+def hardened(model: nn.Module) -> nn.Module:
     """A hardened copy in evaluation mode; weights that are computed from others become what they are."""
     fast = copy.deepcopy(model).eval()
     for module in [m for m in fast.modules() if parametrize.is_parametrized(m)]:
@@ -166,6 +179,8 @@ def _place(
     own = _own_way(layer, chain)
     follow = Following(model, Chain(chain.layer) if own else chain)
     plan, module, converted = Plan("dense", own or "not converted"), None, isinstance(layer, SummaryLayer)
+    source = copy.deepcopy(layer) if converted else None
+    affine = follow.affine(cast(Tensor | None, layer.bias))
     if isinstance(layer, SummaryLayer):
         if not own and whole:
             plan = Plan("dense", "as a whole, the model is faster so")
@@ -178,11 +193,16 @@ def _place(
         parts = in_parts(layer, follow.relu, follow.pool, x) if x is not None and measure and fuse else None
         if parts is None:
             follow.drop()
+            if source is not None:
+                remember(layer, Lineage(cast(SummaryLayer, source), *affine))
             folded = ("norm",) if follow.norm is not None else ()
             return model, Placed(chain.layer, plan, folded) if folded or converted else None
+        if source is not None:
+            remember(parts[0].conv, Lineage(cast(SummaryLayer, source), *affine))
         module, plan = parts[0], replace(plan, reason=f"{plan.reason}; {parts[1]}")
     else:
         follow = follow.disjoint
+        remember(module, Lineage(cast(SummaryLayer, source), *affine, follow.relu, follow.window))
     follow.drop(rest=True)
     for name in cast(nn.Conv1d, layer).__constants__:  # a model may ask for its kernel size and the like
         setattr(module, name, getattr(layer, name))
@@ -252,7 +272,7 @@ def _fastest(
     sides = [(model, rows) for model, rows in sides if model is not None]
     if len(sides) == 1:
         return sides[0]
-    args = _arguments(example)
+    args = arguments(example)
     device = next((t.device for t in tree_leaves(args) if isinstance(t, Tensor)), None)
     taken = [t.median for t in time_in_turn([lambda m=m: m(*args) for m, _ in sides], rounds=9, device=device)]
     taken[0] *= MARGIN
@@ -274,7 +294,7 @@ def _channels_last(model: nn.Module, example: Example, expected: list[Tensor]) -
     return other
 
 
-def _arguments(example: Example) -> tuple:
+def arguments(example: Example) -> tuple:
     """The example as arguments; copies, for the model may begin with something in place."""
     return tree_map_only(Tensor, torch.clone, example if isinstance(example, tuple) else (example,))
 
@@ -293,7 +313,7 @@ def _inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
     layers = ((n, m) for n, m in outer_modules(model) if isinstance(m, SummaryLayer | nn.Conv1d | nn.Conv2d))
     handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers]
     try:
-        model(*_arguments(example))
+        model(*arguments(example))
     finally:
         for handle in handles:
             handle.remove()
@@ -303,7 +323,7 @@ def _inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
 def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
     """All numbers that the model returns, drawing the same random ones (on the CPU) each time."""
     torch.default_generator.manual_seed(0)
-    out = model(*_arguments(example))
+    out = model(*arguments(example))
     return [t for t in tree_leaves(out) if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())]
 
 

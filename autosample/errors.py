@@ -32,6 +32,10 @@ class DataError(AutosampleError):
     """A data set is missing, empty, unreadable, or does not fit the model."""
 
 
+class ExportError(AutosampleError):
+    """A model cannot be written for another runtime, or what was written is not right."""
+
+
 class ConfigError(AutosampleError):
     """A configuration or checkpoint given to the training side is not usable."""
 

@@ -112,6 +112,26 @@ def reuse_line(row: dict[str, Any], record: dict[str, Any]) -> str:
     return f"| {name} | {row['threads']} | {times} | {spread} | {asked[0]} | {asked[1]} | {met} | {peak} |"
 
 
+def runtimes_table() -> str:
+    """Sizes and times of exported models."""
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "runtimes").glob("*.json"))]
+    if not records:
+        return "No records yet: `python scripts/compare_runtimes.py results/runtimes` makes them."
+    lines = [
+        "| model | threads | side | bytes | a call [ms] | times as fast as dense ONNX (quartiles) |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    for record in records:
+        for name, side in record["sides"].items():
+            size = "" if side["bytes"] is None else f"{side['bytes']:,}"
+            time = "" if side["seconds"] is None else f"{1e3 * side['seconds']:.3g}"
+            times = "" if side["faster"] is None else "{:.2f} ({:.2f}–{:.2f})".format(*side["faster"])
+            start = f"| `{record['workload']['name']}` | {record['threads']} | {name}"
+            lines.append(f"{start} | {size} | {time} | {times} |")
+    about = records[0]
+    return "\n".join(lines) + f"\n\nonnxruntime {about['onnxruntime']}; " + told(about)
+
+
 def reuse_figure() -> str:
     """How the time grows with the size of a layer."""
     path = "results/speed/growth-1t.png"
@@ -146,6 +166,7 @@ PARTS = {
     "reuse:table": reuse_table,
     "reuse:figure": reuse_figure,
     "ablations": ablations,
+    "runtimes:table": runtimes_table,
 }
 
 

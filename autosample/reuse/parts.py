@@ -88,6 +88,16 @@ class ConvInParts(nn.Module):
         """The same for the whole batch at once, in standard operators."""
         return _chain(*self._arguments(x))
 
+    def standard(self) -> nn.Sequential:
+        """The modules that this one stands for, the convolution being the same object."""
+        axes = len(self.conv.kernel_size)
+        steps: list[nn.Module] = [nn.ReLU()] if self.relu else []
+        if self.pool:
+            kernel, step, pad, apart = (tuple(self.pool[i * axes : (i + 1) * axes]) for i in range(4))
+            kind = nn.MaxPool1d if axes == 1 else nn.MaxPool2d
+            steps.append(kind(kernel, step, pad, apart, ceil_mode=bool(self.pool[-1])))
+        return nn.Sequential(self.conv, *steps)
+
     def _arguments(self, x: Tensor) -> tuple:
         c = self.conv
         return x, c.weight, c.bias, [*c.stride], [*c.padding], [*c.dilation], c.groups, self.relu, self.pool

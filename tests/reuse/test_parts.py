@@ -32,7 +32,7 @@ def test_parts_equal_the_whole(name, relu, pool, size):
     x, module = torch.randn(shape), ConvInParts(conv, relu, pool, size)
     expected = steps(conv, relu, pool)(x)
     with torch.no_grad():
-        for got in (module(x), module.whole(x)):
+        for got in (module(x), module.whole(x), module.standard()(x)):
             torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
         assert module(x).is_contiguous()
         torch.testing.assert_close(module(x[0]), expected[0], rtol=1e-6, atol=1e-6)

@@ -1,0 +1,67 @@
+"""One file as a model wants it: an image or a sound, prepared as a saved model's `preprocessing` says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from autosample.errors import DataError, one_line
+
+
+def read_input(path: Path, preprocessing: Mapping[str, Any]) -> Float[Tensor, "c *size"]:
+    """A file as one example, without the batch: `(1, samples)` of a sound, `(C, H, W)` of an image.
+
+    Args:
+        path: Of the file.
+        preprocessing: As a saved model keeps it. With `sample_rate` [Hz] and `samples` files are sounds, of which
+            `normalize` sets the level and `crop` takes the middle [samples]; else with `input_size` they are images,
+            which are resized, cropped (`interpolation`, `crop_pct`) and brought to `mean` and `std`.
+
+    Raises:
+        DataError: The file is missing or unreadable, or the preprocessing does not say enough.
+    """
+    if not path.is_file():
+        raise DataError(f"an input must be a file, got {path}: check the path")
+    if "sample_rate" in preprocessing:
+        return _sound(path, preprocessing)
+    if len(preprocessing.get("input_size", ())) == 3:
+        return _image(path, preprocessing)
+    raise DataError(
+        "a saved model must say how inputs are made, got no sample_rate and no input_size of three numbers: "
+        "save it with preprocessing={...}"
+    )
+
+
+def _sound(path: Path, preprocessing: Mapping[str, Any]) -> Tensor:
+    from autosample.data.clips import read_clip
+
+    samples = preprocessing.get("samples", preprocessing.get("crop"))
+    if samples is None:
+        raise DataError("the preprocessing of sounds must have samples, got none: save the model with them")
+    clip = read_clip(path, preprocessing["sample_rate"], samples, preprocessing.get("normalize", "none"))
+    crop = preprocessing.get("crop") or samples
+    start = (samples - crop) // 2
+    return torch.from_numpy(clip[start : start + crop])[None]
+
+
+def _image(path: Path, preprocessing: Mapping[str, Any]) -> Tensor:
+    from PIL import Image
+    from timm.data.transforms_factory import create_transform
+
+    channels, *size = preprocessing["input_size"]
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable image ({one_line(error)}): give another") from error
+    known = {key: preprocessing[key] for key in ("interpolation", "crop_mode") if preprocessing.get(key)}
+    for key in ("mean", "std"):
+        if key in preprocessing:
+            known[key] = tuple(preprocessing[key])
+    # images of a set of one size are used whole
+    pct = preprocessing.get("crop_pct", None if "interpolation" in preprocessing else 1.0)
+    transform = cast(Any, create_transform)((channels, *size), is_training=False, crop_pct=pct, **known)
+    return transform(image)

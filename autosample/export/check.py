@@ -1,0 +1,160 @@
+"""What was written, run again: outputs against eager torch on several inputs, size against what the model stores."""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from autosample.errors import ExportError
+
+#: Largest difference between a file's outputs and those of the same sums in eager torch, relative to the largest.
+TOLERANCE = 1e-4
+# What a file may weigh besides the stored tensors: names and operators.
+_SHARE, _FIXED = 1.15, 40_000
+
+Run = Callable[[tuple], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written; prints as one line.
+
+    Attributes:
+        path: Of the file.
+        bytes: Its size.
+        stored_bytes: What the model stores, as `autosample.report` counts it.
+        error: Largest difference of outputs from those of eager torch, relative to the largest of them.
+        absolute: The same, not relative.
+        inputs: How many inputs of different sizes were compared.
+        accuracy: Share of right answers in eager torch and in the file's runtime, if data were given.
+        forms: How each sampled layer is written: `direct` (the weight is sampled when the file is loaded), `folded`
+            (channel groups added first) or `summed` (window sums).
+    """
+
+    path: Path
+    bytes: int
+    stored_bytes: int
+    error: float
+    absolute: float
+    inputs: int
+    accuracy: tuple[float, float] | None = None
+    forms: dict[str, str] | None = None
+
+    def __str__(self) -> str:
+        times = self.bytes / max(self.stored_bytes, 1)
+        size = f"{self.bytes:,} bytes, {times:.2f} times the stored {self.stored_bytes:,}"
+        text = f"{self.path}: {size}; largest error {self.error:.1e} relative, {self.absolute:.1e} absolute"
+        text += f", on {self.inputs} inputs"
+        if self.accuracy is None:
+            return text
+        return text + "; accuracy {:.2%} eager, {:.2%} in the file".format(*self.accuracy)
+
+
+def check_size(path: Path, stored: int) -> None:
+    """Raise `ExportError` if a file is not compact."""
+    size = path.stat().st_size
+    if size > _SHARE * stored + _FIXED:
+        raise ExportError(
+            f"a file may weigh {_SHARE} times what the model stores and {_FIXED:,} bytes, got {size:,} bytes for "
+            f"{stored:,} stored ones: export with dense=True if that is wanted, or int8=True for a quantised model"
+        )
+
+
+def trial_inputs(args: tuple, axes: Sequence[dict[int, str]] | None) -> list[tuple]:
+    """Inputs to compare outputs on: the example, random numbers like it, and other sizes along the dynamic axes."""
+    generator = torch.Generator().manual_seed(0)
+    sizes: list[tuple[int | None, float]] = [(None, 1.0)]
+    if axes is not None:
+        longer = any("length" in names.values() for names in axes)
+        sizes += [(1, 1.0), (3, 1.37), (2, 0.81)] if longer else [(1, 1.0), (3, 1.0)]
+    named = axes if axes is not None else [{} for _ in args]
+    trials = [args]
+    for batch, stretch in sizes:
+        trials.append(tuple(_like(x, names, batch, stretch, generator) for x, names in zip(args, named, strict=True)))
+    return trials
+
+
+def _like(x: Tensor, names: dict[int, str], batch: int | None, stretch: float, generator: torch.Generator) -> Tensor:
+    shape = list(x.shape)
+    for axis, name in names.items():
+        shape[axis] = round(shape[axis] * stretch) if name == "length" else batch or shape[axis]
+    if not x.is_floating_point():  # numbers of classes or words: only known ones will do
+        repeats = [-(-n // have) for n, have in zip(shape, x.shape, strict=True)]
+        return x.repeat(repeats)[tuple(slice(n) for n in shape)]
+    spread = float(x.std()) if x.numel() > 1 else 0.0
+    return torch.randn(shape, generator=generator, dtype=x.dtype) * (spread or 1.0) + float(x.mean())
+
+
+@torch.no_grad()
+def largest_error(model: nn.Module, run: Run, trials: Iterable[tuple]) -> tuple[float, float, int]:
+    """Relative and absolute largest difference of two ways to compute, and how many inputs the model took."""
+    relative = absolute = 0.0
+    count = 0
+    for args in trials:
+        try:
+            expected = [t for t in tree_leaves(model(*(x.clone() for x in args))) if isinstance(t, Tensor)]
+        except (RuntimeError, ValueError):
+            if not count:
+                raise
+            continue  # too short for this model, which says so
+        got, count = run(args), count + 1
+        for a, b in zip(expected, got, strict=True):
+            if a.shape != b.shape:
+                return math.inf, math.inf, count
+            a, b = a.double(), b.double()
+            difference = (a - b).abs().max().item() if a.numel() else 0.0
+            difference = difference if difference == difference else math.inf
+            absolute = max(absolute, difference)
+            relative = max(relative, difference / max(a.abs().max().item(), 1e-30) if a.numel() else 0.0)
+    return relative, absolute, count
+
+
+def check_right(written: nn.Module, run: Run, trials: Sequence[tuple]) -> None:
+    """Raise `ExportError` unless a file computes what the model that was written into it does."""
+    error, _, _ = largest_error(written, run, trials)
+    if not error <= TOLERANCE:
+        raise ExportError(
+            f"outputs of the file may differ by {TOLERANCE:g} from those of torch, relative to the largest, "
+            f"got {error:.2g}: report this model"
+        )
+
+
+@torch.no_grad()
+def accuracies(model: nn.Module, run: Run, data: Iterable) -> tuple[float, float]:
+    """Share of right answers of a model and of a file, over batches `(x, y)`."""
+    right, got, count = 0, 0, 0
+    for x, y in data:
+        right += int((model(x).argmax(1) == y).sum())
+        got += int((run((x,))[0].argmax(1) == y).sum())
+        count += len(y)
+    if not count:
+        raise ExportError("data for an accuracy must hold at least one batch, got none: leave it out")
+    return right / count, got / count
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name in the folder of `path`, which takes its place if all goes well: never half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

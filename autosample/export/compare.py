@@ -1,0 +1,124 @@
+"""What a user gets: sizes of all files, and times of the dense and the deployed model in torch and onnxruntime."""
+
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from autosample.deploy import deploy
+from autosample.export.check import Run
+from autosample.export.onnx_file import require, to_onnx
+from autosample.export.portable import dense_model, portable
+from autosample.export.write import export_onnx, export_pt2, onnx_runner
+from autosample.timing import Timing, ratio, time_in_turn
+
+#: What a time is compared with: the dense model as `torch.onnx.export` writes it.
+BASELINE = "dense onnx"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to keep and run a model.
+
+    Attributes:
+        bytes: On disk, or `None` for what is made when a program starts.
+        seconds: Median of a call, or `None` where it was not timed.
+        faster: How many times as fast as `BASELINE` (median, lower and upper quartile over rounds).
+    """
+
+    bytes: int | None = None
+    seconds: float | None = None
+    faster: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Sides by name; prints as a table."""
+
+    threads: int
+    sides: Mapping[str, Side] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=f"{self.threads} thread{'s' if self.threads > 1 else ''}")
+        for head in ("", "bytes", "a call [ms]", f"times as fast as {BASELINE}"):
+            table.add_column(head, justify="right" if head else "left")
+        for name, side in self.sides.items():
+            size = "" if side.bytes is None else f"{side.bytes:,}"
+            time = "" if side.seconds is None else f"{1e3 * side.seconds:.3g}"
+            times = "" if side.faster is None else "{:.2f} ({:.2f}–{:.2f})".format(*side.faster)
+            table.add_row(name, size, time, times)
+        console = Console(file=io.StringIO(), width=110)
+        console.print(table)
+        return cast(io.StringIO, console.file).getvalue().rstrip()
+
+
+@torch.no_grad()
+def compare_runtimes(model: nn.Module, example: Tensor, *, rounds: int = 31, budget: float = 30.0) -> Comparison:
+    """Write a model in all formats, and time dense and deployed sides in turn, with torch's number of threads.
+
+    Args:
+        model: A converted model, not deployed.
+        example: An input; its batch and size are those that are timed.
+        rounds, budget: As for `time_in_turn`.
+
+    Raises:
+        ExportError: As `export_onnx`.
+    """
+    require("onnx", "onnxscript", "onnxruntime")
+    threads, known = torch.get_num_threads(), portable(model, example)
+    plain, fast = dense_model(known.reference, example), deploy(model, example)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sizes, runs = _files(model, plain, example, folder, threads)
+        again = cast(nn.Module, torch.export.load(folder / "model.pt2").module())
+        sides: dict[str, Callable[[], object]] = {
+            "dense torch": lambda: plain(example),
+            "deployed torch": lambda: fast(example),
+            "pt2": lambda: again(example),
+        }
+        sides |= {side: lambda run=run: run((example,)) for side, run in runs.items()}
+        timings = dict(zip(sides, time_in_turn(list(sides.values()), rounds=rounds, budget=budget), strict=True))
+    sizes |= {"dense safetensors": known.dense_bytes, "stored": known.stored_bytes}
+    rows = {name: _side(sizes.get(name), timings.get(name), timings[BASELINE]) for name in _ORDER}
+    return Comparison(threads, rows)
+
+
+_FLAT = "dense onnx, flat signals"
+_ORDER = (
+    "dense safetensors", "stored", "dense torch", "deployed torch", "pt2", BASELINE, _FLAT, "onnx", "onnx int8",
+)  # fmt: skip
+
+
+def _side(size: int | None, timing: Timing | None, baseline: Timing) -> Side:
+    if timing is None:
+        return Side(size)
+    faster = ratio(baseline, timing)
+    return Side(size, timing.median, (faster.median, faster.low, faster.high))
+
+
+def _files(
+    model: nn.Module, plain: nn.Module, example: Tensor, folder: Path, threads: int
+) -> tuple[dict[str, int], dict[str, Run]]:
+    """All files in a folder: their sizes, and what runs those that onnxruntime reads."""
+    import onnx_ir
+
+    onnx_ir.save(to_onnx(plain, (example,), opset=18, dynamic=None), folder / BASELINE)
+    export_onnx(model, folder / _FLAT, example, dense=True)
+    export_onnx(model, folder / "onnx", example)
+    export_onnx(model, folder / "onnx int8", example, int8=True)
+    sizes = {side: (folder / side).stat().st_size for side in (BASELINE, _FLAT, "onnx", "onnx int8")}
+    runs = {side: onnx_runner(folder / side, threads) for side in sizes}
+    sizes["pt2"] = export_pt2(model, folder / "model.pt2", example).bytes
+    return sizes, runs

@@ -1,0 +1,71 @@
+"""Which form a layer takes in a file: a cost model of onnxruntime's operators, from shapes alone.
+
+A file must not depend on what else a machine does, so nothing is timed here. The numbers were fitted to onnxruntime
+1.31 on one core of an AVX-512 processor; they only have to rank forms that differ by much.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from autosample.lineage import Lineage
+from autosample.nn.execution import layer_frame, layer_task, reusable
+from autosample.reuse.schedule import Frame
+from autosample.reuse.task import Slice, Task, Widened
+
+Form = Literal["direct", "folded", "summed"]
+
+# All in multiply-adds of a convolution.
+_CALL = 5e5  # an operator
+_READ = 8.0  # a weight: where outputs are few, memory is the limit
+_ADD = 12.0  # a number that two others are added to
+_SLICE = 12.0  # a number that is copied first
+
+
+def choose_form(origin: Lineage, shape: Sequence[int]) -> tuple[Form, Task | None]:
+    """The cheapest form of a convolution for an input of `shape` (with the batch), and its task if it has one."""
+    layer = origin.layer
+    if reusable(layer) or not isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return "direct", None
+    task = layer_task(layer)
+    if task is None:
+        return "direct", None
+    frame, pad = layer_frame(layer)
+    size = list(shape[2:])
+    if pad is not None:
+        size = [n + a + b for n, a, b in zip(size, pad[0][-2::-2], pad[0][-1::-2], strict=True)]
+    if min(frame.out(size)) < 1:
+        return "direct", None
+    mixed = 0 if layer.densify is None else len(layer.densify)
+    costs = _costs(task, frame, (shape[0], *size), mixed)
+    return min(costs, key=lambda form: costs[form]), task
+
+
+def _costs(task: Task, frame: Frame, shape: Sequence[int], mixed: int) -> dict[Form, float]:
+    batch, size = shape[0], shape[1:]
+    out, filters = math.prod(frame.out(size)), mixed or task.filters
+    taps = math.prod(frame.kernel)
+    costs: dict[Form, float] = {"direct": filters * task.channels * taps * (batch * out + _READ) + _CALL}
+    folding = batch * task.channels * math.prod(size) * (_ADD + _SLICE) + 3 * _CALL
+    whole = task.table is None and task.fold and task.splits > 1
+    if whole:
+        direct = filters * -(-task.channels // task.splits) * taps * (batch * out + _READ) + _CALL
+        costs["folded"] = task.groups * folding + direct
+    if isinstance(task.source, Slice | Widened) and task.groups == 1 and task.table is None and task.schedule.axes:
+        costs["summed"] = _summed(task, frame, batch, out, filters, mixed) + (folding if whole else 0)
+    return costs
+
+
+def _summed(task: Task, frame: Frame, batch: int, out: int, filters: int, mixed: int) -> float:
+    every = math.prod(s // r for s, r in zip(frame.stride, task.schedule.rate(frame.stride), strict=True))
+    places, passes = batch * out * every, task.schedule.passes
+    rows = task.blocks * task.segments
+    total = places * rows * task.schedule.step * task.columns + task.segments * task.columns * _READ + _CALL
+    for step in passes:
+        total += rows * places * (step.count * _SLICE + (step.count - 1) * _ADD) + (2 * step.count - 1) * _CALL
+    total += rows * places * _SLICE if every > 1 else 0
+    if mixed or task.blocks > 1 or task.rows.shape[1] > 1:
+        return total + batch * out * filters * task.blocks * task.positions + 2 * _CALL
+    return total + batch * out * filters * (2 * _ADD + (0 if task.in_order else _SLICE)) + 2 * _CALL

@@ -1,0 +1,168 @@
+"""A model as it is written to a file: plain layers whose weights are made from what is stored, in fast forms."""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from autosample.deploy import Deployment, Example, arguments, deploy, hardened
+from autosample.errors import ExportError
+from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
+from autosample.export.plans import choose_form
+from autosample.export.weights import PlainWeight, SampledWeight, is_half
+from autosample.folding import swap
+from autosample.lineage import Lineage, forget, lineage_of
+from autosample.nn import SummaryLayer
+from autosample.nn.dense import to_dense_
+from autosample.nn.execution import is_plain
+from autosample.reuse.layer import WindowConv
+from autosample.reuse.parts import ConvInParts
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A model that can be written.
+
+    Attributes:
+        model: On the CPU, float32, in evaluation mode.
+        reference: The model whose outputs it must give.
+        stored_bytes, dense_bytes: What the model and its dense twin weigh.
+        forms: The form of each sampled layer by name.
+    """
+
+    model: nn.Module
+    reference: nn.Module
+    stored_bytes: int
+    dense_bytes: int
+    forms: dict[str, str]
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def portable(model: nn.Module, example: Example, *, int8: bool = False) -> Portable:
+    """The portable form of a model, deployed or not.
+
+    Args:
+        model: Any model; it is left as it is.
+        example: An input, or a tuple of inputs, on the CPU; forms are chosen for its size.
+        int8: Keep summaries and weights at 256 levels each.
+
+    Raises:
+        ConversionError: The example is no input.
+        ExportError: The model has layers of autosample's whose origin is not known.
+    """
+    reference = copy.deepcopy(model).cpu().float().eval()
+    deployed = reference
+    if not isinstance(getattr(reference, "deployment", None), Deployment):
+        reference = hardened(reference)
+        deployed = deploy(reference, example, measure=False, fuse=False)
+    made = _standard(cast(nn.Module, copy.deepcopy(deployed)).to(memory_format=torch.contiguous_format))
+    shapes, forms = _shapes(made, example), {}
+    names = {module: name for name, module in made.named_modules()}
+    for layer in list(made.modules()):
+        new, form = _layer(layer, shapes.get(layer), int8)
+        if form:
+            forms[names[layer]] = form
+        if new is not None:
+            made = swap(made, layer, new)
+    sizes: Deployment = cast(Any, deployed).deployment
+    made.requires_grad_(False)
+    return Portable(made.eval(), reference.eval(), sizes.stored_bytes, sizes.dense_bytes, forms)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def dense_twin(model: nn.Module, example: Example, *, int8: bool = False) -> Portable:
+    """The same with dense weights, for runtimes that fold no constants."""
+    known = portable(model, example)
+    made = dense_model(known.reference, example)
+    for layer in list(made.modules()):
+        new, _ = _layer(layer, None, int8)
+        made = made if new is None else swap(made, layer, new)
+    return replace(known, model=made.requires_grad_(False).eval(), forms={})
+
+
+@torch.no_grad()
+def dense_model(model: nn.Module, example: Example) -> nn.Module:
+    """A model, hardened or deployed, in torch's dense layers, norms folded in."""
+    made = _standard(copy.deepcopy(model))
+    if origins := [m for m in made.modules() if lineage_of(m)]:
+        for layer in origins:
+            made = swap(made, layer, _dense(layer))
+        return made
+    for layer in [m for m in made.modules() if isinstance(m, SummaryLayer)]:
+        to_dense_(layer)
+    return deploy(made, example, measure=False, fuse=False)
+
+
+def _standard(model: nn.Module) -> nn.Module:
+    """The model with whole batches at a time everywhere; modules are replaced in place."""
+    for module in [m for m in model.modules() if isinstance(m, ConvInParts)]:
+        model = swap(model, module, module.standard())
+    return model
+
+
+def _dense(layer: nn.Module) -> nn.Module:
+    """The dense layers that a deployed one stands for."""
+    origin = lineage_of(layer)
+    assert origin is not None
+    if not isinstance(layer, WindowConv):
+        forget(layer)
+        return layer
+    dense: Any = to_dense_(copy.deepcopy(origin.layer))
+    weight = SampledWeight(origin.layer, origin.scale, False)()
+    dense.weight = nn.Parameter(weight, requires_grad=False)
+    dense.bias = None if origin.bias is None else nn.Parameter(origin.bias.float(), requires_grad=False)
+    steps = [nn.ReLU()] if origin.relu else []
+    return nn.Sequential(dense, *steps, *([nn.MaxPool1d(origin.pool)] if origin.pool > 1 else []))
+
+
+def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module | None, str]:
+    """What takes a layer's place, `None` for itself, and its form if it is a sampled one."""
+    origin = lineage_of(layer)
+    if origin is not None:
+        return _sampled(layer, origin, shape, int8)
+    if isinstance(layer, WindowConv | SummaryLayer):
+        raise ExportError(
+            f"a model is exported as it was trained or deployed, got a bare {type(layer).__name__}: "
+            "pass what autosample.deploy returned"
+        )
+    if type(layer) is nn.MaxPool1d and not layer.return_indices:
+        return flat_pool(layer), ""
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or "weight" not in layer._parameters:
+        return None, ""
+    if type(layer) is nn.Conv1d:
+        return DirectConv(layer, PlainWeight(layer.weight, int8), layer.bias), ""
+    few = int8 or is_half(layer.weight)
+    return (with_weight(layer, PlainWeight(layer.weight, int8)) if few else None), ""
+
+
+def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:
+    source = origin.layer
+    weight = SampledWeight(source, origin.scale, int8)
+    if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source._dense_class):
+        return with_weight(layer, weight), "direct"
+    form, task = choose_form(origin, shape) if shape is not None else ("direct", None)
+    if form == "summed":
+        assert task is not None
+        return SummedConv(source, weight, origin, task), form
+    splits = source.geometry.windows if form == "folded" else 1
+    return DirectConv(source, weight, origin.bias, origin, splits), form
+
+
+def _shapes(model: nn.Module, example: Example) -> dict[nn.Module, tuple[int, ...]]:
+    """The shape of what each sampled layer is given, with the batch."""
+    seen: dict[nn.Module, tuple[int, ...]] = {}
+
+    def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        x: Tensor = args[0] if args else kwargs["input"]
+        axes = len(cast(Any, lineage_of(module)).layer.geometry.kernel)
+        seen.setdefault(module, tuple(x.shape) if x.dim() > axes + 1 else (1, *x.shape))
+
+    hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in model.modules() if lineage_of(m)]
+    model(*arguments(example))
+    for hook in hooks:
+        hook.remove()
+    return seen

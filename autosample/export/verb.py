@@ -1,0 +1,77 @@
+"""The verb `export` of the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autosample.errors import ConfigError, ExportError, nearest
+
+_NAMES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx", "pt2": "model.pt2", "artifact": "saved"}
+
+
+def export(
+    path: Path,
+    format: str = "onnx",
+    out: Path | None = None,
+    input: list[int] | None = None,
+    batch: int = 1,
+    dynamic: bool = True,
+    dense: bool = False,
+    opset: int = 18,
+    compare: bool = False,
+) -> None:
+    """Write a saved model or a checkpoint for other runtimes, checked and as small as what it stores.
+
+    Args:
+        path: Folder of a saved model, or a checkpoint that `autosample fit` wrote.
+        format: onnx, onnx-int8 (summaries and weights at 256 levels), pt2 (torch.export), or artifact (a saved model).
+        out: File to write, or folder for an artifact; by default model.onnx and the like beside the path.
+        input: Shape of one example without the batch; by default the model's own.
+        batch: Examples that will come at once: forms are chosen for it.
+        dynamic: Let batch and length vary.
+        dense: Write dense weights.
+        opset: Of ONNX's operators.
+        compare: Also print sizes and times of the dense model, of this one and of files of both.
+    """
+    from autosample.artifact import load_any, save
+    from autosample.export import export_onnx, export_pt2
+
+    if format not in _NAMES:
+        raise ConfigError(f'format must be one of {", ".join(_NAMES)}, got "{format}": {nearest(format, _NAMES)}')
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1, got {batch}: leave it out for one example")
+    model, config = load_any(path)
+    target = out or (path if path.is_dir() else path.parent) / _NAMES[format]
+    example = _example(model, dict(config.preprocessing), input, batch) if format != "artifact" or compare else None
+    if format == "artifact":
+        saved = save(model, target, config=config)
+        assert saved.tensors is not None
+        print(f"{target}: {saved.tensors.bytes:,} bytes of tensors")
+    else:
+        assert example is not None
+        options: dict[str, Any] = {"dynamic": dynamic, "dense": dense, "int8": format == "onnx-int8"}
+        if format == "pt2":
+            print(export_pt2(model, target, example, **options))
+        else:
+            print(export_onnx(model, target, example, opset=opset, **options))
+    if compare:
+        from autosample.export.compare import compare_runtimes
+
+        assert example is not None
+        print(compare_runtimes(model, example))
+
+
+def _example(model: nn.Module, preprocessing: dict[str, Any], shape: list[int] | None, batch: int) -> Tensor:
+    """Random numbers of the shape of the model's input."""
+    if shape is None and "sample_rate" in preprocessing:
+        shape = [1, preprocessing.get("crop") or preprocessing["samples"]]
+    if shape is None:
+        known = getattr(model, "pretrained_cfg", {}).get("input_size", ())
+        shape = list(preprocessing.get("input_size") or known)
+        if len(shape) == 3 and any(isinstance(m, nn.Conv1d) for m in model.modules()):
+            shape = [shape[0], shape[2]]  # timm wants a height of signals
+    if not shape or min(shape) < 1:
+        raise ExportError(f"an export needs the shape of an input, got {shape}: pass --input, such as [3,224,224]")
+    return torch.randn(batch, *shape)

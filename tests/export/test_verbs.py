@@ -1,0 +1,76 @@
+"""`autosample export` and `autosample predict`: what they write and print, and how they end."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+import autosample
+from autosample.cli import main
+from autosample.export import onnx_runner
+from autosample.models import create
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Saved models of sounds and images, and a file of each kind."""
+    place = tmp_path_factory.mktemp("verbs")
+    torch.manual_seed(0)
+    sounds = autosample.convert(create("wave4", num_classes=3), "wsnet", ratio=16)[0]
+    images = autosample.convert(create("digitnet", num_classes=10), "autosample", ratio=4)[0]
+    made = {"input_size": [1, 4000], "sample_rate": 8000, "samples": 4800, "crop": 4000, "normalize": "peak"}
+    names = ["bark", "meow", "rain"]
+    autosample.save(
+        sounds, place / "sounds", name="wave4", arguments={"num_classes": 3}, preprocessing=made, class_names=names
+    )
+    made = {"input_size": [1, 8, 8], "mean": [0.3], "std": [0.4]}
+    autosample.save(images, place / "images", name="digitnet", arguments={"num_classes": 10}, preprocessing=made)
+    soundfile.write(place / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 20000), 16000)
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(place / "noise.png")
+    return place
+
+
+def test_predict(folder, capsys):
+    assert main(["predict", str(folder / "sounds"), str(folder / "noise.wav")]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"{folder / 'noise.wav'}: ")
+    assert all(name in line for name in ("bark", "meow", "rain"))
+    assert main(["predict", str(folder / "images"), str(folder / "noise.png"), "--top", "2"]) == 0
+    assert capsys.readouterr().out.count("%") == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["predict", "{}/sounds", "{}/noise.png"], "not a readable audio file"),
+        (["predict", "{}/images", "{}/noise.wav"], "not a readable image"),
+        (["predict", "{}/images", "{}/none.png"], "must be a file"),
+        (["predict", "{}/images"], "predict needs files"),
+        (["predict", "{}/nothing", "{}/noise.png"], "saved model"),
+        (["predict", "{}/images", "{}/noise.png", "--top", "0"], "top must be at least 1"),
+        (["predict", "--config", "nothing.yaml"], "a config must be a file"),
+        (["export", "{}/images", "--format", "onnyx"], 'did you mean "onnx"'),
+        (["export", "{}/nothing"], "saved model"),
+        (["export", "{}/images", "--batch", "0"], "batch must be at least 1"),
+        (["export", "{}/images", "--opset", "9", "--out", "{}/x.onnx"], "opset must be at least"),
+    ],
+)
+def test_mistakes_end_with_one_line(folder, capsys, args, said):
+    assert main([arg.format(folder) for arg in args]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert not (folder / "x.onnx").exists()
+
+
+def test_export(folder, capsys, tmp_path):
+    for kind, name in (("onnx", "a.onnx"), ("onnx-int8", "b.onnx"), ("pt2", "c.pt2")):
+        assert main(["export", str(folder / "sounds"), "--format", kind, "--out", str(tmp_path / name)]) == 0
+        assert "times the stored" in capsys.readouterr().out
+    assert main(["export", str(folder / "images"), "--format", "artifact", "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "config.json").is_file()
+    x = torch.randn(2, 1, 4000)
+    expected = autosample.load(folder / "sounds")(x).detach()
+    torch.testing.assert_close(onnx_runner(tmp_path / "a.onnx")((x,))[0], expected, rtol=1e-3, atol=1e-4)
