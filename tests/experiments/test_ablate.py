@@ -166,7 +166,7 @@ def workers_of(pid):
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_same_records(tmp_path, config):
     """SIGKILL at random moments: while it starts, and a little after some run has ended."""
-    config.write_text(TINY.replace("seeds: 2", "seeds: 5"))
+    config.write_text(TINY.replace("seeds: 2", "seeds: 10"))
     undisturbed = start(config, tmp_path / "whole", "--jobs", "2")
     said, _ = undisturbed.communicate()
     assert undisturbed.returncode == 0, said
@@ -189,6 +189,6 @@ def test_killed_ten_times_it_ends_with_the_same_records(tmp_path, config):
     said, _ = last.communicate()
     assert last.returncode == 0, said
     assert accuracies(tmp_path / "killed") == accuracies(tmp_path / "whole")
-    assert len(accuracies(tmp_path / "killed")) == 15
+    assert len(accuracies(tmp_path / "killed")) == 30
     assert not left_over(tmp_path / "killed")
     assert not (tmp_path / "killed" / "failed").exists() or not list((tmp_path / "killed" / "failed").iterdir())
