@@ -141,7 +141,9 @@ void run_narrow(const Program& p, const Selection& s, const float* bank, const T
   const int64_t row_blocks = (p.rows + kRows - 1) / kRows;
   for (int64_t first = 0; first < images; first += lot) {
     const int64_t count = std::min(lot, images - first);
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    const int64_t some = grain(n.count_b * 24. * p.rows * p.phases * p.blocks());
+    const int64_t block = grain(double(count) * n.count_b * kRows * p.phases * p.blocks() * p.depth());
+    at::parallel_for(0, count, some, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t g = 0; g < p.blocks(); ++g) {
           for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
@@ -153,7 +155,7 @@ void run_narrow(const Program& p, const Selection& s, const float* bank, const T
         }
       }
     });
-    at::parallel_for(0, row_blocks, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, row_blocks, block, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         const int64_t row = b * kRows, left = round_up(p.rows, kPanel) - row;
         const float* panel = bank + row * p.depth();
@@ -173,7 +175,7 @@ void run_narrow(const Program& p, const Selection& s, const float* bank, const T
         }
       }
     });
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, count, some, [&](int64_t begin, int64_t end) {
       float* const line = scratch(p.out_w + p.pool + 4 * kLanes);
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t g = 0; g < p.blocks(); ++g) narrow_sums(p, n, sums + i * size_b + g * n.block);

@@ -128,6 +128,15 @@ inline std::vector<Run> output_runs(const Program& p, int64_t start, int64_t cou
   return runs;
 }
 
+// Work of a tile's column, in units of about 10 ps: multiply-adds, and what comes with them.
+inline double column_work(const Program& p) {
+  const double segments = double(p.rows) * p.phases * p.blocks() * (p.depth() + 24);
+  return segments + 12. * (p.rows + p.columns * p.input_phases() * p.blocks());
+}
+
+// How many items of so much work are worth waking a thread for.
+inline int64_t grain(double work) { return std::max<int64_t>(1, static_cast<int64_t>(8e6 / work)); }
+
 constexpr int64_t kCache = 192 * 1024;  // floats of scratch memory that stay in a core's second-level cache
 
 inline int64_t tile_length(const Program& p, int64_t images) {
@@ -136,7 +145,8 @@ inline int64_t tile_length(const Program& p, int64_t images) {
   most = std::min<int64_t>(most, 4096);
   int64_t tiles = (p.length() + most - 1) / most;
   // every thread should have a tile, as long as tiles are not mostly halo
-  const int64_t threads = at::get_num_threads();
+  const int64_t worth = images * p.length() / grain(column_work(p));
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), worth);
   while (images * tiles < threads && p.length() / (tiles + 1) >= 2 * kLanes + p.halo) ++tiles;
   int64_t tile = round_up((p.length() + tiles - 1) / tiles, std::max<int64_t>(p.pool, 1) * kLanes);
   return std::max<int64_t>(tile, kLanes);

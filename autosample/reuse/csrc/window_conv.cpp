@@ -51,7 +51,7 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
   const Select select(p, s, rows, block);
   const int64_t image_in = p.channels * p.groups * p.dim_h * p.dim_w;
   const int64_t image_out = s.filters_out * (p.pool > 1 ? p.pooled() : p.out_h * p.out_w);
-  at::parallel_for(0, batch * p.groups * tiles, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, batch * p.groups * tiles, grain((tile + p.halo) * column_work(p)), [&](int64_t begin, int64_t end) {
     const int64_t size = block * p.blocks() + plane_x * p.input_phases() + tile + p.pool + 4 * kLanes;
     float* const sums = scratch(2 * margin + size) + margin;
     float* const input = sums + block * p.blocks() + margin;
