@@ -26,7 +26,7 @@ def example(name):
 def test_resnet18():
     found = find_chains(net("resnet18"), example("resnet18"))
     assert found.pop("fc") == Chain("fc")
-    assert found["conv1"] == Chain("conv1", "bn1", "act1")
+    assert found["conv1"] == Chain("conv1", "bn1", "act1", "maxpool")
     assert found["layer1.0.conv1"] == Chain("layer1.0.conv1", "layer1.0.bn1", "layer1.0.act1")
     assert found["layer2.0.downsample.0"] == Chain("layer2.0.downsample.0", "layer2.0.downsample.1")
     for name, chain in found.items():  # the residual comes before the second activation
@@ -38,8 +38,8 @@ def test_resnet18():
 NETS = {
     "mobilenetv2_100": (52, 0, 0), "efficientnet_lite0": (49, 0, 0),  # ReLU6
     "regnetx_002": (44, 27, 0),
-    "densenet121": (59, 59, 0),  # the second convolution of a layer is followed by a concatenation
-    "vgg11_bn": (8, 10, 0), "soundnet8": (8, 8, 3), "convnext_atto": (0, 0, 0), "vit_tiny_patch16_224": (0, 0, 0),
+    "densenet121": (59, 59, 1),  # the second convolution of a layer is followed by a concatenation
+    "vgg11_bn": (8, 10, 5), "soundnet8": (8, 8, 3), "convnext_atto": (0, 0, 0), "vit_tiny_patch16_224": (0, 0, 0),
 }  # fmt: skip
 
 

@@ -44,7 +44,8 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(planner, "time_in_turn", clock)
-    monkeypatch.setattr(importlib.import_module("autosample.deploy"), "time_in_turn", Clock())
+    whole = Clock(0.1, 1.0, 1.0, 1.0)  # the planned model is faster than its dense twin
+    monkeypatch.setattr(importlib.import_module("autosample.deploy"), "time_in_turn", whole)
     return clock
 
 
@@ -165,7 +166,7 @@ def test_hopeless_plans_are_not_measured(clock, monkeypatch):
     assert "predicted at 0.32x" in fast.deployment.rows[0].plan.reason
 
 
-def test_what_is_timed_is_what_is_deployed(monkeypatch):
+def test_what_is_timed_is_what_is_deployed(clock, monkeypatch):
     """With norm, ReLU and pool on both sides, on an input of the example's shape."""
     model = scramble(nn.Sequential(conv(), nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(2)))
     x, seen = signal(3, 8, 60), []
