@@ -39,11 +39,14 @@ def convolve(
         raise RuntimeError(f"the kernel {frame.kernel} can't be larger than the padded input, got {tuple(x.shape[2:])}")
     parts = regroup(x, task)
     segments = convolve_segments(parts, bank.to(x.dtype), task.schedule, frame)
+    if x.dtype in (torch.bfloat16, torch.float16):
+        segments = segments.float()  # or every one of the sums would be rounded
     sums = window_sums(segments, task.schedule, frame.stride, out)
     if task.rows.shape[1] > 1:
-        return select(sums, task.rows, factors)
+        return select(sums, task.rows, factors).to(x.dtype)
     y = sums.flatten(1, 3) if task.in_order else pick(sums, task.rows)
-    return y if factors is None else y * factors.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+    y = y if factors is None else y * factors.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+    return y.to(x.dtype)
 
 
 def convolve_in_tiles(
