@@ -220,7 +220,7 @@ def _own_way(layer: nn.Module, chain: Chain) -> str:
 
 
 def _plan(
-    layer: SummaryLayer, follow: "Following", x: Tensor | None, measure: bool, fuse: bool
+    layer: SummaryLayer, follow: Following, x: Tensor | None, measure: bool, fuse: bool
 ) -> tuple[Plan, nn.Module | None]:
     """The plan of a plain summary layer and its module, `None` for dense."""
     if why := reusable(layer):

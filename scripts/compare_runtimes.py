@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 
 from autosample.bench.cases import suite
-from autosample.bench.sides import _converted
+from autosample.bench.sides import converted
 from autosample.export.compare import compare_runtimes
 from autosample.timing import processor
 
@@ -27,11 +27,11 @@ def main() -> None:
         for threads in [int(count) for count in counts] or [1]:
             torch.manual_seed(0)
             torch.set_num_threads(threads)
-            model = _converted(work).eval()
+            model = converted(work).eval()
             result = compare_runtimes(model, torch.randn(work.batch, *work.input))
             print(f"{work.name}\n{result}", flush=True)
             about = {
-                "command": f"python scripts/compare_runtimes.py {out} {threads}",
+                "command": f"python scripts/compare_runtimes.py OUT {threads}",
                 "date": date.today().isoformat(),
                 "hardware": processor(),
                 "torch": torch.__version__,

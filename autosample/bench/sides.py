@@ -168,7 +168,8 @@ def _deploy(built: Built, model: nn.Module, x: Tensor) -> None:
 # --- whole models ----------------------------------------------------------------------------------------------------
 
 
-def _converted(work: Workload) -> nn.Module:
+def converted(work: Workload) -> nn.Module:
+    """The model of a workload, hardened, with numbers in all its parts."""
     from autosample.models import create
 
     model = create(work.model, num_classes=10)
@@ -186,7 +187,7 @@ def _dense_twin(model: nn.Module) -> nn.Module:
 
 
 def _model(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
-    model = cast(Any, _converted(work)).to(device, dtype).eval().requires_grad_(False)
+    model = cast(Any, converted(work)).to(device, dtype).eval().requires_grad_(False)
     plain = _dense_twin(model)
     built = Built([*_layouts("dense", plain, x)])
     try:
@@ -198,7 +199,7 @@ def _model(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) 
 
 
 def _training(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
-    model = cast(Any, _converted(work)).to(device, dtype).train()
+    model = cast(Any, converted(work)).to(device, dtype).train()
     y = torch.randint(0, 10, (work.batch,), device=device)
     modules = {"dense": _dense_twin(model).requires_grad_(True), "auto": model}
     modules["materialize"] = _materializing(copy.deepcopy(model))

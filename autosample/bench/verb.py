@@ -1,5 +1,6 @@
 """The verb `bench` of the command line."""
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -181,6 +182,7 @@ def _about(suites: Sequence[str], threads: int, given: dict[str, Any]) -> dict[s
         "dtype": given["dtype"],
         "compiled": given["compile"],
         "memory_kept": given["keep"],
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(("OMP_", "MALLOC_"))},
         "fused_kernel": {"available": not why, "why_not": why, "version": fused.version()},
     }
 

@@ -1,6 +1,7 @@
 """ONNX files: what they compute in onnxruntime, what they weigh, and how they read."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def test_names_are_those_of_the_layers(tmp_path):
     graph = onnx.load(done.path)
     assert [value.name for value in graph.graph.input] == ["input"]
     assert [value.name for value in graph.graph.output] == ["output"]
-    assert str(graph).find("/work/") == -1
+    assert str(Path(__file__).parents[2]) not in str(graph)  # whoever gets the file need not know who made it
 
 
 def test_no_tensor_is_larger_than_what_is_stored(tmp_path):

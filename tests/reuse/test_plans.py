@@ -80,10 +80,11 @@ def test_gradients_equal_those_of_the_dense_layer(case: Case) -> None:
     expected = case.dense()
     cotangent = torch.randn_like(expected)
     wanted = torch.autograd.grad(expected, learned, cotangent)
+    plain = torch.autograd.grad(case.dense(torch.float32), learned, cotangent.float())
     for way in variants(case.task, fuse=False).values():
         got = ops.convolve(x, way.source(layer.summary), layer._factors(), way, case.frame)
-        for a, b in zip(torch.autograd.grad(got, learned, cotangent.float()), wanted, strict=True):
-            assert relative_error(a, b) < 5e-6  # sums over the whole map, in float32
+        for a, b, c in zip(torch.autograd.grad(got, learned, cotangent.float()), wanted, plain, strict=True):
+            assert relative_error(a, b) < max(2e-6, 2 * relative_error(c, b))  # torch sums in float32 too
 
 
 @needs_kernel
@@ -96,10 +97,11 @@ def test_gradients_of_the_kernel(case: Case) -> None:
     expected = case.dense()
     cotangent = torch.randn_like(expected)
     wanted = torch.autograd.grad(expected, [x, layer.summary], cotangent)
+    plain = torch.autograd.grad(case.dense(torch.float32), [x, layer.summary], cotangent.float())
     y = fused.convolve(x, case.bank, layer._factors(), case.task, case.frame)
     assert relative_error(y, expected) < 1e-6
-    for a, b in zip(torch.autograd.grad(y, [x, layer.summary], cotangent.float()), wanted, strict=True):
-        assert relative_error(a, b) < 5e-6  # sums over the whole map, in float32
+    for a, b, c in zip(torch.autograd.grad(y, [x, layer.summary], cotangent.float()), wanted, plain, strict=True):
+        assert relative_error(a, b) < max(1e-6, 2 * relative_error(c, b))
 
 
 @needs_kernel
