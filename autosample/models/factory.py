@@ -1,6 +1,7 @@
 """One call for any net: timm's and ours, with errors that say what to change."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -27,8 +28,11 @@ def create(name: str, *, num_classes: int, in_chans: int | None = None, **kwargs
 
     Raises:
         ConfigError: no such name or tag, arguments the model does not take, a count out of range, or
-            `pretrained=True` where no weights exist.
+            `pretrained=True` where no weights exist, or a `checkpoint_path` that is no file.
     """
+    weights = kwargs.get("checkpoint_path")
+    if weights and not Path(weights).is_file():
+        raise ConfigError(f"checkpoint_path must be a file of weights, got {weights}: check the path, or leave it out")
     if num_classes < 0 or (in_chans is not None and in_chans < 1):
         raise ConfigError(
             f"a model needs num_classes >= 0 and in_chans >= 1, got {num_classes} and {in_chans}: change these"

@@ -14,7 +14,7 @@ from torch import Tensor
 from autosample.reuse.schedule import Frame, Pass, Schedule, Vector
 from autosample.reuse.task import Task
 
-# Numbers between input and output that a tile may have: a megabyte.
+# Numbers between input and output that a tile may have: a megabyte, and half where groups of them are added up.
 _TILE = 1 << 18
 
 
@@ -37,11 +37,10 @@ def convolve(
     out = frame.out(x.shape[2:])
     if any(n < 1 for n in out):
         raise RuntimeError(f"the kernel {frame.kernel} can't be larger than the padded input, got {tuple(x.shape[2:])}")
-    parts = regroup(x, task)
-    segments = convolve_segments(parts, bank.to(x.dtype), task.schedule, frame)
+    sums = convolve_segments(regroup(x, task), bank.to(x.dtype), task.schedule, frame)
     if x.dtype in (torch.bfloat16, torch.float16):
-        segments = segments.float()  # or every one of the sums would be rounded
-    sums = window_sums(segments, task.schedule, frame.stride, out)
+        sums = sums.float()  # or every one of them would be rounded
+    sums = window_sums(sums, task.schedule, frame.stride, out)
     if task.rows.shape[1] > 1:
         return select(sums, task.rows, factors).to(x.dtype)
     y = sums.flatten(1, 3) if task.in_order else pick(sums, task.rows)
@@ -60,7 +59,8 @@ def convolve_in_tiles(
     input and output stays small, in memory and in cache."""
     out = frame.out(x.shape[2:])
     numbers = task.groups * task.blocks * task.segments * math.prod(out[1:]) * math.prod(frame.stride)
-    length = max(_TILE // max(numbers, 1), 8)
+    tile = _TILE if task.rows.shape[1] == 1 else _TILE // 2
+    length = max(tile // max(numbers, 1), 8)
     if x.shape[0] * out[0] <= length or min(out) < 1:
         return convolve(x, bank, factors, task, frame)
     if any(any(pair) for pair in frame.padding):
@@ -159,7 +159,7 @@ class _Shifted(torch.autograd.Function):
         first, second, *others = _terms(whole, step)
         total = first + second
         for term in others:
-            total = total + term
+            total += term
         return total
 
     @staticmethod
@@ -196,7 +196,24 @@ class _Spread(torch.autograd.Function):
 def select(
     sums: Float[Tensor, "b h g p *out"], rows: Int[Tensor, "n g"], factors: Float[Tensor, "n #g"] | None
 ) -> Float[Tensor, "b n *out"]:
-    """`y[n] = Σ_g factor[n, g]·D_g[rows[n, g]]`, as a product with a matrix that has one entry for each window."""
+    """`y[n] = Σ_g factor[n, g]·D_g[rows[n, g]]`."""
+    if torch.is_grad_enabled() and (sums.requires_grad or (factors is not None and factors.requires_grad)):
+        return _multiply(sums, rows, factors)  # the adjoint of gathering would be a scattered sum
+    per_group, ones = rows.long().unflatten(0, (sums.shape[1], -1)), [1] * (sums.dim() - 4)
+    total = None
+    for g in range(rows.shape[1]):
+        picked = torch.cat([sums[:, h, g].index_select(1, each[:, g]) for h, each in enumerate(per_group)], 1)
+        if factors is not None:
+            picked = picked * factors[:, min(g, factors.shape[1] - 1)].to(picked.dtype).view(-1, *ones)
+        total = picked if total is None else total + picked
+    assert total is not None
+    return total
+
+
+def _multiply(
+    sums: Float[Tensor, "b h g p *out"], rows: Int[Tensor, "n g"], factors: Float[Tensor, "n #g"] | None
+) -> Float[Tensor, "b n *out"]:
+    """`select` as a product with a matrix that has one entry for each window."""
     groups, positions = sums.shape[1], sums.shape[3]
     values = torch.ones_like(rows, dtype=sums.dtype) if factors is None else factors.to(sums.dtype).expand(rows.shape)
     per_group = rows.long().unflatten(0, (groups, -1)).unsqueeze(3)

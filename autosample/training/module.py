@@ -200,7 +200,10 @@ class Classifier(pl.LightningModule):
         """Keep what a saved model should know of its data."""
         data = getattr(self._trainer, "datamodule", None)
         if data is not None and hasattr(data, "preprocessing"):
-            facts = {"data": type(data).__name__}
+            facts: dict[str, Any] = {"data": type(data).__name__}
+            accuracy = self.trainer.callback_metrics.get("val/acc")
+            if accuracy is not None:
+                facts["metrics"] = {"validation accuracy": f"{100 * float(accuracy):.2f} %"}
             names = list(data.class_names)
             checkpoint["autosample"] = {
                 "class_names": names, "preprocessing": data.preprocessing, "facts": facts

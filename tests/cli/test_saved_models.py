@@ -1,8 +1,12 @@
 """The verbs about saved models."""
 
+import numpy as np
+import pytest
 import yaml
+from PIL import Image
 
 from autosample.artifact import load_any
+from autosample.convert import summary_layers
 
 
 def test_from_a_run_to_a_quantised_model_and_its_card(autosample, trained, tmp_path):
@@ -22,6 +26,35 @@ def test_from_a_run_to_a_quantised_model_and_its_card(autosample, trained, tmp_p
     assert (code, err) == (0, "")
     assert (tmp_path / "b/README.md").read_text() == card
     assert yaml.safe_load(card.split("---")[1])["datasets"] == ["Digits"]
+
+
+def test_from_a_dense_net_to_a_file_for_another_runtime(autosample, fit, tmp_path):
+    """Train, save, warm start, fine-tune (positions become integers on the way), quantise, export, predict."""
+    pytest.importorskip("onnxruntime")
+    assert fit("--model.summary=dense", "--name=dense").code == 0
+    dense = next((tmp_path / "dense").rglob("last.ckpt"))
+    assert autosample("export", dense, "--format=artifact", "--out", tmp_path / "teacher").code == 0
+    weights = tmp_path / "teacher/model.safetensors"
+    start = ("--model.warm_start=true", f"--model.model_args.checkpoint_path={weights}", "--model.ratio=2")
+    assert fit(*start, "--model.lr=1e-9", "--name=tuned").code == 0
+    tuned = next((tmp_path / "tuned").rglob("last.ckpt"))
+    fitted, given = load_any(tuned)[0], load_any(dense)[0]
+    for name, layer in summary_layers(fitted).items():
+        wanted = given.get_submodule(name).weight
+        assert (layer.weight - wanted).norm() < 0.9 * wanted.norm(), f"{name} does not start from the weights"
+    weights.unlink()  # only the training needs it
+    assert autosample("quantize", tuned, "--out", tmp_path / "small").code == 0
+    code, out, err = autosample("export", tmp_path / "small", "--format=onnx", "--out", tmp_path / "small.onnx")
+    assert (code, err) == (0, "")
+    assert "largest error" in out
+    card = (tmp_path / "small/README.md").read_text()
+    assert "validation accuracy, before quantising" in card
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    assert "%" in autosample("predict", tmp_path / "small", tmp_path / "noise.png").out
+    code, _, err = fit(*start)
+    assert code == 2
+    assert "checkpoint_path must be a file of weights" in err
 
 
 def test_mistakes(autosample, trained, tmp_path):
