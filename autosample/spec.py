@@ -227,7 +227,7 @@ def _check(s: Spec) -> None:
         if not _whole(getattr(s, name), least):
             _fail(f"{name} must be a whole number of at least {least}", getattr(s, name), "see the docstring of Spec")
     if s.rate is not None and not (_number(s.rate) and s.rate > 0):
-        _fail("rate must be above 0 positions a step", s.rate, "0.6 suits Adam")
+        _fail("rate must be above 0 positions a step", s.rate, "0.3 suits Adam")
     for name in ("freeze_at", "spread"):
         if not (_number(getattr(s, name)) and 0 <= getattr(s, name) <= 1):
             _fail(f"{name} must lie between 0 and 1", getattr(s, name), "0.6 is a usual choice for freeze_at")
@@ -275,13 +275,17 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "kmeans": {"rule": "assigned", "layout": "flat", "window": 0, "grid": 0, "start": "random"},
         # pseudo-random windows: the baseline that costs no bytes
         "random": {"rule": "random"},
-        # ours: random start, then learned in units of positions, fast, frozen early
+        # ours: random start, then learned in units of positions, fast, frozen early; docs/research-log.md says why
         "autosample": {
             "rule": "interpolated",
             "start": "random",
             "rate": 0.6,
             "freeze_at": 0.6,
-            "by_kind": {"linear": {"start": "strided", "rate": 0.1}},
+            "by_kind": {
+                "linear": {"start": "strided", "rate": 0.1},
+                "conv2d": {"rate": 0.3},
+                "pointwise": {"rate": 0.3},
+            },
         },
     }
 )

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# From a dense net to a small file for another runtime, with the command line alone: prints docs/tutorial.md.
+# DATA_ROOT holds fsdd/recordings/ and cifar10/ or cifar-10-batches-py/. Expected: 15 minutes on two cores.
+# Usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md
+set -euo pipefail
+data=$(realpath "${1:?usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md}")
+source "$(dirname "$0")/setup.sh" export >&2
+configs=$PWD/configs place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+ln -s "$data" "$place/data" && ln -s "$configs" "$place/configs" && cd "$place"
+export COLUMNS=110 PYTHONWARNINGS=ignore
+
+show() { # LINES COMMAND…: the command, and the last lines of what it prints without its progress
+  local lines=$1 said
+  shift
+  printf '\n```console\n$ %s\n' "$*"
+  said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; return 1; }
+  printf '%s\n' "$said" | grep -vE '━━.*[0-9]+/[0-9]+|^ *(val|train)/acc|^Epoch|^ *$' | tail -n "$lines"
+  printf '```\n'
+}
+
+hand_over() { # CONFIG NAME RATIO EPOCHS EPOCHS FILE…: the whole way on one data set
+  local config=$1 name=$2 ratio=$3 epochs=$4 more=$5 out=runs/fit
+  shift 5
+  printf '\nTrain the dense net, and save it:\n'
+  show 5 autosample fit --config "$config" --model.summary dense --model.ratio null --trainer.max_epochs "$epochs" \
+    --name "$name-dense" "${options[@]}"
+  show 3 autosample export "$out/$name-dense/version_0/checkpoints/last.ckpt" --format artifact --out "$name-dense"
+  printf '\nStart from its weights, fine-tune; positions become integers on the way:\n'
+  show 5 autosample fit --config "$config" --model.model_args.checkpoint_path "$name-dense/model.safetensors" \
+    --model.warm_start true --model.ratio "$ratio" --trainer.max_epochs "$more" --name "$name" "${options[@]}"
+  printf '\nQuantise, write a file for onnxruntime, and use both:\n'
+  show 12 autosample quantize "$out/$name/version_0/checkpoints/last.ckpt" --bits 8 --rest fp16 --out "$name-small"
+  show 2 autosample export "$name-small" --format onnx --out "$name.onnx"
+  show 14 autosample export "$name-small" --format onnx-int8 --out "$name-int8.onnx" --compare true
+  show 5 autosample predict "$name-small" "$@"
+}
+
+cat <<'TEXT'
+# From a dense net to a small file
+
+Warm start, fine-tuning, integers, quantisation, export: the command line alone. Every output below is real;
+`bash scripts/tutorial.sh DATA_ROOT > docs/tutorial.md` writes this page, with `data` for DATA_ROOT.
+TEXT
+printf '%s, %s cores, torch %s, %s.\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)" "$(nproc)" \
+  "$(python -c 'import torch; print(torch.__version__)')" "$(date +%F)"
+
+printf '\n## Spoken digits, raw waves\n'
+options=()
+hand_over configs/experiment/spoken_digits.yaml digits 16 12 6 \
+  data/fsdd/recordings/{7_jackson_0,3_theo_1,0_lucas_2}.wav
+
+printf '\n## CIFAR-10\n\nA small net of timm and few epochs: this is a walk on a CPU, not a result.\n'
+options=(--config configs/data/cifar10.yaml --model.model test_resnet)
+hand_over configs/experiment/cifar10.yaml cifar 4 4 2 "$(find -L data/cifar10/test -name '*.png' | sort | head -n 1)"
+cat <<'TEXT'
+
+## In Python
+
+```python
+import autosample
+
+model = autosample.load("digits-small")  # a fresh process needs nothing else
+fast = autosample.deploy(model, example)  # and runs it in the fastest way that gives the same outputs
+```
+TEXT
