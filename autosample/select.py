@@ -11,7 +11,7 @@ from torch import nn
 from autosample.errors import ConversionError, SpecError, nearest
 from autosample.nn import SummaryLayer
 from autosample.sampling import kind_of, plan_geometry
-from autosample.spec import Spec
+from autosample.spec import Spec, kinds_without
 from autosample.spec import spec as make_spec
 
 Rule = str | type[nn.Module]
@@ -135,7 +135,7 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
     elif "preset" in change:
         spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
     else:
-        spec = spec.replace(**change)
+        spec = spec.replace(**{"by_kind": kinds_without(spec.by_kind, change), **change})
     reason = _obstacle(layer, shared) or _no_gain(layer, spec)
     return Choice(name, layer, None if reason else spec, reason)
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -299,7 +299,8 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
     Args:
         preset: Name of a preset, a mapping with `preset` and other fields, a path of a YAML file (a string counts as
             one where it ends in `.yaml` or `.yml`), or a `Spec`.
-        changes: Fields of `Spec`. `None` leaves the preset's value.
+        changes: Fields of `Spec`. `None` leaves the preset's value. What is given here holds for all kinds of layers,
+            unless `by_kind` is given too.
 
     Raises:
         SpecError: The preset or a field is unknown (the nearest names are given), or a value is out of range.
@@ -320,7 +321,13 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
         # every weight is stored, whatever ratio the rest of a grid is run at
         changes = {name: value for name, value in changes.items() if name not in ("ratio", "spatial", "channel")}
     base: dict[str, Any] = {k: v for k, v in PRESETS[preset].items() if k not in _displaced(changes)}
+    base["by_kind"] = kinds_without(base.get("by_kind", {}), changes)
     return Spec(**{**base, "preset": preset, **changes})
+
+
+def kinds_without(kinds: Mapping[str, Mapping[str, Any]], given: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`by_kind` without the fields that were given for layers of all kinds, or for one layer by its name."""
+    return {kind: {k: v for k, v in own.items() if k not in given} for kind, own in kinds.items()}
 
 
 def _read(path: Path) -> Mapping[str, Any]:

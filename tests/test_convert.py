@@ -621,3 +621,10 @@ def test_the_type_of_a_twin_is_made_once():
     a, b = (convert(timm.layers.StdConv2d(8, 16, 3), "wsnet", ratio=4)[0] for _ in range(2))
     assert type(a) is type(b)
     assert type(convert(nn.Conv2d(8, 16, 3), "wsnet", ratio=4)[0]) is SummaryConv2d
+
+
+def test_an_override_comes_before_what_a_preset_says_of_a_kind():
+    model = nn.Sequential(nn.Conv2d(8, 32, 3), nn.Conv2d(32, 32, 3))
+    convert_(model, "autosample", ratio=4, overrides={"1": {"rate": 0.05}})
+    assert model[1].spec.rate == 0.05
+    assert model[0].spec.rate == spec("autosample").for_kind("conv2d").rate

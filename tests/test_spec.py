@@ -93,6 +93,16 @@ def test_nothing_in_a_spec_can_be_changed():
     assert made.ratio == 8
 
 
+def test_what_is_asked_for_comes_before_a_preset_s_own_kinds():
+    assert spec("autosample").for_kind("linear").rate != spec("autosample").for_kind("conv1d").rate
+    for kind in ("linear", "conv1d", "conv2d"):
+        assert spec("autosample", rate=0.05).for_kind(kind).rate == 0.05
+        assert Spec.from_dict(spec("autosample", rate=0.05).to_dict()).for_kind(kind).rate == 0.05
+        assert spec(spec("autosample", rate=0.05).to_dict()).for_kind(kind).rate == 0.05
+    both = spec("autosample", rate=0.05, by_kind={"linear": {"rate": 0.2}})
+    assert both.for_kind("linear").rate == 0.2
+
+
 def test_by_kind_changes_one_kind_only():
     made = spec("autosample", ratio=8, by_kind={"conv1d": {"window": 3, "layout": "flat", "ratio": 2}})
     assert made.for_kind("conv2d") == made.replace(by_kind={})

@@ -10,8 +10,8 @@ import autosample
 from autosample.bench.cases import Workload, suite
 from autosample.bench.memory import peak_memory
 from autosample.bench.sides import Side
-from autosample.nn.dense import to_dense_
 from autosample.nn import SummaryConv1d, SummaryConv2d
+from autosample.nn.dense import to_dense_
 
 
 @pytest.mark.slow

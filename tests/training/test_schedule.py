@@ -42,7 +42,7 @@ def test_positions_freeze_at_their_time_and_stay(classifier, digits, trainer, pr
 
 
 def test_positions_move_before_they_freeze_and_summaries_after(classifier, digits, trainer):
-    model = classifier(summary_args={"freeze_at": 0.5})
+    model = classifier(summary_args={"freeze_at": 0.5, "rate": 0.6})
     layer = next(iter(summary_layers(model).values()))
     seen = []
 
