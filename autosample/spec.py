@@ -227,7 +227,7 @@ def _check(s: Spec) -> None:
         if not _whole(getattr(s, name), least):
             _fail(f"{name} must be a whole number of at least {least}", getattr(s, name), "see the docstring of Spec")
     if s.rate is not None and not (_number(s.rate) and s.rate > 0):
-        _fail("rate must be above 0 positions a step", s.rate, "0.3 suits Adam")
+        _fail("rate must be above 0 positions a step", s.rate, "0.2 suits Adam")
     for name in ("freeze_at", "spread"):
         if not (_number(getattr(s, name)) and 0 <= getattr(s, name) <= 1):
             _fail(f"{name} must lie between 0 and 1", getattr(s, name), "0.6 is a usual choice for freeze_at")
@@ -283,8 +283,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "freeze_at": 0.6,
             "by_kind": {
                 "linear": {"start": "strided", "rate": 0.1},
-                "conv2d": {"rate": 0.3},
-                "pointwise": {"rate": 0.3},
+                "conv2d": {"rate": 0.2},
+                "pointwise": {"rate": 0.2},
             },
         },
     }

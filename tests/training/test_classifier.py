@@ -95,7 +95,7 @@ def test_the_cosine_climbs_to_its_peak_and_falls_to_its_end(classifier, digits, 
     assert max(weights) == pytest.approx(3e-3, rel=0.15)
     assert weights.index(max(weights)) in (3, 4, 5)
     assert weights[-1] < 3e-4
-    assert max(step[groups.index("positions@0.3")] for step in rates) == pytest.approx(0.3, rel=0.15)
+    assert max(step[groups.index("positions@0.2")] for step in rates) == pytest.approx(0.2, rel=0.15)
 
 
 def test_warm_start_fits_the_weights_that_the_model_has(classifier):

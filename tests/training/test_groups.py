@@ -41,7 +41,7 @@ def test_summaries_decay_though_they_are_thin_and_positions_do_not():
                 assert group["lr"] == 1e-3
     positions = {n: g for n, g in by_parameter(model).items() if n.endswith("position")}
     assert positions
-    assert all(g["lr"] == 0.3 and g["weight_decay"] == 0 for g in positions.values())
+    assert all(g["lr"] == 0.2 and g["weight_decay"] == 0 for g in positions.values())
 
 
 def test_norms_biases_and_gains_do_not_decay():
