@@ -1,7 +1,8 @@
 """Keeps an ablation for the README: `python scripts/publish_ablation.py OUT [OPTIONS OF THE RUN]`, on its machine.
 
 OUT is the folder of `autosample ablate`; the table, its records in brief and the picture go to results/ablation/NAME,
-with the command, the machine and the date. Then: `python scripts/update_readme.py`.
+or results/research/NAME for the grids of configs/research, with the command, the machine and the date. Then:
+`python scripts/update_readme.py`.
 """
 
 import json
@@ -14,18 +15,19 @@ import torch
 
 from autosample.timing import processor
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "ablation"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(out: Path, options: str) -> None:
     """Copy what is to be kept."""
     name = json.loads((out / "results.json").read_text())["name"]
-    folder = RESULTS / name
+    kind = "research" if (ROOT / f"configs/research/{name}.yaml").exists() else "ablation"
+    folder = ROOT / "results" / kind / name
     folder.mkdir(parents=True, exist_ok=True)
     for kept in ("table.md", "results.json", "accuracy.png"):
         shutil.copy(out / kept, folder / kept)
     about = {
-        "command": f"autosample ablate configs/ablation/{name}.yaml {options}".strip(),
+        "command": f"autosample ablate configs/{kind}/{name}.yaml {options}".strip(),
         "hardware": processor() if not torch.cuda.is_available() else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "date": date.today().isoformat(),

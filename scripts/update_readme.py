@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from collect_runs import table
@@ -132,6 +133,33 @@ def runtimes_table() -> str:
     return "\n".join(lines) + f"\n\nonnxruntime {about['onnxruntime']}; " + told(about)
 
 
+def quantised_table() -> str:
+    """What few bits cost in accuracy, after training and with fine-tuning."""
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "quantisation").glob("*.json"))]
+    if not records:
+        return "No records yet: `python scripts/measure_quantisation.py DATA_ROOT results/quantisation` makes them."
+    lines = [
+        "| data | net | seeds | levels | float32 % | lost after training | lost with fine-tuning | bytes |",
+        "|---|---|---:|---|---:|---:|---:|---:|",
+    ]
+    for net in dict.fromkeys(r["net"] for r in records):
+        runs = [r for r in records if r["net"] == net]
+        for n, row in enumerate(runs[0]["rows"]):
+            lost = [100 * (r["float32"] - r["rows"][n]["after"]) for r in runs]
+            fine = [100 * (r["float32"] - r["rows"][n]["tuned"]) for r in runs]
+            bits = f"{row['bits']} bits, {'codebook' if row['method'] == 'codebook' else 'even'}"
+            base = f"{100 * mean(r['float32'] for r in runs):.2f}"
+            sizes = f"{runs[0]['bytes']:,} → {row['bytes']:,}"
+            start = f"| {net} | `{runs[0]['settings']['model']}` | {len(runs)} | {bits} | {base}"
+            lines.append(f"{start} | {spread(lost)} | {spread(fine)} | {sizes} |")
+    return "\n".join(lines) + "\n\nPoints, mean and range; below zero is a gain. " + told(records[0])
+
+
+def spread(values: list[float]) -> str:
+    """Mean and range, as text."""
+    return f"{mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"
+
+
 def reuse_figure() -> str:
     """How the time grows with the size of a layer."""
     path = "results/speed/growth-1t.png"
@@ -167,6 +195,7 @@ PARTS = {
     "reuse:figure": reuse_figure,
     "ablations": ablations,
     "runtimes:table": runtimes_table,
+    "quantised:table": quantised_table,
 }
 
 
