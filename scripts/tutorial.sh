@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a dense net to a small file for another runtime, with the command line alone: prints docs/tutorial.md.
-# DATA_ROOT holds fsdd/recordings/ and cifar10/ or cifar-10-batches-py/. Expected: 15 minutes on two cores.
+# DATA_ROOT holds fsdd/recordings/ and cifar10/ or cifar-10-batches-py/. Expected: 10 minutes on two cores.
 # Usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md}")
@@ -15,7 +15,7 @@ show() { # LINES COMMAND…: the command, and the last lines of what it prints w
   shift
   printf '\n```console\n$ %s\n' "$*"
   said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; return 1; }
-  printf '%s\n' "$said" | grep -vE '━━.*[0-9]+/[0-9]+|^ *(val|train)/acc|^Epoch|^ *$' | tail -n "$lines"
+  printf '%s\n' "$said" | grep -vE 'setup:|━━.*[0-9]+/[0-9]+|^ *(val|train)/acc|^Epoch|^ *$' | tail -n "$lines"
   printf '```\n'
 }
 
@@ -29,10 +29,9 @@ hand_over() { # CONFIG NAME RATIO EPOCHS EPOCHS FILE…: the whole way on one da
   printf '\nStart from its weights, fine-tune; positions become integers on the way:\n'
   show 5 autosample fit --config "$config" --model.model_args.checkpoint_path "$name-dense/model.safetensors" \
     --model.warm_start true --model.ratio "$ratio" --trainer.max_epochs "$more" --name "$name" "${options[@]}"
-  printf '\nQuantise, write a file for onnxruntime, and use both:\n'
+  printf '\nQuantise, write a file for onnxruntime, and use what was saved:\n'
   show 12 autosample quantize "$out/$name/version_0/checkpoints/last.ckpt" --bits 8 --rest fp16 --out "$name-small"
-  show 2 autosample export "$name-small" --format onnx --out "$name.onnx"
-  show 14 autosample export "$name-small" --format onnx-int8 --out "$name-int8.onnx" --compare true
+  show 14 autosample export "$name-small" --format onnx-int8 --out "$name.onnx" --compare true
   show 5 autosample predict "$name-small" "$@"
 }
 
@@ -42,17 +41,17 @@ cat <<'TEXT'
 Warm start, fine-tuning, integers, quantisation, export: the command line alone. Every output below is real;
 `bash scripts/tutorial.sh DATA_ROOT > docs/tutorial.md` writes this page, with `data` for DATA_ROOT.
 TEXT
-printf '%s, %s cores, torch %s, %s.\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)" "$(nproc)" \
+printf '\n%s, %s threads, torch %s, %s.\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)" "$(nproc)" \
   "$(python -c 'import torch; print(torch.__version__)')" "$(date +%F)"
 
 printf '\n## Spoken digits, raw waves\n'
 options=()
-hand_over configs/experiment/spoken_digits.yaml digits 16 12 6 \
+hand_over configs/experiment/spoken_digits.yaml digits 16 8 3 \
   data/fsdd/recordings/{7_jackson_0,3_theo_1,0_lucas_2}.wav
 
 printf '\n## CIFAR-10\n\nA small net of timm and few epochs: this is a walk on a CPU, not a result.\n'
 options=(--config configs/data/cifar10.yaml --model.model test_resnet)
-hand_over configs/experiment/cifar10.yaml cifar 4 4 2 "$(find -L data/cifar10/test -name '*.png' | sort | head -n 1)"
+hand_over configs/experiment/cifar10.yaml cifar 4 2 1 "$(find -L data/cifar10/test -name '*.png' | sort | head -n 1)"
 cat <<'TEXT'
 
 ## In Python

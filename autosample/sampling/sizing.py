@@ -84,10 +84,13 @@ def _strided(spec: Spec, bare: Geometry) -> Geometry:
 
 
 def _with_any_stride(spec: Spec, whole: Geometry) -> Geometry:
-    """The same windows over a summary of the length that the ratio leaves; the rule spreads them evenly."""
+    """The same windows over a summary of the length that the ratio leaves; the rule spreads them evenly.
+
+    Never shorter than at a stride of one: filters at the same place are equal, and a classifier of those is no good.
+    """
     mixing = whole.stored - whole.length * whole.columns
     length = round((whole.dense / (spec.ratio or 1.0) - mixing) / whole.columns)
-    return replace(whole, length=max(length, whole.window + whole.grid))
+    return replace(whole, length=max(length, whole.window + (whole.sampled - 1) * whole.grid))
 
 
 def _with_stride(bare: Geometry, groups: int, stride: int) -> Geometry:
