@@ -63,8 +63,8 @@ def check_size(path: Path, stored: int) -> None:
     if size > _SHARE * stored + _FIXED:
         raise ExportError(
             f"a file may weigh {_SHARE} times what the model stores and {_FIXED:,} bytes, got {size:,} bytes for "
-            f"{stored:,} stored ones: pass int8=True (--format onnx-int8) for a quantised model, or dense=True if dense "
-            "weights are wanted"
+            f"{stored:,} stored ones: pass int8=True (--format onnx-int8) for a quantised model, or dense=True if "
+            "dense weights are wanted"
         )
 
 
