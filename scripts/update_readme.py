@@ -139,20 +139,24 @@ def quantised_table() -> str:
     if not records:
         return "No records yet: `python scripts/measure_quantisation.py DATA_ROOT results/quantisation` makes them."
     lines = [
-        "| data | net | seeds | levels | float32 % | lost after training | lost with fine-tuning | bytes |",
+        "| data | net | seeds | levels | float32 % | points lost after training | with fine-tuning | bytes |",
         "|---|---|---:|---|---:|---:|---:|---:|",
     ]
     for net in dict.fromkeys(r["net"] for r in records):
         runs = [r for r in records if r["net"] == net]
         for n, row in enumerate(runs[0]["rows"]):
             lost = [100 * (r["float32"] - r["rows"][n]["after"]) for r in runs]
-            fine = [100 * (r["float32"] - r["rows"][n]["tuned"]) for r in runs]
+            fine = [100 * (r["float32_tuned"] - r["rows"][n]["tuned"]) for r in runs]
             bits = f"{row['bits']} bits, {'codebook' if row['method'] == 'codebook' else 'even'}"
             base = f"{100 * mean(r['float32'] for r in runs):.2f}"
             sizes = f"{runs[0]['bytes']:,} → {row['bytes']:,}"
             start = f"| {net} | `{runs[0]['settings']['model']}` | {len(runs)} | {bits} | {base}"
             lines.append(f"{start} | {spread(lost)} | {spread(fine)} | {sizes} |")
-    return "\n".join(lines) + "\n\nPoints, mean and range; below zero is a gain. " + told(records[0])
+    return (
+        "\n".join(lines)
+        + "\n\nPoints, mean and range over seeds, against the float32 net after the same training; below zero is a gain. "
+        + told(records[0])
+    )
 
 
 def spread(values: list[float]) -> str:
