@@ -154,7 +154,7 @@ def quantised_table() -> str:
             lines.append(f"{start} | {spread(lost)} | {spread(fine)} | {sizes} |")
     return (
         "\n".join(lines)
-        + "\n\nPoints, mean and range over seeds, against the float32 net after the same training; below zero is a gain. "
+        + "\n\nPoints, mean and range against the float32 net after the same training; below zero is a gain. "
         + told(records[0])
     )
 

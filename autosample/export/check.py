@@ -57,11 +57,15 @@ class Exported:
         return text + "; accuracy {:.2%} eager, {:.2%} in the file".format(*self.accuracy)
 
 
+class OversizeError(ExportError):
+    """A file would be much larger than what the model stores."""
+
+
 def check_size(path: Path, stored: int) -> None:
-    """Raise `ExportError` if a file is not compact."""
+    """Raise `OversizeError` if a file is not compact."""
     size = path.stat().st_size
     if size > _SHARE * stored + _FIXED:
-        raise ExportError(
+        raise OversizeError(
             f"a file may weigh {_SHARE} times what the model stores and {_FIXED:,} bytes, got {size:,} bytes for "
             f"{stored:,} stored ones: pass int8=True (--format onnx-int8) for a quantised model, or dense=True if "
             "dense weights are wanted"
