@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 import autosample
+from autosample.artifact import load_any
 from autosample.cli import main
 from autosample.export import onnx_runner
+from autosample.export.compare import compare_runtimes
 from autosample.models import create
 
 
@@ -74,3 +76,14 @@ def test_export(folder, capsys, tmp_path):
     x = torch.randn(2, 1, 4000)
     expected = autosample.load(folder / "sounds")(x).detach()
     torch.testing.assert_close(onnx_runner(tmp_path / "a.onnx")((x,))[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_comparison_leaves_out_what_is_too_large(folder, capsys, monkeypatch):
+    """A quantised model has no compact form in floating point: its other files are compared all the same."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("autosample.export.check._FIXED", 7_000)
+    model, _ = load_any(folder / "images")
+    autosample.quantize_(model, 8)
+    compared = compare_runtimes(model, torch.randn(1, 1, 8, 8), rounds=2, budget=0.1)
+    assert "onnx int8" in compared.sides
+    assert "onnx" not in compared.sides
