@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The table of MNIST on 784-1000-10; DATA_ROOT holds MNIST/raw/*-ubyte.
-# Expected: 51 runs of 60 epochs, about 7 core-hours (8 s an epoch on one core of a 2.5 GHz Xeon); halved by --jobs 2.
+# Expected: 51 runs of 10 epochs, about an hour on one core of an AMD EPYC (5 to 10 s an epoch); halved by --jobs 2.
 # Usage: scripts/reproduce_mnist.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_mnist.sh DATA_ROOT [options of autosample ablate]}")

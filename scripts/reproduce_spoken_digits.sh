@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The table of spoken digits (raw audio); DATA_ROOT holds fsdd/recordings/.
-# Expected: 75 runs of 16 epochs, about 5 core-hours (15 s an epoch on one core of a 2.5 GHz Xeon); halved by --jobs 2.
+# Expected: 75 runs of 8 epochs, about 2 core-hours on an AMD EPYC (5 to 16 s an epoch; 9 of the runs have been made);
+# halved by --jobs 2.
 # Usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [options of autosample ablate]}")
