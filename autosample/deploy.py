@@ -23,7 +23,7 @@ from autosample.nn.execution import is_plain, layer_frame, layer_task, reusable
 from autosample.progress import tracked
 from autosample.reuse.layer import WindowConv
 from autosample.reuse.parts import ConvInParts, in_parts
-from autosample.reuse.planner import MARGIN, Plan, choose, remembered, signature
+from autosample.reuse.planner import MARGIN, Plan, choose
 from autosample.timing import time_in_turn
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -280,22 +280,8 @@ def _fastest(
         return sides[0][:2]
     args = arguments(example)
     device = next((t.device for t in tree_leaves(args) if isinstance(t, Tensor)), None)
-    names = [str(n) for n in range(len(sides))]
-
-    def measure() -> dict[str, float]:
-        taken = time_in_turn([lambda m=m: m(*args) for m, _, _ in sides], rounds=9, device=device)
-        return {name: t.median for name, t in zip(names, taken, strict=True)}
-
-    shapes = [(tuple(t.shape), t.dtype) if isinstance(t, Tensor) else repr(t) for t in tree_leaves(args)]
-    forms = [(type(model).__qualname__, repr(model)) for model, _, _ in sides]
-    taken = remembered(
-        signature(
-            device or torch.device("cpu"), expected[0].dtype if expected else torch.float32, "whole", shapes, forms
-        ),
-        names,
-        measure,
-    )
-    counted = [taken[name] * favour for name, (_, _, favour) in zip(names, sides, strict=True)]
+    taken = time_in_turn([lambda m=m: m(*args) for m, _, _ in sides], rounds=9, device=device)
+    counted = [t.median * favour for t, (_, _, favour) in zip(taken, sides, strict=True)]
     return sides[counted.index(min(counted))][:2]
 
 

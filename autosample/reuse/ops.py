@@ -159,7 +159,7 @@ class _Shifted(torch.autograd.Function):
         first, second, *others = _terms(whole, step)
         total = first + second
         for term in others:
-            total += term
+            total.add_(term)
         return total
 
     @staticmethod
@@ -202,7 +202,7 @@ def select(
     per_group, ones = rows.long().unflatten(0, (sums.shape[1], -1)), [1] * (sums.dim() - 4)
     total = None
     for g in range(rows.shape[1]):
-        picked = torch.cat([sums[:, h, g].index_select(1, each[:, g]) for h, each in enumerate(per_group)], 1)
+        picked = torch.cat([sums[:, h, g].index_select(1, per_group[h][:, g]) for h in range(sums.shape[1])], 1)
         if factors is not None:
             picked = picked * factors[:, min(g, factors.shape[1] - 1)].to(picked.dtype).view(-1, *ones)
         total = picked if total is None else total + picked

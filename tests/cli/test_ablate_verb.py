@@ -26,6 +26,11 @@ def test_grids_of_the_project(path):
     assert path.stem == "quick" or f"configs/ablation/{path.name}" in script.read_text()
 
 
+def test_grids_of_the_research_log():
+    for path in (GRIDS[0].parents[1] / "research").glob("*.yaml"):
+        assert read_grid(path, holdout=0.2, test=False).compare == "random"
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [

@@ -10,6 +10,7 @@ import autosample
 from autosample.artifact import load_any
 from autosample.cli import main
 from autosample.export import onnx_runner
+from autosample.export.check import OversizeError
 from autosample.export.compare import compare_runtimes
 from autosample.models import create
 
@@ -81,7 +82,12 @@ def test_export(folder, capsys, tmp_path):
 def test_a_comparison_leaves_out_what_is_too_large(folder, capsys, monkeypatch):
     """A quantised model has no compact form in floating point: its other files are compared all the same."""
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("autosample.export.check._FIXED", 7_000)
+
+    def refuse(path, stored):
+        if "int8" not in str(path):
+            raise OversizeError("too large")
+
+    monkeypatch.setattr("autosample.export.write.check_size", refuse)
     model, _ = load_any(folder / "images")
     autosample.quantize_(model, 8)
     compared = compare_runtimes(model, torch.randn(1, 1, 8, 8), rounds=2, budget=0.1)
