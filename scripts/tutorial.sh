@@ -51,7 +51,7 @@ options=()
 hand_over configs/experiment/spoken_digits.yaml digits 16 6 2 \
   data/fsdd/recordings/{7_jackson_0,3_theo_1,0_lucas_2}.wav
 
-printf '\n## CIFAR-10\n\nA small net of timm and few epochs: this is a walk on a CPU, not a result. (It is not exported: an ONNX file keeps\npositions as 32-bit numbers, and for so small a net would be twice what is stored, which `export` refuses.)\n'
+printf '\n## CIFAR-10\n\nA small net of timm and few epochs: this is a walk on a CPU, not a result. (It is not exported: the operators\nthat unpack the positions of its many small layers weigh nearly as much as what is stored, and `export` refuses that.)\n'
 options=(--config configs/data/cifar10.yaml --model.model test_resnet)
 hand_over configs/experiment/cifar10.yaml cifar 4 1 1 "$(find -L data/cifar10/test -name '*.png' | sort | head -n 1)"
 cat <<'TEXT'
