@@ -1,5 +1,6 @@
 """The verbs of the command line about saved models."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -37,8 +38,10 @@ def quantize(
     if out is None:
         raise ArtifactError("quantize needs a folder to save to, got none: pass --out DIR")
     model, config = load_any(path)
-    before = {f"{name}, before quantising": value for name, value in config.facts.get("metrics", {}).items()}
-    config = replace(config, facts={**config.facts, "metrics": before, "quantised": f"{method}, {bits} bits"})
+    facts = {**config.facts, "quantised": f"{method}, {bits} bits"}
+    if "quantised" not in config.facts and isinstance(config.facts.get("metrics"), Mapping):
+        facts["metrics"] = {f"{name}, before quantising": value for name, value in config.facts["metrics"].items()}
+    config = replace(config, facts=facts)
     print(quantize_(model, bits, method=method, layers=layers, gains=gains, rest=rest))
     saved = save(model, out, config=config, compression=compression)
     assert saved.tensors is not None

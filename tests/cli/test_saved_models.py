@@ -21,6 +21,7 @@ def test_from_a_run_to_a_quantised_model_and_its_card(autosample, trained, tmp_p
     code, out, err = autosample("quantize", tmp_path / "a", "--layers=all", "--rest=fp16", "--out", tmp_path / "b")
     assert (code, err) == (0, "")
     assert load_any(tmp_path / "b")[1].class_names == config.class_names
+    assert list(load_any(tmp_path / "b")[1].facts["metrics"]) == ["validation accuracy, before quantising"]
     (tmp_path / "b/README.md").unlink()
     code, card, err = autosample("card", tmp_path / "b", "--write=true")
     assert (code, err) == (0, "")
