@@ -161,10 +161,13 @@ def _free(spec: Spec, bare: Geometry) -> Geometry:
 
 
 def _default_windows(spec: Spec, bare: Geometry) -> int:
-    learned = spec.rule in ("interpolated", "categorical")
-    if bare.layout == "flat" and learned and spec.start == "strided":
+    if bare.layout == "flat" and _learns_from_strided(spec):
         return 1  # like FSNet: windows of one filter that start alike would only repeat one another
     return _DEFAULT_WINDOWS[kind_of(bare.kernel)]
+
+
+def _learns_from_strided(spec: Spec) -> bool:
+    return spec.rule in ("interpolated", "categorical") and spec.start == "strided"
 
 
 def _budget(spec: Spec, cut: Geometry) -> int:
@@ -189,8 +192,18 @@ def _with_budget(spec: Spec, bare: Geometry, groups: int) -> Geometry:
     length = _budget(spec, cut)
     if spec.grid == 0:
         length = max(round(length / grid), 1) * grid
-    least = cut.window + (grid if spec.rule != "strided" else 0)
+    least = cut.window + _room(spec, cut) * grid
     return replace(cut, grid=grid, length=max(length, least))
+
+
+def _room(spec: Spec, cut: Geometry) -> int:
+    """Steps of the grid that windows need beyond the first place.
+
+    Filters of one window each are equal where they start at the same place, so an even start gets a place for each.
+    """
+    if cut.windows == 1 and _learns_from_strided(spec):
+        return cut.sampled - 1
+    return 1 if spec.rule != "strided" else 0
 
 
 def _too_many_positions(spec: Spec, planned: Geometry) -> bool:

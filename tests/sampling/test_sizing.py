@@ -1,9 +1,11 @@
 """Sizes in closed form, and the one dial `ratio`."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
+import autosample
 from autosample import PRESETS, AutosampleError, spec
 from autosample.sampling import plan_geometry
 
@@ -43,7 +45,8 @@ def test_the_asked_ratio_is_met(preset, ratio, shape):
         most = geometry.dense / ((geometry.window + steps) * geometry.columns)
         assert abs(math.log(geometry.ratio / ratio)) <= max(0.06, one_step) or geometry.ratio == pytest.approx(most)
     else:
-        smallest = geometry.dense / ((geometry.window + geometry.grid) * geometry.columns)
+        steps = geometry.filters - 1 if preset == "dfsnet" else 1
+        smallest = geometry.dense / ((geometry.window + steps * geometry.grid) * geometry.columns)
         assert geometry.ratio == pytest.approx(min(ratio, smallest), rel=0.01)
 
 
@@ -57,6 +60,15 @@ def test_every_geometry_is_consistent(preset, shape, ratio):
     assert g.limit + g.window <= g.length
     assert g.windows * g.window * g.columns >= math.prod(shape[1:])
     assert (g.windows - 1) * g.window * g.columns < math.prod(shape[1:])  # no window is all crop
+
+
+@pytest.mark.parametrize(
+    "given", [spec("fsnet"), spec("fsnet", strides="any"), spec("dfsnet"), spec("autosample", windows=1)], ids=str
+)
+def test_filters_of_one_window_each_start_apart_at_any_ratio(given):
+    layer = autosample.nn.SummaryLinear(1000, 10, spec=replace(given, ratio=1000))
+    assert layer.geometry.windows == 1  # a classifier whose classes share a filter cannot tell them apart
+    assert len(layer.offsets.hardened()().unique()) == 10
 
 
 def test_a_size_is_needed():
