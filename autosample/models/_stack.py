@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autosample.errors import DataError
 from autosample.models._net import StackHead, StagedNet, scaled
+from autosample.reuse import norm_pool
 
 __all__ = ["ConvStack", "ConvStage", "Row", "StackCfg", "min_input"]
 
@@ -121,6 +122,8 @@ class ConvStage(nn.Module):
         x = self.conv(x)
         if self.act_first:
             return self.pool(self.norm(self.act(x)))
+        if norm_pool.fits(x, self.norm, self.pool, self.act):
+            return norm_pool.norm_pool_relu(x, cast(Any, self.norm), cast(Any, self.pool))
         return self.act(self.pool(self.norm(x)))  # ReLU and max-pool commute, and the pool leaves less to do
 
 

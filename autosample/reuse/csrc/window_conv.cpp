@@ -11,10 +11,6 @@
 //
 // Positions u run over the flattened output map; `width` is the length of a row of it with its padding.
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -27,6 +23,7 @@
 
 #include "adjoint.h"
 #include "narrow.h"
+#include "pages.h"
 #include "segments.h"
 #include "select.h"
 #include "tile.h"
@@ -124,16 +121,6 @@ Selection check(const Program& p, const at::Tensor& input, const at::Tensor& ban
     s.factors = factors->const_data_ptr<float>(), s.factor_count = factors->size(1);
   }
   return s;
-}
-
-// Large outputs are mostly fresh memory: with large pages the system is asked for it 512 times less often.
-void want_large_pages(const at::Tensor& y) {
-#ifdef __linux__
-  constexpr uintptr_t kPage = 1 << 21;
-  const auto begin = reinterpret_cast<uintptr_t>(y.data_ptr());
-  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = (begin + y.nbytes()) / kPage * kPage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
 }
 
 at::Tensor window_conv(const at::Tensor& x, const at::Tensor& bank, const at::Tensor& rows,
