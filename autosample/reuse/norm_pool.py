@@ -57,8 +57,8 @@ def norm_pool_relu(x: Float[Tensor, "b c t"], norm: nn.BatchNorm1d, pool: nn.Max
     count, state = x.numel() // x.shape[1], cast(Any, norm)
     with torch.no_grad():
         state.num_batches_tracked.add_(1)
-        state.running_mean.lerp_(mean, state.momentum)
-        state.running_var.lerp_(variance * (count / (count - 1)), state.momentum)
+        state.running_mean.lerp_(mean.to(state.running_mean.dtype), state.momentum)
+        state.running_var.lerp_((variance * (count / (count - 1))).to(state.running_var.dtype), state.momentum)
     return y
 
 

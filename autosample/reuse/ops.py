@@ -14,8 +14,8 @@ from torch import Tensor
 from autosample.reuse.schedule import Frame, Pass, Schedule, Vector
 from autosample.reuse.task import Task
 
-# Numbers between input and output that a tile may have: a megabyte, and half where groups of them are added up.
-_TILE = 1 << 18
+# Numbers between input and output that a tile may have: three quarters of a megabyte.
+_TILE = 3 << 16
 
 
 def convolve(
@@ -58,22 +58,26 @@ def convolve_in_tiles(
     """`convolve` for inference: examples and pieces of the first axis one after the other, so that what lies between
     input and output stays small, in memory and in cache."""
     out = frame.out(x.shape[2:])
-    numbers = task.groups * task.blocks * task.segments * math.prod(out[1:]) * math.prod(frame.stride)
-    tile = _TILE if task.rows.shape[1] == 1 else _TILE // 2
-    length = max(tile // max(numbers, 1), 8)
+    added = 2 * task.filters if task.rows.shape[1] > 1 else 0  # outputs so far, and what a group adds to them
+    numbers = (task.groups * task.blocks * task.segments * math.prod(frame.stride) + added) * math.prod(out[1:])
+    length = max(_TILE // max(numbers, 1), 8)
     if x.shape[0] * out[0] <= length or min(out) < 1:
         return convolve(x, bank, factors, task, frame)
-    if any(any(pair) for pair in frame.padding):
-        x = F.pad(x, [n for pair in reversed(frame.padding) for n in pair])
-        frame = replace(frame, padding=((0, 0),) * len(frame.padding))
     reach, stride = frame.dilation[0] * (frame.kernel[0] - 1) + 1, frame.stride[0]
     y = x.new_empty(x.shape[0], task.filters, *out)
     batch = max(length // out[0], 1)  # several small maps at once, or pieces of a large one
-    for first in range(0, x.shape[0], batch):
-        for start in range(0, out[0], length):
-            count = min(length, out[0] - start)
-            part = x[first : first + batch].narrow(2, start * stride, (count - 1) * stride + reach)
-            y[first : first + batch].narrow(2, start, count).copy_(convolve(part, bank, factors, task, frame))
+    for start in range(0, out[0], length):
+        count = min(length, out[0] - start)
+        begin = start * stride - frame.padding[0][0]
+        end = begin + (count - 1) * stride + reach
+        first = min(max(begin, 0), x.shape[2])
+        last = max(min(end, x.shape[2]), first)  # the rest of a piece is padding
+        before = min(max(-begin, 0), end - begin)
+        after = end - begin - (last - first) - before
+        piece = replace(frame, padding=((before, after), *frame.padding[1:]))
+        for example in range(0, x.shape[0], batch):
+            part = x[example : example + batch].narrow(2, first, last - first)
+            y[example : example + batch].narrow(2, start, count).copy_(convolve(part, bank, factors, task, piece))
     return y
 
 
@@ -202,10 +206,11 @@ def select(
     per_group, ones = rows.long().unflatten(0, (sums.shape[1], -1)), [1] * (sums.dim() - 4)
     total = None
     for g in range(rows.shape[1]):
-        picked = torch.cat([sums[:, h, g].index_select(1, per_group[h][:, g]) for h in range(sums.shape[1])], 1)
+        picked = [sums[:, h, g].index_select(1, per_group[h][:, g]) for h in range(sums.shape[1])]
+        picked = picked[0] if len(picked) == 1 else torch.cat(picked, 1)
         if factors is not None:
             picked = picked * factors[:, min(g, factors.shape[1] - 1)].to(picked.dtype).view(-1, *ones)
-        total = picked if total is None else total + picked
+        total = picked if total is None else total.add_(picked)
     assert total is not None
     return total
 

@@ -23,9 +23,16 @@ def test_no_plan_takes_a_quarter_more_than_dense(work: Workload, fuse: bool) -> 
     layer = face(**work.layer, bias=False, spec=autosample.spec(dict(work.summary))).eval().requires_grad_(False)
     x = torch.randn(work.batch, *work.input)
     layer.harden_()
-    dense, why = peak_memory(Side("dense", to_dense_(copy.deepcopy(layer)), (x,)), 1)
-    if dense is None:
-        pytest.skip(why)
-    taken, _ = peak_memory(Side("deployed", autosample.deploy(layer, x, fuse=fuse), (x,)), 1)
-    assert taken is not None
-    assert taken <= 1.25 * dense
+    dense = usual_peak(Side("dense", to_dense_(copy.deepcopy(layer)), (x,)))
+    assert usual_peak(Side("deployed", autosample.deploy(layer, x, fuse=fuse), (x,))) <= 1.25 * dense
+
+
+def usual_peak(side: Side) -> int:
+    """The median of three: what the allocator does with freed memory differs from process to process."""
+    peaks = []
+    for _ in range(3):
+        peak, why = peak_memory(side, 1)
+        if peak is None:
+            pytest.skip(why)
+        peaks.append(peak)
+    return sorted(peaks)[1]

@@ -33,7 +33,7 @@ def by_us(x: Tensor, grad: Tensor, norm: nn.BatchNorm1d, pool: nn.MaxPool1d) -> 
     return norm, [y.detach(), *torch.autograd.grad(y, (x, norm.weight, norm.bias), grad)]
 
 
-def error(got: Tensor, wanted: Tensor, least: float = 1e-30) -> float:
+def error(got: Tensor, wanted: Tensor, least: float = 0.1) -> float:
     return float((got - wanted).abs().max() / wanted.abs().max().clamp(min=least))
 
 
@@ -55,8 +55,12 @@ def test_it_is_norm_pool_and_relu(batch, channels, length, pool, mean):
     moved, results = by_us(x, grad, norm, pools)
     exact, wanted = by_torch(x.double(), grad, norm, pools)
     _, torch_s = by_torch(x, grad, norm, pools)
-    usual = (grad.numel() / channels) ** 0.5  # of a sum over a channel: it may cancel, but its terms are rounded
-    for got, right, plain, least in zip(results, wanted, torch_s, (1e-30, 1e-30, usual, usual), strict=True):
+    # gradients are sums that may cancel, but their terms are rounded: errors are measured by these
+    steepest = float(
+        (norm.weight.detach().abs() / (x.var((0, 2), correction=0) + norm.eps).sqrt()).max() * grad.abs().max()
+    )
+    many = (grad.numel() / channels) ** 0.5
+    for got, right, plain, least in zip(results, wanted, torch_s, (0.1, steepest, many, many), strict=True):
         assert error(got, right, least) <= max(2e-6, 2 * error(plain, right, least))
     for name in ("running_mean", "running_var"):
         assert torch.allclose(getattr(moved, name), getattr(exact, name).float(), rtol=1e-5, atol=1e-6)

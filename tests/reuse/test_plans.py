@@ -6,6 +6,7 @@ from convolutions import Case, cases, make_case, relative_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import autosample
 from autosample.nn import SummaryConv1d, SummaryConv2d
 from autosample.reuse import fused, ops
 from autosample.reuse.planner import variants
@@ -36,17 +37,27 @@ def test_operators_equal_dense(case: Case) -> None:
         assert relative_error(got, expected) < 1e-6
 
 
-@settings(often, max_examples=60)
-@given(cases(), st.sampled_from([1, 500, 4000]))
-def test_tiles_equal_the_whole(case: Case, tile: int) -> None:
-    expected, before = case.dense(), ops._TILE
+def run_in_tiles(case: Case, tile: int) -> torch.Tensor:
+    before = ops._TILE
     try:
         ops._TILE = tile
         with torch.no_grad():
-            got = ops.convolve_in_tiles(case.x, case.bank, case.layer._factors(), case.task, case.frame)
+            return ops.convolve_in_tiles(case.x, case.bank, case.layer._factors(), case.task, case.frame)
     finally:
         ops._TILE = before
-    assert relative_error(got, expected) < 1e-6
+
+
+@settings(often, max_examples=60)
+@given(cases(), st.sampled_from([1, 500, 4000]))
+def test_tiles_equal_the_whole(case: Case, tile: int) -> None:
+    assert relative_error(run_in_tiles(case, tile), case.dense()) < 1e-6
+
+
+@pytest.mark.parametrize("preset", ["wsnet", "random"])
+def test_tiles_that_are_all_padding_equal_the_whole(preset: str) -> None:
+    layer = SummaryConv1d(4, 8, 5, padding=40, bias=False, spec=autosample.spec(preset, ratio=4))
+    case = make_case(layer, torch.randn(2, 4, 30))
+    assert relative_error(run_in_tiles(case, 1), case.dense()) < 1e-6
 
 
 @needs_kernel

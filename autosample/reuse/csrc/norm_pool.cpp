@@ -46,14 +46,15 @@ inline float total(Vec v) {
 
 Moments moments(const float* x, int64_t count) {
   if (count == 0) return {};
+  const float first = x[0];  // sums of differences from it stay small where the mean is large
   Vec sums[4] = {};
   int64_t i = 0;
   for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
-    for (int k = 0; k < 4; ++k) sums[k] += load(x + i + k * kLanes);
+    for (int k = 0; k < 4; ++k) sums[k] += load(x + i + k * kLanes) - first;
   }
   double sum = total((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  for (; i < count; ++i) sum += x[i];
-  const float mean = static_cast<float>(sum / count);
+  for (; i < count; ++i) sum += x[i] - first;
+  const float mean = static_cast<float>(first + sum / count);
   Vec squares[4] = {};
   for (i = 0; i + 4 * kLanes <= count; i += 4 * kLanes) {
     for (int k = 0; k < 4; ++k) {
@@ -63,8 +64,8 @@ Moments moments(const float* x, int64_t count) {
   }
   double square = total((squares[0] + squares[1]) + (squares[2] + squares[3]));
   for (; i < count; ++i) square += static_cast<double>(x[i] - mean) * (x[i] - mean);
-  const double apart = sum / count - mean;
-  return {static_cast<double>(count), sum / count, square - count * apart * apart};
+  const double apart = first + sum / count - mean;
+  return {static_cast<double>(count), first + sum / count, square - count * apart * apart};
 }
 
 // The largest of each window (the smallest where `sign` is −1) and its place, the first one among equals.
@@ -123,21 +124,27 @@ void check(const at::Tensor& x, int64_t pool) {
               "norm_pool: a contiguous float batch of signals, and a pool of 1 to 256 samples within it, are needed");
 }
 
-void check(const at::Tensor& values, int64_t channels, const char* name) {
-  TORCH_CHECK(values.is_contiguous() && values.scalar_type() == at::kFloat && values.numel() == channels,
-              "norm_pool: ", name, " must be a float for each channel");
+void check(const at::Tensor& values, int64_t channels, at::ScalarType type, const char* name) {
+  TORCH_CHECK(values.is_contiguous() && values.scalar_type() == type && values.numel() == channels, "norm_pool: ", name,
+              " must be a number of ", type, " for each channel");
 }
+
+// A number as the sum of two floats: x − mean loses nothing then.
+struct Exact {
+  float high, low;
+  explicit Exact(double value) : high(static_cast<float>(value)), low(static_cast<float>(value - high)) {}
+};
 
 using Forward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-// Output, extremes and their places, and mean and (biased) variance of each channel.
+// Output, extremes and their places, and mean and (biased) variance of each channel, in double precision.
 Forward norm_pool(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps, int64_t pool) {
   check(x, pool);
   const int64_t batch = x.size(0), channels = x.size(1), length = x.size(2), windows = length / pool;
-  check(weight, channels, "the weight"), check(bias, channels, "the bias");
+  check(weight, channels, at::kFloat, "the weight"), check(bias, channels, at::kFloat, "the bias");
   at::Tensor y = at::empty({batch, channels, windows}, x.options()), extreme = at::empty_like(y);
   at::Tensor place = at::empty({batch, channels, windows}, x.options().dtype(at::kByte));
-  at::Tensor mean = at::empty({channels}, x.options()), variance = at::empty_like(mean);
+  at::Tensor mean = at::empty({channels}, x.options().dtype(at::kDouble)), variance = at::empty_like(mean);
   const float *from = x.const_data_ptr<float>(), *factor = weight.const_data_ptr<float>();
   const float* shift = bias.const_data_ptr<float>();
   float *to = y.mutable_data_ptr<float>(), *peak = extreme.mutable_data_ptr<float>();
@@ -149,20 +156,19 @@ Forward norm_pool(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
       rows[r] = row_forward(from + r * length, length, pool, sign, peak + r * windows, at + r * windows);
     }
   });
-  std::vector<float> slope(channels);
+  double *middle = mean.mutable_data_ptr<double>(), *spread = variance.mutable_data_ptr<double>();
   for (int64_t c = 0; c < channels; ++c) {  // always in this order, so that results do not depend on threads
     Moments sum;
     for (int64_t b = 0; b < batch; ++b) sum.add(rows[b * channels + c]);
-    mean.mutable_data_ptr<float>()[c] = static_cast<float>(sum.mean);
-    variance.mutable_data_ptr<float>()[c] = static_cast<float>(sum.squares / sum.count);
-    slope[c] = static_cast<float>(factor[c] / std::sqrt(sum.squares / sum.count + eps));
+    middle[c] = sum.mean, spread[c] = sum.squares / sum.count;
   }
-  const float* middle = mean.const_data_ptr<float>();
   at::parallel_for(0, batch * channels, 1 + kBlock / windows, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t c = r % channels;
+      const Exact m(middle[c]);
+      const float slope = static_cast<float>(factor[c] / std::sqrt(spread[c] + eps)), level = shift[c] - m.low * slope;
       for (int64_t w = r * windows; w < (r + 1) * windows; ++w) {
-        const float value = (peak[w] - middle[c]) * slope[c] + shift[c];
+        const float value = (peak[w] - m.high) * slope + level;
         to[w] = value < 0 ? 0 : value;  // a NaN stays
       }
     }
@@ -171,7 +177,7 @@ Forward norm_pool(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 }
 
 // Σ g and Σ g·(x − μ) of a row; `g` is the gradient before the ReLU.
-std::pair<double, double> row_sums(const float* grad, const float* y, const float* extreme, int64_t count, float mean) {
+std::pair<double, double> row_sums(const float* grad, const float* y, const float* extreme, int64_t count, Exact mean) {
   double sum = 0, product = 0;
   for (int64_t start = 0; start < count; start += kBlock) {
     float s = 0, p = 0;
@@ -179,16 +185,18 @@ std::pair<double, double> row_sums(const float* grad, const float* y, const floa
 #pragma omp simd reduction(+ : s, p)
     for (int64_t w = start; w < end; ++w) {
       const float g = y[w] <= 0 ? 0 : grad[w];
-      s += g, p += g * (extreme[w] - mean);
+      s += g, p += g * (extreme[w] - mean.high);
     }
     sum += s, product += p;
   }
-  return {sum, product};
+  return {sum, product - sum * mean.low};
 }
 
 // The gradient of a channel's samples: tilt·(x − mean) + level, and slope·g at the extremes.
 struct Line {
-  float slope, level, tilt, mean;
+  float slope, tilt, mean, level;
+  Line(double slope, double level, double tilt, double mean)
+      : slope(slope), tilt(tilt), mean(mean), level(level - tilt * (mean - this->mean)) {}
 };
 
 void row_backward(const Line& line, const float* x, int64_t length, int64_t pool, const float* grad, const float* y,
@@ -209,40 +217,41 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_pool_backward(
     const at::Tensor& mean, const at::Tensor& variance, const at::Tensor& weight, double eps, int64_t pool) {
   check(x, pool);
   const int64_t batch = x.size(0), channels = x.size(1), length = x.size(2), windows = length / pool;
-  check(weight, channels, "the weight"), check(mean, channels, "the mean"), check(variance, channels, "the variance");
+  check(weight, channels, at::kFloat, "the weight"), check(mean, channels, at::kDouble, "the mean");
+  check(variance, channels, at::kDouble, "the variance");
   for (const at::Tensor* t : {&grad, &y, &extreme, &place}) {
     TORCH_CHECK(t->is_contiguous() && t->numel() == batch * channels * windows &&
                     t->scalar_type() == (t == &place ? at::kByte : at::kFloat),
                 "norm_pool_backward: what the pool left does not fit the input");
   }
   const float *from = x.const_data_ptr<float>(), *out = y.const_data_ptr<float>(), *up = grad.const_data_ptr<float>();
-  const float *peak = extreme.const_data_ptr<float>(), *middle = mean.const_data_ptr<float>();
+  const float* peak = extreme.const_data_ptr<float>();
+  const double *middle = mean.const_data_ptr<double>(), *spread = variance.const_data_ptr<double>();
   const uint8_t* at = place.const_data_ptr<uint8_t>();
   std::vector<std::pair<double, double>> rows(batch * channels);
   at::parallel_for(0, batch * channels, 1 + kBlock / windows, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t w = r * windows;
-      rows[r] = row_sums(up + w, out + w, peak + w, windows, middle[r % channels]);
+      rows[r] = row_sums(up + w, out + w, peak + w, windows, Exact(middle[r % channels]));
     }
   });
   at::Tensor d_x = at::empty_like(x), d_weight = at::empty_like(weight), d_bias = at::empty_like(weight);
   want_large_pages(d_x);
-  std::vector<float> slope(channels), level(channels), tilt(channels);
+  std::vector<Line> lines;
   for (int64_t c = 0; c < channels; ++c) {
     double sum = 0, product = 0;
     for (int64_t b = 0; b < batch; ++b) sum += rows[b * channels + c].first, product += rows[b * channels + c].second;
-    const double scale = 1 / std::sqrt(variance.const_data_ptr<float>()[c] + eps), n = double(batch) * length;
+    const double scale = 1 / std::sqrt(spread[c] + eps), n = double(batch) * length;
     const double a = weight.const_data_ptr<float>()[c] * scale;
     d_weight.mutable_data_ptr<float>()[c] = static_cast<float>(product * scale);
     d_bias.mutable_data_ptr<float>()[c] = static_cast<float>(sum);
-    slope[c] = a, level[c] = -a * sum / n, tilt[c] = -a * scale * scale * product / n;
+    lines.emplace_back(a, -a * sum / n, -a * scale * scale * product / n, middle[c]);
   }
   float* to = d_x.mutable_data_ptr<float>();
   at::parallel_for(0, batch * channels, 1 + kBlock / length, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const int64_t c = r % channels, w = r * windows;
-      const Line line{slope[c], level[c], tilt[c], middle[c]};
-      row_backward(line, from + r * length, length, pool, up + w, out + w, at + w, to + r * length);
+      const int64_t w = r * windows;
+      row_backward(lines[r % channels], from + r * length, length, pool, up + w, out + w, at + w, to + r * length);
     }
   });
   return {d_x, d_weight, d_bias};
