@@ -59,6 +59,8 @@ def to_onnx(model: nn.Module, args: tuple, *, opset: int, dynamic: tuple[Any, ..
         ) from error
     graph = program.model.graph
     _join(graph)
+    _merge_reshapes(graph)
+    _leave_out_defaults(graph)
     _name(graph)
     program.model.producer_name, program.model.producer_version = "autosample", _version()
     return program.model
@@ -118,14 +120,53 @@ def _join(graph: Any) -> None:
 
 
 def _axes(node: Any) -> list[int] | None:
+    """The constant that a node has for its second input: axes, or a shape."""
     value = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     return None if value is None else value.numpy().reshape(-1).tolist()
 
 
+def _merge_reshapes(graph: Any) -> None:
+    """Of two reshapes in a row the second one says it all, unless it takes sizes over from the first."""
+    for node in list(graph):
+        before = node.inputs[0].producer() if node.op_type == "Reshape" else None
+        if before is None or before.op_type != "Reshape" or 0 in (_axes(node) or [0]):
+            continue
+        node.replace_input_with(0, before.inputs[0])
+        if not before.outputs[0].uses() and not before.outputs[0].is_graph_output():
+            graph.remove(before, safe=True)
+
+
+# What the standard takes where nothing is said; torch's exporter says it all the same.
+_DEFAULTS = {
+    "Reshape": {"allowzero": 0},
+    "ReduceSum": {"noop_with_empty_axes": 0, "keepdims": 1},
+    "ReduceMean": {"noop_with_empty_axes": 0, "keepdims": 1},
+    "Conv": {"auto_pad": "NOTSET", "group": 1, "dilations": 1, "strides": 1, "pads": 0},
+    "MaxPool": {"auto_pad": "NOTSET", "ceil_mode": 0, "storage_order": 0, "dilations": 1, "strides": 1, "pads": 0},
+    "AveragePool": {"auto_pad": "NOTSET", "ceil_mode": 0, "count_include_pad": 0, "strides": 1, "pads": 0},
+    "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0},
+    "Gather": {"axis": 0},
+}
+
+
+def _leave_out_defaults(graph: Any) -> None:
+    """Take out attributes that say what holds anyway."""
+    for node in graph:
+        for name, default in _DEFAULTS.get(node.op_type, {}).items():
+            attribute = node.attributes.get(name)
+            if attribute is None:
+                continue
+            value = attribute.value
+            if all(v == default for v in value) if isinstance(value, list | tuple) else value == default:
+                del node.attributes[name]
+
+
 def _name(graph: Any) -> None:
-    """Name nodes and what they give after the module they come from, and stored tensors as in the model."""
+    """Name nodes after the module they come from, stored tensors as in the model, and what nodes give by number."""
     count: Counter[str] = Counter()
     outputs = {id(value) for value in graph.outputs}
+    graph.metadata_props.clear()
+    given = 0
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))
         scope = next((s for s in reversed(scopes[:-1]) if s), "").replace(".sampled", "")
@@ -134,13 +175,14 @@ def _name(graph: Any) -> None:
         node.name = stem if count[stem] == 1 else f"{stem}_{count[stem]}"
         node.metadata_props.clear()
         node.doc_string = None
-        for i, value in enumerate(node.outputs):
+        for value in node.outputs:
             value.metadata_props.clear()
             if id(value) not in outputs:
                 value.shape = value.type = None  # a line each in the file; runtimes find them out
-                value.name = f"{node.name}:{i}" if i else f"{node.name}:out"
+                value.name, given = f"t{given}", given + 1
     for i, value in enumerate(list(graph.initializers.values())):
         value.metadata_props.clear()
+        value.shape = value.type = None  # their tensors say it
         known = "." in value.name and not value.name.startswith("val_")
         value.name = value.name.replace(".sampled", "") if known else f"constant_{i}"
     for i, value in enumerate(graph.outputs):

@@ -74,6 +74,8 @@ def kept(owner: nn.Module, name: str) -> Tensor | None:
 
 def unpacked(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tensor, "count"]:
     """As `sampling.packing.unpack`, in a dozen operators and without shifts, of which exporters make many."""
+    if bits == 8:
+        return packed.long()
     places = torch.tensor([1 << i for i in range(8)], dtype=torch.int32)
     stream = (packed.int()[:, None] & places) != 0
     values = stream.reshape(-1)[: count * bits].view(count, bits)

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from conftest import small_net
 from torch import nn
@@ -110,6 +111,16 @@ def test_quantised_models_stay_small_and_exact(method, kind, tmp_path):
     done = autosample.export_onnx(model, tmp_path / "model.onnx", x)
     assert done.error <= TOLERANCE
     assert any(name.endswith("summary_codes") for name in parts(done.path)[1])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_net_of_many_small_layers_stays_compact_when_quantised(bits, tmp_path):
+    model = timm.create_model("test_resnet", num_classes=10)  # its operators weigh as much as its numbers
+    autosample.convert_(model, "autosample", ratio=8)
+    autosample.quantize_(model, bits, rest="fp16")
+    done = autosample.export_onnx(model, tmp_path / "model.onnx", torch.randn(1, 3, 32, 32))
+    assert done.error <= TOLERANCE
+    assert done.bytes <= 1.15 * done.stored_bytes + 40_000
 
 
 def test_dense_on_request(tmp_path):
