@@ -59,7 +59,11 @@ class _Conv(nn.Module):
 
 
 class DirectConv(_Conv):
-    """One convolution. With `splits` above 1 the channel groups, which meet the same filters, are added up first."""
+    """One convolution.
+
+    With `splits` above 1 the channel groups, which meet the same filters, are added up first, with `product` by a
+    convolution.
+    """
 
     def __init__(
         self,
@@ -68,25 +72,37 @@ class DirectConv(_Conv):
         bias: Tensor | None,
         origin: Lineage | None = None,
         splits: int = 1,
+        product: bool = False,
     ) -> None:
         super().__init__(layer, bias, origin)
-        self.sampled, self.splits = weight, splits
+        self.sampled, self.splits, self.product = weight, splits, product
         self.columns = -(-layer.in_channels // layer.groups // splits)
         self.surplus = self.columns * splits - layer.in_channels // layer.groups
 
     def convolve(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         weight = self.sampled(folded=True) if self.splits > 1 else self.sampled()
         weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
-        x, padding = self.padded(fold(x, self.groups, self.splits, self.surplus) if self.splits > 1 else x)
+        x, padding = self.padded(self._fold(x) if self.splits > 1 else x)
         stride, dilation = _two(self.frame.stride), _two(self.frame.dilation)
         return F.conv2d(x, weight, kept(self, "bias"), stride, padding, dilation, self.groups)
+
+    def _fold(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b q h w"]:
+        return multiply_out(x, self.columns) if self.product else fold(x, self.groups, self.splits, self.surplus)
 
 
 class SummedConv(_Conv):
     """Segments of the summary meet the signal once; windows are sums of shifted segments, filters are chosen rows."""
 
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, origin: Lineage, task: Task) -> None:
+    def __init__(
+        self,
+        layer: nn.Conv1d | nn.Conv2d,
+        weight: SampledWeight,
+        origin: Lineage,
+        task: Task,
+        product: bool = False,
+    ) -> None:
         super().__init__(layer, origin.bias, origin)
+        self.product = product
         self.sampled, self.task, self.in_order = weight, task, task.in_order  # looked at now: a trace cannot
         assert isinstance(task.source, Slice | Widened)
         self.low = task.source.start if isinstance(task.source, Slice) else task.source.starts[0]
@@ -95,7 +111,7 @@ class SummedConv(_Conv):
         task, batch = self.task, x.shape[0]
         surplus = task.splits * task.columns - task.channels
         if task.fold and task.splits > 1:
-            x = fold(x, 1, task.splits, surplus)
+            x = multiply_out(x, task.columns) if self.product else fold(x, 1, task.splits, surplus)
         elif task.splits > 1:
             x = F.pad(x, (0, 0, 0, 0, 0, surplus)) if surplus else x
             x = x.reshape(-1, task.columns, *x.shape[2:])
@@ -163,6 +179,12 @@ def fold(x: Float[Tensor, "b c h w"], groups: int, splits: int, surplus: int) ->
     for other in others:
         first = first + other
     return first
+
+
+def multiply_out(x: Float[Tensor, "b c h w"], columns: int) -> Float[Tensor, "b q h w"]:
+    """The same as a convolution with ones and zeros: one operator, where there is not much to multiply."""
+    ones = torch.arange(columns)[:, None] == torch.arange(x.shape[1]) % columns
+    return F.conv2d(x, ones.float()[:, :, None, None])
 
 
 def _shifted(whole: Float[Tensor, "b p h w"], step: Pass) -> Float[Tensor, "b p h w"]:

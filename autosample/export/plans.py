@@ -48,14 +48,34 @@ def _costs(task: Task, frame: Frame, shape: Sequence[int], mixed: int) -> dict[F
     out, filters = math.prod(frame.out(size)), mixed or task.filters
     taps = math.prod(frame.kernel)
     costs: dict[Form, float] = {"direct": filters * task.channels * taps * (batch * out + _READ) + _CALL}
-    folding = batch * task.channels * math.prod(size) * (_ADD + _SLICE) + 3 * _CALL
     whole = task.table is None and task.fold and task.splits > 1
+    folding = 0.0
     if whole:
+        folding = min(_halving(task, batch * math.prod(size)), _product(task, batch * math.prod(size)))
         direct = filters * -(-task.channels // task.splits) * taps * (batch * out + _READ) + _CALL
-        costs["folded"] = task.groups * folding + direct
+        costs["folded"] = folding + direct
     if isinstance(task.source, Slice | Widened) and task.groups == 1 and task.table is None and task.schedule.axes:
-        costs["summed"] = _summed(task, frame, batch, out, filters, mixed) + (folding if whole else 0)
+        costs["summed"] = _summed(task, frame, batch, out, filters, mixed) + folding
     return costs
+
+
+def _halving(task: Task, places: int) -> float:
+    """Adding up channel groups, one half and the other, again and again."""
+    passes = math.ceil(math.log2(task.splits))
+    return task.groups * (places * task.channels * (_ADD + _SLICE) + passes * 2 * _CALL)
+
+
+def _product(task: Task, places: int) -> float:
+    """The same by a convolution with ones and zeros."""
+    if task.groups > 1:
+        return math.inf
+    return task.channels * task.columns * (places + _READ) + _CALL
+
+
+def by_product(task: Task, shape: Sequence[int]) -> bool:
+    """Whether channel groups are better added up by a convolution, for an input of `shape` (with the batch)."""
+    places = shape[0] * math.prod(shape[2:])
+    return _product(task, places) < _halving(task, places)
 
 
 def _summed(task: Task, frame: Frame, batch: int, out: int, filters: int, mixed: int) -> float:
