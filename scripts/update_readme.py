@@ -176,9 +176,10 @@ def ablations() -> str:
     """Every ablation that was kept: its title, tables and picture."""
     parts = []
     for folder in sorted((RESULTS / "ablation").glob("*")):
-        title, _, tables = (folder / "table.md").read_text().partition("\n\n")
+        title, methods, *tests = (folder / "table.md").read_text().strip().split("\n\n")
+        pairs = [f"<details><summary>Paired tests</summary>\n\n{table}\n\n</details>" for table in tests]
         picture = f"![accuracy against stored bytes](results/ablation/{folder.name}/accuracy.png)"
-        parts += [f"### {title}", tables.strip(), told(json.loads((folder / "about.json").read_text())), picture]
+        parts += [f"### {title}", methods, *pairs, told(json.loads((folder / "about.json").read_text())), picture]
     return "\n\n".join(parts) or "No records yet: `bash scripts/reproduce_mnist.sh DATA_ROOT` and the like make them."
 
 
