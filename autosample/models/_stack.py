@@ -78,6 +78,7 @@ class ConvStage(nn.Module):
     """conv → batch norm → max-pool → ReLU, or conv → ReLU → batch norm → max-pool with `act_first`.
 
     The conv has a bias only where no batch norm follows it directly, since the norm would cancel it.
+    On a CPU, norm, pool and ReLU of long signals run as one operator in training; see `autosample.reuse.norm_pool`.
 
     Args:
         in_chans: channels coming in.
