@@ -94,7 +94,19 @@ class Store:
         """Make a cell ours; `False` if another living runner has it."""
         if fcntl is None:
             return True
-        path = self.folder / "claims" / cell.name
+        file = self._lock(cell.name)
+        if file is None:
+            return False
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} {os.getpid()}\n")
+        file.flush()
+        self.claims[cell.id] = file
+        return True
+
+    def _lock(self, name: str) -> IO[str] | None:
+        """The file of a claim, locked; `None` if another living runner has it."""
+        assert fcntl is not None
+        path = self.folder / "claims" / name
         while True:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -105,19 +117,14 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.close()
-                return False
+                return None
             try:
                 same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
             except FileNotFoundError:
                 same = False
             if same:
-                break
+                return file
             file.close()  # its holder removed it between our two looks
-        file.truncate(0)
-        file.write(f"{socket.gethostname()} {os.getpid()}\n")
-        file.flush()
-        self.claims[cell.id] = file
-        return True
 
     def release(self, cell: Cell) -> None:
         """Give a claim back."""
@@ -130,6 +137,11 @@ class Store:
         """Give all claims back, and remove the folder of claims if no other runner has any."""
         for cell in cells:
             self.release(cell)
+        for path in (self.folder / "claims").glob("*") if fcntl is not None else ():
+            # of a runner that was killed after it had written a record, and before it gave the claim back
+            if (file := self._lock(path.name)) is not None:
+                path.unlink(missing_ok=True)
+                file.close()
         with contextlib.suppress(OSError):
             (self.folder / "claims").rmdir()
 

@@ -121,3 +121,22 @@ def test_the_claim_of_a_killed_process_is_free_again(tmp_path, grid):
     mine = Store(tmp_path)
     assert mine.claim(cell)
     mine.close([cell])
+
+
+def test_the_claim_of_a_process_killed_behind_its_record_is_swept(tmp_path, grid, record):
+    done, held = grid().cells[:2]
+    for cell in (done, held):
+        holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path, cell.name], stdout=subprocess.PIPE, text=True)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        if cell is done:
+            holder.kill()
+            holder.communicate()
+    try:
+        store = Store(tmp_path)
+        store.keep(done, record(done))
+        Queue(store, [done]).close()
+        assert [path.name for path in (tmp_path / "claims").iterdir()] == [held.name]
+    finally:
+        holder.kill()
+        holder.communicate()
