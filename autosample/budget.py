@@ -12,6 +12,7 @@ from torch import nn
 
 from autosample.convert import convert_, summary_layers
 from autosample.errors import ConfigError, ConversionError
+from autosample.quantize import quantize_
 from autosample.report import report
 from autosample.spec import Spec
 from autosample.spec import spec as make_spec
@@ -40,16 +41,19 @@ class Fit:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def stored_bytes(model_factory: Callable[[], nn.Module], **conversion: Any) -> int:
+def stored_bytes(
+    model_factory: Callable[[], nn.Module], *, quantize: Mapping[str, Any] | None = None, **conversion: Any
+) -> int:
     """Bytes that a net stores, everything counted [bytes].
 
     Args:
         model_factory: Makes the dense net; called with the meta device as default, so nothing is allocated.
+        quantize: Arguments of `quantize_`, where the net is quantised in the end.
         conversion: Arguments of `convert_`, `spec` among them; none for the dense net.
     """
     with torch.device("meta"):
         model = model_factory()
-    return _converted(model, conversion)[1] if conversion else report(model).stored_bytes
+    return _converted(model, conversion, quantize)[1]
 
 
 def fit_ratio(
@@ -58,6 +62,7 @@ def fit_ratio(
     target_bytes: float,
     *,
     tolerance: float = TOLERANCE,
+    quantize: Mapping[str, Any] | None = None,
     **rules: Any,
 ) -> float:
     """The layer ratio at which the whole net stores `target_bytes`, by bisection.
@@ -70,13 +75,14 @@ def fit_ratio(
         spec: Preset, `Spec`, mapping or file; its own ratio does not matter.
         target_bytes: What the net may store [bytes].
         tolerance: Largest relative miss.
+        quantize: Arguments of `quantize_`, where the net is quantised in the end.
         rules: `include`, `exclude` and `overrides` of `convert_`.
 
     Raises:
         ConfigError: No ratio comes within the tolerance; the message tells what is possible.
         SpecError: The spec is unusable.
     """
-    fit = _bisect(_search(model_factory, spec, rules), target_bytes)
+    fit = _bisect(_search(model_factory, spec, rules, quantize), target_bytes)
     return _within(fit, target_bytes, tolerance).ratio
 
 
@@ -86,6 +92,7 @@ def fit_budget(
     target_bytes: float,
     *,
     tolerance: float = TOLERANCE,
+    quantize: Mapping[str, Any] | None = None,
     **rules: Any,
 ) -> Fit:
     """As `fit_ratio`, and where sizes jump past the target, with the number of windows of each layer held fixed.
@@ -93,7 +100,7 @@ def fit_budget(
     Sizes jump where whole strides change or where a rule takes fewer windows as its budget shrinks. Held fixed, they
     follow the ratio smoothly (strided rules then use `strides="any"`).
     """
-    size = _search(model_factory, spec, rules)
+    size = _search(model_factory, spec, rules, quantize)
     fit = _bisect(size, target_bytes)
     if _miss(fit, target_bytes) <= tolerance or rules.get("overrides"):
         return _within(fit, target_bytes, tolerance)
@@ -103,7 +110,7 @@ def fit_budget(
     }
     if not held:  # a layer by itself has no name to override
         return _within(fit, target_bytes, tolerance)
-    again = _bisect(_search(model_factory, spec, {**rules, "overrides": held}), target_bytes)
+    again = _bisect(_search(model_factory, spec, {**rules, "overrides": held}, quantize), target_bytes)
     best = min(fit, Fit(again.ratio, again.stored_bytes, held), key=lambda one: _miss(one, target_bytes))
     return _within(best, target_bytes, tolerance)
 
@@ -111,10 +118,16 @@ def fit_budget(
 class _search:
     """Bytes as a function of the ratio, for one net and spec."""
 
-    def __init__(self, model_factory: Callable[[], nn.Module], spec: Any, rules: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model_factory: Callable[[], nn.Module],
+        spec: Any,
+        rules: Mapping[str, Any],
+        quantize: Mapping[str, Any] | None,
+    ) -> None:
         with torch.device("meta"):
             self.model = model_factory()
-        self.spec, self.rules = make_spec(spec, ratio=2.0), rules
+        self.spec, self.rules, self.quantize = make_spec(spec, ratio=2.0), rules, quantize
         if self.spec.preset == "dense":
             raise ConfigError("a budget is for presets that sample, got dense: it stores every weight")
 
@@ -122,17 +135,20 @@ class _search:
         return {"spec": self.spec.replace(ratio=ratio), **self.rules}
 
     def convert(self, ratio: float) -> nn.Module:
-        return _converted(self.model, self.conversion(ratio))[0]
+        return _converted(self.model, self.conversion(ratio), None)[0]
 
     def __call__(self, ratio: float) -> int:
-        return _converted(self.model, self.conversion(ratio))[1]
+        return _converted(self.model, self.conversion(ratio), self.quantize)[1]
 
 
-def _converted(model: nn.Module, conversion: Mapping[str, Any]) -> tuple[nn.Module, int]:
+def _converted(
+    model: nn.Module, conversion: Mapping[str, Any], quantize: Mapping[str, Any] | None
+) -> tuple[nn.Module, int]:
     """A converted copy and its bytes; where no layer would shrink, the dense net."""
     twin = copy.deepcopy(model)
     try:
-        return twin, convert_(twin, **conversion).stored_bytes
+        stored = (convert_(twin, **conversion) if conversion else report(twin)).stored_bytes
+        return twin, quantize_(twin, **quantize).after if quantize else stored
     except ConversionError as error:
         if "worth converting" not in str(error):
             raise

@@ -13,6 +13,9 @@ from autosample.errors import ConfigError, nearest
 # What says where data are and how they are read, but not what they are.
 _PLACES = ("root", "cache_dir", "num_workers", "download", "resident")
 
+# A row beside the presets: the dense net with fewer channels.
+NARROW = "narrow"
+
 
 @dataclass(frozen=True)
 class Size:
@@ -47,6 +50,7 @@ class Cell:
         changes: Fields of `Spec` that differ from the preset.
         overrides: Per layer, as for `convert_`.
         size: What the net may weigh; `None` for dense.
+        quantize: `bits`, `method`, `gains` and `rest` of `quantize_`, and `start` of `FakeQuantize`; empty for float32.
         seed: Of weights, order, augmentation, and of random positions where `changes` has none.
         fold: Test fold of the data, if they have folds.
         train: `epochs`, `precision`, and other arguments of `Classifier`.
@@ -65,6 +69,7 @@ class Cell:
     changes: Mapping[str, Any]
     overrides: Mapping[str, Any]
     size: Size | None
+    quantize: Mapping[str, Any]
     seed: int
     fold: int | None
     train: Mapping[str, Any]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from autosample.errors import ConfigError, nearest, one_line
-from autosample.experiments.grid import Cell, Grid, Size
+from autosample.experiments.grid import NARROW, Cell, Grid, Size
+from autosample.quantize import check_quantization
 from autosample.spec import PRESETS, spec
 
 _KEYS = {
@@ -22,7 +23,8 @@ _DECIDED = (
     "model", "num_classes", "in_chans", "model_args", "summary", "ratio", "summary_args", "include", "exclude",
     "overrides", "seed",
 )  # fmt: skip
-NARROW = "narrow"
+# What an entry of presets may say beside fields of the spec.
+_OF_RULES = ("preset", "label", "train", "overrides", "quantize")
 
 
 def read_grid(path: Path, root: str | None = None, **changes: Any) -> Grid:
@@ -139,13 +141,13 @@ def _spec_fields() -> list[str]:
 
 
 def _rule(entry: Any) -> dict[str, Any]:
-    """A row of the table: preset, label, fields of the spec, overrides of layers, training of its own."""
+    """A row of the table: preset, label, fields of the spec, overrides of layers, bits, training of its own."""
     entry = {"preset": entry} if isinstance(entry, str) else entry
-    _known(entry, ("preset", "label", "train", "overrides", *_spec_fields()), "an entry of presets")
+    _known(entry, (*_OF_RULES, *_spec_fields()), "an entry of presets")
     preset = entry.get("preset")
     if preset not in (*PRESETS, NARROW):
         raise ConfigError(f'no preset is called "{preset}": {nearest(str(preset), [*PRESETS, NARROW])}')
-    changes = {k: v for k, v in entry.items() if k not in ("preset", "label", "train", "overrides")}
+    changes = {k: v for k, v in entry.items() if k not in _OF_RULES}
     if preset in ("dense", NARROW) and (changes or entry.get("overrides")):
         raise ConfigError(f"{preset} samples nothing and has no fields, got {', '.join(changes) or 'overrides'}: drop")
     for name in ("ratio", "spatial", "channel"):
@@ -153,13 +155,29 @@ def _rule(entry: Any) -> dict[str, Any]:
             raise ConfigError(f"sizes belong to the grid, got {name} in {preset}: use ratios, net_ratios or like")
     if preset != NARROW:
         spec(preset, **changes)
+    quantize = _quantize(entry.get("quantize"))
     return {
         "preset": preset,
-        "label": str(entry.get("label") or preset),
+        "label": str(entry.get("label") or (f"{preset} {quantize['bits']} bits" if quantize else preset)),
         "changes": changes,
         "overrides": dict(entry.get("overrides") or {}),
+        "quantize": quantize,
         "train": _train(entry.get("train") or {}),
     }
+
+
+def _quantize(given: Any) -> dict[str, Any]:
+    """How the stored numbers are quantised: arguments of `quantize_`, and the `start` of training with their levels."""
+    from autosample.training import FakeQuantize
+
+    if given is None:
+        return {}
+    _known(given, ("bits", "method", "gains", "rest", "start"), "quantize")
+    check_quantization(
+        given.get("bits", 8), given.get("method", "linear"), "sampled", given.get("gains"), given.get("rest")
+    )
+    FakeQuantize(start=given.get("start", 0.7))
+    return {"bits": 8, **given}
 
 
 def _train(given: Any) -> dict[str, Any]:
@@ -233,6 +251,7 @@ def _cell(data: Any, net: Any, rule: Mapping[str, Any], size: Size | None, train
         changes=rule["changes"],
         overrides={} if rule["preset"] in ("dense", NARROW) else {**net[2], **rule["overrides"]},
         size=size,
+        quantize=rule["quantize"],
         train={**train, **rule["train"]},
         label=rule["label"],
         **common,

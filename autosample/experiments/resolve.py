@@ -12,12 +12,10 @@ from torch import nn
 
 from autosample.budget import fit_budget, stored_bytes
 from autosample.errors import ConfigError
-from autosample.experiments.grid import Cell, Size
+from autosample.experiments.grid import NARROW, Cell, Size
 from autosample.models import create
 from autosample.models.narrow import width_args
 from autosample.report import report
-
-_NARROW = "narrow"
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,12 @@ class Resolved:
 
     Attributes:
         settings: Arguments of `Classifier` that say which net and how it is converted.
+        quantize: Arguments of `quantize_` for the trained net; empty where it stays in float32.
         dense_bytes, dense_params: Of the dense net at its full width.
     """
 
     settings: dict[str, Any]
+    quantize: dict[str, Any]
     dense_bytes: int
     dense_params: int
 
@@ -40,20 +40,28 @@ def resolve(cell: Cell) -> Resolved:
     Raises:
         ConfigError: That size is out of reach; the message says what is possible.
     """
-    net = {"model": cell.model, **cell.model_args}
+    net, quantize = {"model": cell.model, **cell.model_args}, quantization(cell)
     dense = report(_meta(_factory(net)))
-    sizes = (dense.stored_bytes, dense.dense_params)
+    more = (quantize, dense.stored_bytes, dense.dense_params)
     if cell.preset == "dense":
-        return Resolved({**net, "summary": "dense"}, *sizes)
+        return Resolved({**net, "summary": "dense"}, *more)
     target = _target(net, cell.size, dense.stored_bytes)
-    if cell.preset == _NARROW:
+    if cell.preset == NARROW:
         assert target is not None
-        args = {**(net.get("model_args") or {}), **_fit_width(json.dumps(net, sort_keys=True), target)}
-        return Resolved({**net, "model_args": args, "summary": "dense"}, *sizes)
-    return Resolved({**net, **_conversion(cell, net, target)}, *sizes)
+        given = json.dumps([net, quantize], sort_keys=True)
+        args = {**(net.get("model_args") or {}), **_fit_width(given, target)}
+        return Resolved({**net, "model_args": args, "summary": "dense"}, *more)
+    return Resolved({**net, **_conversion(cell, net, quantize, target)}, *more)
 
 
-def _conversion(cell: Cell, net: dict[str, Any], target: float | None) -> dict[str, Any]:
+def quantization(cell: Cell) -> dict[str, Any]:
+    """Arguments of `quantize_` for a cell's net: layers that sample, or where none does, all of them."""
+    given = {name: value for name, value in cell.quantize.items() if name != "start"}
+    sampled = "all" if cell.preset in ("dense", NARROW) else "sampled"
+    return {**given, "layers": sampled} if given else {}
+
+
+def _conversion(cell: Cell, net: dict[str, Any], quantize: dict[str, Any], target: float | None) -> dict[str, Any]:
     """How the layers are converted: arguments of `Classifier`."""
     assert cell.size is not None
     like = cell.size.value if cell.size.kind == "like" else None
@@ -65,7 +73,7 @@ def _conversion(cell: Cell, net: dict[str, Any], target: float | None) -> dict[s
         return _told(cell.preset, like.get("ratio"), {**changes, **own}, overrides)
     if target is None:
         return _told(cell.preset, cell.size.value, changes, overrides)
-    given = json.dumps([net, cell.preset, {**cell.changes}, overrides], sort_keys=True)
+    given = json.dumps([net, cell.preset, {**cell.changes}, overrides, quantize], sort_keys=True)
     ratio, fitted = _fit(given, target, cell.tolerance)
     return _told(cell.preset, ratio, changes, {**overrides, **fitted})
 
@@ -109,20 +117,21 @@ def _bytes_like(given: str) -> int:
 
 @lru_cache(maxsize=256)
 def _fit(given: str, target: float, tolerance: float) -> tuple[float, dict[str, Any]]:
-    net, preset, changes, overrides = json.loads(given)
+    net, preset, changes, overrides, quantize = json.loads(given)
     rules = {**_rules(net), **({"overrides": overrides} if overrides else {})}
-    fit = fit_budget(_factory(net), {"preset": preset, **changes}, target, tolerance=tolerance, **rules)
+    budget = {"tolerance": tolerance, "quantize": quantize, **rules}
+    fit = fit_budget(_factory(net), {"preset": preset, **changes}, target, **budget)
     return fit.ratio, fit.overrides
 
 
 @lru_cache(maxsize=256)
 def _fit_width(given: str, target: float) -> dict[str, Any]:
     """The width whose bytes are nearest to the target: channels are whole, so a few percent may be missed."""
-    net = json.loads(given)
+    net, quantize = json.loads(given)
     full = _meta(_factory(net))
 
     def size(width: float) -> int:
-        return stored_bytes(_factory(net, **width_args(full, width)))
+        return stored_bytes(_factory(net, **width_args(full, width)), quantize=quantize)
 
     low, high = 1e-3, 1.0
     if not size(low) <= target <= size(high):

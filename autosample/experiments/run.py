@@ -21,8 +21,9 @@ from autosample.experiments.grid import Cell
 from autosample.experiments.plots import WindowMap
 from autosample.experiments.record import Record
 from autosample.experiments.resolve import resolve
+from autosample.quantize import quantize_
 from autosample.timing import time_in_turn
-from autosample.training import Classifier
+from autosample.training import Classifier, FakeQuantize
 from autosample.training.callbacks import distances, learning_layers
 
 # Layers whose windows a record keeps: the largest ones.
@@ -66,7 +67,9 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
     train_args = dict(cell.train)
     epochs, precision = train_args.pop("epochs", 1), train_args.pop("precision", "32-true")
     settings = {**train_args, **resolved.settings, "seed": cell.seed}
-    parts = {"validate": cell.holdout > 0, "test": cell.test}
+    parts = {"validate": cell.holdout > 0, "test": cell.test, "quantize": resolved.quantize}
+    if cell.quantize:
+        parts["quantize_from"] = cell.quantize.get("start", 0.7)
     options = {"precision": precision, "logger": logger, "tick": tick, **parts}
     model, record = train(data, settings, epochs=epochs, **options)
     latency = measure_latency(model.net, data.input_shape) if cell.latency else None
@@ -101,6 +104,8 @@ def train(
     precision: Any = "32-true",
     validate: bool = False,
     test: bool = True,
+    quantize: Mapping[str, Any] | None = None,
+    quantize_from: float = 0.7,
     logger: Any = False,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Classifier, Record]:
@@ -113,6 +118,8 @@ def train(
         precision: Of Lightning's `Trainer`.
         validate: Evaluate on the validation part of the data too.
         test: Read the test set; otherwise the record's accuracy is that on the validation part.
+        quantize: Arguments of `quantize_`; what is evaluated and measured is the quantised net.
+        quantize_from: Share of the training after which summaries are used at their levels; see `FakeQuantize`.
         logger: For Lightning.
         tick: Called after each epoch.
     """
@@ -132,11 +139,13 @@ def train(
             # no look at anything but training data before the end
             limit_val_batches=1.0 if validate else 0,
             check_val_every_n_epoch=epochs + 1,
-            callbacks=[watch],
+            callbacks=[watch, *_levels(model, quantize, quantize_from)],
         )
         start = time.perf_counter()
         trainer.fit(model, datamodule=data)
         seconds = time.perf_counter() - start
+        if quantize:
+            quantize_(model.net, **quantize)
         val = trainer.validate(model, datamodule=data, verbose=False)[0]["val/acc"] if validate else None
         tested = trainer.test(model, datamodule=data, verbose=False)[0]["test/acc"] if test else None
         size = model.size_report()
@@ -144,7 +153,12 @@ def train(
     accuracy, scored_on = (tested, "test") if tested is not None else (val, "val")
     assert accuracy is not None
     record = Record(
-        settings={**settings, "epochs": epochs, "data": type(data).__name__},
+        settings={
+            **settings,
+            "epochs": epochs,
+            "data": type(data).__name__,
+            **({"quantize": dict(quantize)} if quantize else {}),
+        },
         accuracy=accuracy,
         stored_bytes=size.stored_bytes,
         dense_bytes=size.dense_bytes,
@@ -160,6 +174,15 @@ def train(
         machine={"device": str(trainer.strategy.root_device), "threads": torch.get_num_threads()},
     )
     return model, record
+
+
+def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float) -> list[pl.Callback]:
+    """What trains sampled layers with the levels that they are stored at; other layers are rounded afterwards."""
+    if not quantize or not summary_layers(model.net):
+        return []
+    learned = {name: quantize[name] for name in ("bits", "method") if name in quantize}
+    gains = "int8" if quantize.get("gains") == "int8" else None
+    return [FakeQuantize(**learned, gains=gains, start=start)]
 
 
 def _window_maps(net: torch.nn.Module) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def test_the_identity_is_what_decides_and_nothing_else(grid):
         grid(presets=["dense", {"preset": "random", "windows": 2}]).cells[1],
         grid(presets=["dense", {"preset": "random", "seed": 0}]).cells[1],
         grid(model={"name": "digitnet", "in_chans": 1, "num_classes": 10, "exclude": ["stages.1"]}).cells[1],
+        grid(presets=["dense", {"preset": "random", "quantize": {}}]).cells[1],
+        grid(presets=["dense", {"preset": "random", "quantize": {"bits": 4}}]).cells[1],
         dataclasses.replace(cell, seed=1),
     )
     assert len({cell.id, *(c.id for c in other)}) == 1 + len(other)
@@ -65,6 +67,11 @@ def test_only(grid):
         ({"presets": [{"preset": "random", "ratio": 4}]}, "sizes belong to the grid, got ratio"),
         ({"presets": [{"preset": "dense", "windows": 4}]}, "dense samples nothing"),
         ({"presets": ["narrow"]}, "narrow has no layer ratio"),
+        ({"presets": [{"preset": "random", "quantize": 8}]}, "quantize must be a mapping"),
+        ({"presets": [{"preset": "random", "quantize": {"bit": 8}}]}, 'no key "bit": did you mean "bits"'),
+        ({"presets": [{"preset": "random", "quantize": {"bits": 9}}]}, "from 2 to 8, got 9"),
+        ({"presets": [{"preset": "random", "quantize": {"start": 2}}]}, "start must lie between 0 and 1"),
+        ({"presets": [{"preset": "random", "quantize": {}}] * 2}, "cells must differ, got random 8 bits"),
         ({"presets": ["random", "random"]}, "cells must differ"),
         ({"presets": ["random", {"preset": "random", "windows": 3}]}, 'labels must differ .*"random" twice'),
         ({"presets": None}, "a grid needs presets"),

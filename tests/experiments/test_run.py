@@ -1,0 +1,42 @@
+"""Runs of single cells: what a record says is true of the net that was evaluated."""
+
+import pytest
+import torch
+
+from autosample import save
+from autosample.experiments import run
+from autosample.experiments.resolve import resolve
+
+SIZES = {"ratios": None, "seeds": 1}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("preset", ["wsnet", "random", "autosample", "narrow"])
+def test_quantised_rules_get_the_same_bytes_in_more_numbers(grid, preset, bits):
+    quantize = {"bits": bits, "rest": "fp16"}
+    both = [preset, {"preset": preset, "quantize": quantize}]
+    plain, coded = grid(**SIZES, presets=both, net_ratios=[16], tolerance=0.03).cells
+    assert coded.label == f"{preset} {bits} bits"
+    records = [run.run_cell(cell) for cell in (plain, coded)]
+    assert [r.ratio for r in records] == pytest.approx([16, 16], rel=0.03)
+    if preset != "narrow":
+        ratios = [r.settings["ratio"] for r in records]
+        # levels and positions keep their size
+        assert 0.2 * 32 / bits < ratios[0] / ratios[1] < 1.2 * 32 / bits
+    assert records[1].settings["quantize"]["bits"] == bits
+
+
+def test_the_quantised_net_is_the_one_that_is_evaluated(grid, tmp_path):
+    (cell,) = grid(**SIZES, presets=[{"preset": "random", "quantize": {"bits": 2}}], net_ratios=[24]).cells
+    data = run.make_data(cell.data, cell.data_args, seed=0, fold=None, holdout=0.0)
+    resolved = resolve(cell)
+    model, record = run.train(data, {**resolved.settings, "seed": 0}, epochs=1, quantize=resolved.quantize)
+    layers = [m for m in model.net.modules() if getattr(m, "quantizers", None) is not None]
+    assert layers
+    assert all(len(torch.unique(layer.summary)) <= 4 for layer in layers)  # 2 bits
+    with torch.no_grad():
+        hits = [(model.net(x).argmax(1) == y).float() for x, y in data.test_dataloader()]
+    assert record.accuracy == pytest.approx(float(torch.cat(hits).mean()), abs=1e-6)
+    save(model.net, tmp_path / "net", name="digitnet", arguments={"num_classes": 10, "in_chans": 1})
+    file = tmp_path / "net" / "model.safetensors"
+    assert record.stored_bytes <= file.stat().st_size <= record.stored_bytes + 8_192  # the file's header
