@@ -1,6 +1,7 @@
 """Whole nets, deployed: outputs of the hardened model, and `torch.export` and `torch.compile` take them."""
 
 import gc
+import importlib
 
 import pytest
 import timm
@@ -104,7 +105,7 @@ def test_measured(name, monkeypatch):
     for row in fast.deployment.rows:
         assert row.plan.kind == "dense" or row.plan.seconds <= 0.95 * row.plan.dense_seconds
     # models as a whole are compared anew each time, layers are remembered
-    monkeypatch.setattr("autosample.deploy._fastest", lambda ways, *_: ways[0])
+    monkeypatch.setattr(importlib.import_module("autosample.deploy"), "_fastest", lambda ways, *_: ways[0])
     assert kinds(deploy(model, x)) == kinds(deploy(model, x))
 
 

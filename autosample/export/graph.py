@@ -12,6 +12,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def tidy(graph: Any) -> None:
     """All passes, on an `onnx_ir.Graph`; what it computes stays the same."""
     join_signals(graph)
+    fix_reshapes(graph)
     merge_reshapes(graph)
     merge_slices(graph)
     relu_first(graph)
@@ -24,20 +25,21 @@ _UNARY = ("Relu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Ta
 
 
 def join_signals(graph: Any) -> None:
-    """Take out `Unsqueeze(f(Squeeze(x)))` over one axis: signals stay flat images from layer to layer."""
+    """Take out `Unsqueeze(f(Squeeze(x)))` over one axis, or the reverse: signals stay as they are between layers."""
     for node in list(graph):
-        if node.op_type != "Unsqueeze" or _axes(node) is None:
+        reverse = {"Unsqueeze": "Squeeze", "Squeeze": "Unsqueeze"}.get(node.op_type)
+        if reverse is None or _axes(node) is None or node.outputs[0].is_graph_output():
             continue
         first, between = node, []
         while (before := first.inputs[0].producer()) is not None and before.op_type in _UNARY:
             between.append(first := before)
         shared = any(len(n.outputs[0].uses()) > 1 or n.outputs[0].is_graph_output() for n in between)
-        if shared or before is None or before.op_type != "Squeeze" or _axes(node) != _axes(before):
+        if shared or before is None or before.op_type != reverse or _axes(node) != _axes(before):
             continue
         first.replace_input_with(0, before.inputs[0])
         for step in between:
             step.outputs[0].shape = None
-        node.outputs[0].replace_all_uses_with(node.inputs[0], replace_graph_outputs=False)
+        node.outputs[0].replace_all_uses_with(node.inputs[0])
         for done in (node, before):
             if not done.outputs[0].uses() and not done.outputs[0].is_graph_output():
                 graph.remove(done, safe=True)
@@ -47,6 +49,36 @@ def _axes(node: Any) -> list[int] | None:
     """The constant that a node has for its second input: axes, or a shape."""
     value = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     return None if value is None else value.numpy().reshape(-1).tolist()
+
+
+def fix_reshapes(graph: Any) -> None:
+    """Give reshapes a constant for their shape where it is computed but need not be.
+
+    At most one size may be neither known nor that of the same axis before.
+    """
+    for node in list(graph):
+        if node.op_type != "Reshape" or _axes(node) is not None or not node.inputs[1].producer():
+            continue
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if before is None or after is None or any(size == 0 for size in after if isinstance(size, int)):
+            continue
+        same = [i < len(before) and str(size) == str(before[i]) != "None" for i, size in enumerate(after)]
+        sizes = [s if isinstance(s, int) else 0 if kept else -1 for s, kept in zip(after, same, strict=True)]
+        if sizes.count(-1) <= 1:
+            made = node.inputs[1].producer()
+            node.replace_input_with(1, _constant(graph, np.array(sizes, np.int64)))
+            node.attributes.pop("allowzero", None)
+            _remove_unused(graph, made)
+
+
+def _remove_unused(graph: Any, node: Any) -> None:
+    """Take out a node whose outputs nothing reads, and then those that it has read from."""
+    if any(value.uses() or value.is_graph_output() for value in node.outputs):
+        return
+    before = {id(p): p for value in node.inputs if value is not None and (p := value.producer()) is not None}
+    graph.remove(node, safe=True)
+    for producer in before.values():
+        _remove_unused(graph, producer)
 
 
 def merge_reshapes(graph: Any) -> None:

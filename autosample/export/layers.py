@@ -16,10 +16,10 @@ from autosample.export.weights import SampledWeight, keep, kept
 from autosample.lineage import Lineage, forget
 from autosample.nn.execution import layer_frame
 from autosample.reuse.schedule import Pass, Vector
-from autosample.reuse.task import Slice, Task, Widened
+from autosample.reuse.task import Task
 
 
-class _Conv(nn.Module):
+class Conv(nn.Module):
     """What all convolutions share: padding, the way from signals to flat images and back, and what follows inside.
 
     Args:
@@ -58,7 +58,7 @@ class _Conv(nn.Module):
         return F.pad(x, [n for pair in reversed(pairs) for n in pair]), (0, 0)
 
 
-class DirectConv(_Conv):
+class DirectConv(Conv):
     """One convolution.
 
     With `splits` above 1 the channel groups, which meet the same filters, are added up first, with `product` by a
@@ -90,7 +90,7 @@ class DirectConv(_Conv):
         return multiply_out(x, self.columns) if self.product else fold(x, self.groups, self.splits, self.surplus)
 
 
-class SummedConv(_Conv):
+class SummedConv(Conv):
     """Segments of the summary meet the signal once; windows are sums of shifted segments, filters are chosen rows."""
 
     def __init__(
@@ -104,8 +104,6 @@ class SummedConv(_Conv):
         super().__init__(layer, origin.bias, origin)
         self.product = product
         self.sampled, self.task, self.in_order = weight, task, task.in_order  # looked at now: a trace cannot
-        assert isinstance(task.source, Slice | Widened)
-        self.low = task.source.start if isinstance(task.source, Slice) else task.source.starts[0]
 
     def convolve(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         task, batch = self.task, x.shape[0]
@@ -136,18 +134,13 @@ class SummedConv(_Conv):
         task, bias, mixing = self.task, kept(self, "bias"), self.sampled.mixing()
         factors = self.sampled.factors()
         if mixing is None and task.blocks == 1 and task.rows.shape[1] == 1:
-            y = y if self.in_order else y.index_select(1, self._rows()[:, 0])
+            y = y if self.in_order else y.index_select(1, self.sampled.segments(task)[:, 0])
             y = y if factors is None else y * factors[:, :, None]
             return y if bias is None else y + bias[:, None, None]
-        rows = self._rows().unsqueeze(2) == torch.arange(task.positions)
+        rows = self.sampled.segments(task).unsqueeze(2) == torch.arange(task.positions)
         choice = rows.float() if factors is None else rows * factors[:, :, None]
         choice = choice.flatten(1) if mixing is None else mixing @ choice.flatten(1)
         return F.conv2d(y, choice[:, :, None, None], bias)
-
-    def _rows(self) -> Tensor:
-        """The segment that each window begins with."""
-        positions = self.sampled.positions()[:, : self.task.rows.shape[1]]
-        return ((positions - self.low) // self.task.schedule.step).expand(self.task.rows.shape)
 
 
 class FlatPool(nn.MaxPool1d):

@@ -15,13 +15,14 @@ from autosample.nn.execution import layer_frame, layer_task, reusable
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Slice, Task, Widened
 
-Form = Literal["direct", "folded", "summed"]
+Form = Literal["direct", "folded", "summed", "rows"]
 
 # All in multiply-adds of a convolution.
 _CALL = 5e5  # an operator
 _READ = 8.0  # a weight: where outputs are few, memory is the limit
 _ADD = 12.0  # a number that two others are added to
 _SLICE = 12.0  # a number that is copied first
+_BLOCK = 16  # channels that are computed together, asked for or not
 
 
 def choose_form(origin: Lineage, shape: Sequence[int]) -> tuple[Form, Task | None]:
@@ -56,7 +57,16 @@ def _costs(task: Task, frame: Frame, shape: Sequence[int], mixed: int) -> dict[F
         costs["folded"] = folding + direct
     if isinstance(task.source, Slice | Widened) and task.groups == 1 and task.table is None and task.schedule.axes:
         costs["summed"] = _summed(task, frame, batch, out, filters, mixed) + folding
+        if fits_rows(task, frame, mixed):
+            costs["rows"] = _rows(task, frame, batch, size[0]) + folding
     return costs
+
+
+def fits_rows(task: Task, frame: Frame, mixed: int) -> bool:
+    """Whether a task can be computed by `RowSums`: signals, segments of one tap, one window a filter."""
+    schedule = task.schedule
+    single = schedule.segment == (1,) and schedule.rate(frame.stride) == (1,)
+    return single and task.blocks == 1 and task.rows.shape[1] == 1 and not mixed
 
 
 def _halving(task: Task, places: int) -> float:
@@ -89,3 +99,12 @@ def _summed(task: Task, frame: Frame, batch: int, out: int, filters: int, mixed:
     if mixed or task.blocks > 1 or task.rows.shape[1] > 1:
         return total + batch * out * filters * task.blocks * task.positions + 2 * _CALL
     return total + batch * out * filters * (2 * _ADD + (0 if task.in_order else _SLICE)) + 2 * _CALL
+
+
+def _rows(task: Task, frame: Frame, batch: int, size: int) -> float:
+    width, (out,) = task.segments, frame.out((size,))
+    padded = size + sum(frame.padding[0])
+    total = size * task.columns * (width + _SLICE) + width * task.columns * _READ / batch + padded * width * _SLICE
+    for step in task.schedule.axes:  # the runtime makes a block of channels where there is one
+        total += padded * width * (_BLOCK * step.count + _SLICE)
+    return batch * (total + out * task.filters * (2 * _ADD + 2 * _SLICE)) + 10 * _CALL

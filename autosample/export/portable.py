@@ -11,6 +11,7 @@ from autosample.deploy import Deployment, Example, arguments, deploy, hardened
 from autosample.errors import ExportError
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.plans import by_product, choose_form
+from autosample.export.rows import RowSums
 from autosample.export.weights import PlainWeight, SampledWeight, is_half
 from autosample.folding import swap
 from autosample.lineage import Lineage, forget, lineage_of
@@ -146,9 +147,9 @@ def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, i
         return with_weight(layer, weight), "direct"
     form, task = choose_form(origin, shape) if shape is not None else ("direct", None)
     product = task is not None and shape is not None and by_product(task, shape)
-    if form == "summed":
+    if form in ("summed", "rows"):
         assert task is not None
-        return SummedConv(source, weight, origin, task, product), form
+        return (RowSums if form == "rows" else SummedConv)(source, weight, origin, task, product), form
     splits = source.geometry.windows if form == "folded" else 1
     return DirectConv(source, weight, origin.bias, origin, splits, product), form
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from autosample.nn import SummaryLayer
+from autosample.reuse.task import Slice, Task, Widened
 from autosample.sampling import Offsets, random_signs
 from autosample.sampling.hashing import random_positions
 from autosample.sampling.levels import nearest_level
@@ -221,6 +222,13 @@ class SampledWeight(nn.Module):
         """The mixing matrix, scaled."""
         mix, scale = kept(self, "mix") if self.mixes else None, kept(self, "scale")
         return mix if mix is None or scale is None else mix * scale[:, None]
+
+    def segments(self, task: Task) -> Int[Tensor, "n windows"]:
+        """The segment of a task's bank that each window begins with."""
+        assert isinstance(task.source, Slice | Widened)
+        low = task.source.start if isinstance(task.source, Slice) else task.source.starts[0]
+        positions = self.positions()[:, : task.rows.shape[1]]
+        return ((positions - low) // task.schedule.step).expand(task.rows.shape)
 
     def forward(self, folded: bool = False) -> Float[Tensor, "n m *kernel"]:
         """The weight; with `folded`, that of one channel group, for layers whose groups are all alike."""

@@ -45,6 +45,15 @@ CASES = {
         "a = Conv <strides = [1, 1], dilations = [1, 1], pads = [0, 0, 0, 0], group = 1> (x, w) y = Neg(a)",
         ["Conv", "Neg"],
     ),
+    "a flat image between signals": (
+        "a = Unsqueeze(x, axis1) b = Relu(a) c = Squeeze(b, axis1) y = Neg(c)",
+        ["Relu", "Neg"],
+    ),
+    "a flat image that is given": ("a = Unsqueeze(x, axis1) y = Squeeze(a, axis1)", ["Unsqueeze", "Squeeze"]),
+    "a flat image that is used": (
+        "a = Unsqueeze(x, axis1) b = Relu(a) c = Squeeze(b, axis1) d = ReduceMax(b) y = Add(c, d)",
+        ["Unsqueeze", "Relu", "Squeeze", "ReduceMax", "Add"],
+    ),
     "attributes that matter": ("a = Conv <strides = [2, 1], pads = [0, 1, 0, 1]> (x, w) y = Neg(a)", ["Conv", "Neg"]),
 }
 
@@ -84,3 +93,34 @@ def test_a_tidy_graph_computes_the_same(name):
     x = np.random.default_rng(1).normal(size=(2, 4, 3, 6)).astype(np.float32)
     (before,), (after,) = (ReferenceEvaluator(p).run(None, {p.graph.input[0].name: x}) for p in (proto, tidied))
     np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shapes", "wanted"),
+    [
+        ("n rest", '"n", "t", 6 -> "n", "6*t"', [0, -1]),
+        ("n rest six", '"n", "6*t" -> "n", "t", 6', [0, -1, 6]),
+        ("rest n six", '"n", "6*t" -> "t", "n", 6', None),  # two sizes that nothing says
+    ],
+)
+def test_computed_shapes_become_constant(sizes, shapes, wanted):
+    """Where at most one size is neither known nor that of the same axis before."""
+    before, after = shapes.split(" -> ")
+    made = " ".join(f"{name} = Identity({name}0)" for name in sizes.split())
+    text = f"""<ir_version: 10, opset_import: ["" : 18]>
+    g (float[{before.replace('"', "")}] x, int64[1] n0, int64[1] rest0, int64[1] six0) => (float y) {{
+      {made} shape = Concat <axis = 0> ({", ".join(sizes.split())}) a = Reshape(x, shape) y = Neg(a)
+    }}""".replace("6*t", "sixt")
+    proto = onnx.parser.parse_model(text)
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    model = onnx_ir.from_proto(proto)
+    values = [model.graph.inputs[0], next(n for n in model.graph if n.op_type == "Reshape").outputs[0]]
+    for value, shape in zip(values, (before, after), strict=True):
+        value.shape = onnx_ir.Shape([int(s) if s.isdigit() else s.strip('"') for s in shape.split(", ")])
+    tidy(model.graph)
+    reshape = next(n for n in model.graph if n.op_type == "Reshape")
+    constant = reshape.inputs[1].const_value
+    assert (None if constant is None else constant.numpy().tolist()) == wanted
+    assert [n.op_type for n in model.graph] == (
+        ["Reshape", "Neg"] if wanted else [*["Identity"] * 3, "Concat", "Reshape", "Neg"]
+    )
