@@ -17,7 +17,8 @@ import torch
 import autosample
 from autosample.data import CIFAR10, MNIST, SpokenDigits
 from autosample.experiments.record import write_json
-from autosample.experiments.run import deterministic_on_cpu, quiet, train
+from autosample.experiments.run import train
+from autosample.experiments.trainer import deterministic_on_cpu, quiet
 from autosample.timing import processor
 from autosample.training import Classifier, FakeQuantize
 

@@ -181,15 +181,15 @@ def _quantize(given: Any) -> dict[str, Any]:
 
 
 def _train(given: Any) -> dict[str, Any]:
-    """Arguments of the training: `epochs`, `precision`, and those of `Classifier` that nothing else decides."""
+    """Arguments of the training: `epochs`, `precision`, `teacher_epochs`, and those of `Classifier` left to decide."""
     from autosample.training import Classifier
     from autosample.training.optim import rehearse
 
     usual = {k: p.default for k, p in inspect.signature(Classifier).parameters.items()}
-    _known(given, ("epochs", "precision", *(k for k in usual if k not in _DECIDED)), "train")
-    epochs = given.get("epochs", 1)
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-        raise ConfigError(f"epochs must be at least 1, got {epochs}: leave it out for the usual number")
+    _known(given, ("epochs", "precision", "teacher_epochs", *(k for k in usual if k not in _DECIDED)), "train")
+    for name in ("epochs", "teacher_epochs"):
+        if name in given and not (_is_number(given[name]) and isinstance(given[name], int) and given[name] >= 1):
+            raise ConfigError(f"{name} must be at least 1, got {given[name]}: leave it out for the usual number")
     rehearse({**usual, **given})
     return dict(given)
 
@@ -242,6 +242,14 @@ def _pairs(rules: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator[t
 
 
 def _cell(data: Any, net: Any, rule: Mapping[str, Any], size: Size | None, train: Any, common: Any) -> Cell:
+    train = {**train, **rule["train"]}
+    given = net[1].get("model_args") or {}
+    if (train.get("warm_start") or train.get("distill")) and not (
+        train.get("teacher_epochs") or given.get("pretrained") or given.get("checkpoint_path")
+    ):
+        raise ConfigError(
+            f"{rule['label']} needs a trained dense net to start or learn from, got none: set teacher_epochs in train"
+        )
     return Cell(
         data=data[0],
         data_args=data[1],
@@ -252,7 +260,7 @@ def _cell(data: Any, net: Any, rule: Mapping[str, Any], size: Size | None, train
         overrides={} if rule["preset"] in ("dense", NARROW) else {**net[2], **rule["overrides"]},
         size=size,
         quantize=rule["quantize"],
-        train={**train, **rule["train"]},
+        train=train,
         label=rule["label"],
         **common,
     )

@@ -2,11 +2,8 @@
 
 import importlib
 import inspect
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +18,8 @@ from autosample.experiments.grid import Cell
 from autosample.experiments.plots import WindowMap
 from autosample.experiments.record import Record
 from autosample.experiments.resolve import resolve
+from autosample.experiments.teacher import arguments, dense_weights
+from autosample.experiments.trainer import deterministic_on_cpu, quiet, trainer_for
 from autosample.quantize import quantize_
 from autosample.timing import time_in_turn
 from autosample.training import Classifier, FakeQuantize
@@ -64,16 +63,16 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
     """
     data = make_data(cell.data, cell.data_args, seed=cell.seed, fold=cell.fold, holdout=cell.holdout)
     resolved = resolve(cell)
-    train_args = dict(cell.train)
-    epochs, precision = train_args.pop("epochs", 1), train_args.pop("precision", "32-true")
-    settings = {**train_args, **resolved.settings, "seed": cell.seed}
     parts = {"validate": cell.holdout > 0, "test": cell.test, "quantize": resolved.quantize}
     if cell.quantize:
         parts["quantize_from"] = cell.quantize.get("start", 0.7)
-    options = {"precision": precision, "logger": logger, "tick": tick, **parts}
-    model, record = train(data, settings, epochs=epochs, **options)
+    with dense_weights(cell, data) as given:
+        settings, options = arguments(cell, {**resolved.settings, **given})
+        model, record = train(data, settings, tick=tick, logger=logger, **options, **parts)
     latency = measure_latency(model.net, data.input_shape) if cell.latency else None
     described = {**record.settings, "data": cell.data, "data_args": cell.identity["data_args"], "fold": cell.fold}
+    if given:  # their file is gone
+        described |= {"model_args": resolved.settings.get("model_args"), "teacher_epochs": cell.train["teacher_epochs"]}
     sizes = {"dense_bytes": resolved.dense_bytes, "dense_params": resolved.dense_params}
     return replace(record, settings=described, cell=cell.identity, latency=latency, **sizes)
 
@@ -125,22 +124,9 @@ def train(
     """
     pl.seed_everything(settings.get("seed", 0), verbose=False)
     model, watch = Classifier(**settings), _Watch(tick)
+    callbacks = [watch, *_levels(model, quantize, quantize_from)]
     with quiet(), deterministic_on_cpu():
-        trainer = pl.Trainer(
-            max_epochs=epochs,
-            accelerator="auto",
-            devices=1,
-            precision=precision,
-            logger=logger,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            # no look at anything but training data before the end
-            limit_val_batches=1.0 if validate else 0,
-            check_val_every_n_epoch=epochs + 1,
-            callbacks=[watch, *_levels(model, quantize, quantize_from)],
-        )
+        trainer = trainer_for(epochs, precision=precision, logger=logger, validate=validate, callbacks=callbacks)
         start = time.perf_counter()
         trainer.fit(model, datamodule=data)
         seconds = time.perf_counter() - start
@@ -202,43 +188,3 @@ def measure_latency(net: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, f
         (timing,) = time_in_turn([lambda: fast(x)], rounds=30, device=device)
     spread = {"median": timing.median, "low": timing.low, "high": timing.high}
     return {**{k: round(1e3 * v, 4) for k, v in spread.items()}, "threads": torch.get_num_threads()}
-
-
-@contextmanager
-def deterministic_on_cpu() -> Iterator[None]:
-    """Equal configurations give equal numbers: on CPU with several threads, scattered sums would differ otherwise."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    settings: Any = torch.utils.deterministic
-    fill = settings.fill_uninitialized_memory
-    if not torch.cuda.is_available():
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        settings.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        settings.fill_uninitialized_memory = fill
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide Lightning's notices, which speak to people who write their own loops."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-_LOUD = (
-    "pytorch_lightning",
-    "pytorch_lightning.utilities.rank_zero",
-    "pytorch_lightning.accelerators.cuda",
-    "lightning_fabric.utilities.seed",
-)

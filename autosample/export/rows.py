@@ -31,11 +31,11 @@ class RowSums(Conv):
             x = multiply_out(x, task.columns) if self.product else fold(x, 1, task.splits, surplus)
         bank = task.source(self.sampled.bank())
         ((before, after),), width = self.frame.padding, len(bank)
-        y = F.pad(x.squeeze(2).transpose(1, 2) @ bank.t(), (0, 0, before, after)).reshape(len(x), 1, 1, -1)
+        y = F.pad(x.squeeze(2).transpose(1, 2) @ bank.t(), (0, 0, before, after)).reshape(x.shape[0], 1, 1, -1)
         for step in schedule.axes:
             ones, apart = torch.ones(1, 1, 1, step.count), step.rows + step.shift[0] * width
             y = F.conv2d(y, ones, dilation=(1, apart))
-        y = F.pad(y, (0, schedule.span - 1)).reshape(len(x), -1, width)
+        y = F.pad(y, (0, schedule.span - 1)).reshape(x.shape[0], -1, width)
         y = y[:, :: self.frame.stride[0], : task.positions]
         y = y if self.in_order else y.index_select(2, self.sampled.segments(task)[:, 0])
         factors, bias = self.sampled.factors(), kept(self, "bias")

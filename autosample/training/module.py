@@ -14,6 +14,7 @@ from autosample.errors import ConfigError
 from autosample.models import create
 from autosample.report import Report, report
 from autosample.training.callbacks import HardenSchedule
+from autosample.training.distill import check_distillation, distillation_loss, make_teacher
 from autosample.training.groups import parameter_groups
 from autosample.training.optim import build_optimizer, build_scheduler, rehearse
 
@@ -33,6 +34,9 @@ class Classifier(pl.LightningModule):
         summary_args: More fields of `Spec`.
         include, exclude, overrides: Which layers, as for `autosample.convert_`.
         warm_start: Fit summaries to the model's weights (useful with `pretrained`).
+        distill: Share of the loss that asks for the scores of the dense net, whose trained weights `model_args` names
+            (`pretrained` or `checkpoint_path`; Hinton et al. 2015).
+        temperature: Of both nets' scores in that share.
         label_smoothing: Share of the target spread over all classes.
         mixup, cutmix: Alphas of timm's Mixup; `cutmix` needs images.
         optimizer: An optimizer that timm knows, by name.
@@ -63,6 +67,8 @@ class Classifier(pl.LightningModule):
         exclude: list[str] | None = None,
         overrides: dict[str, Any] | None = None,
         warm_start: bool = False,
+        distill: float = 0.0,
+        temperature: float = 4.0,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -78,6 +84,8 @@ class Classifier(pl.LightningModule):
         super().__init__()
         # data have arguments of the same names, which Lightning would refuse to log beside these
         self.save_hyperparameters(logger=False)
+        check_distillation(self.hparams)
+        self._teacher: list[torch.nn.Module] = []  # in a list: no part of the module
         self.net = create(model, num_classes=num_classes, in_chans=in_chans, **(model_args or {}))
         if summary != "dense":
             changes = {"ratio": ratio, **(summary_args or {})}
@@ -141,6 +149,10 @@ class Classifier(pl.LightningModule):
     def on_fit_start(self) -> None:
         for logger in self.trainer.loggers:
             logger.log_hyperparams({f"model.{name}": value for name, value in self.hparams.items()})
+        self._teacher = [make_teacher(self.hparams, self.device)] if self.hparams["distill"] else []
+
+    def on_fit_end(self) -> None:
+        self._teacher = []
 
     def on_train_epoch_start(self) -> None:
         # the stream of random numbers depends on the epoch alone, so that resuming repeats it
@@ -155,6 +167,11 @@ class Classifier(pl.LightningModule):
             smoothing = 0.0
         scores = self(x)
         loss = F.cross_entropy(scores, target, label_smoothing=smoothing)
+        if self._teacher:
+            share = self.hparams["distill"]
+            with torch.no_grad():
+                taught = self._teacher[0](x)
+            loss = (1 - share) * loss + share * distillation_loss(scores, taught, self.hparams["temperature"])
         self.accuracy["on_train"](scores, y)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         self.log("train/acc", self.accuracy["on_train"], on_step=False, on_epoch=True, prog_bar=True)  # pyright: ignore

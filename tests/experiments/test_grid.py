@@ -84,6 +84,8 @@ def test_only(grid):
         ({"model": "digitnett"}, 'no model is called "digitnett": did you mean "digitnet"'),
         ({"model": {"name": "digitnet", "agrs": {}}}, 'model has no key "agrs": did you mean "args"'),
         ({"model": {"name": "digitnet", "args": {"depth": 3}}}, "does not take depth"),
+        ({"train": {"warm_start": True}}, "dense needs a trained dense net .* set teacher_epochs in train"),
+        ({"train": {"teacher_epochs": 0}}, "teacher_epochs must be at least 1"),
         ({"train": {"epohcs": 3}}, 'train has no key "epohcs": did you mean "epochs"'),
         ({"train": {"epochs": 0}}, "epochs must be at least 1, got 0"),
         ({"train": {"optimizer": "adamww"}}, 'no optimizer of timm is called "adamww"'),

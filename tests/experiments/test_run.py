@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autosample import save
-from autosample.experiments import run
+from autosample.experiments import run, teacher
 from autosample.experiments.resolve import resolve
 
 SIZES = {"ratios": None, "seeds": 1}
@@ -40,3 +40,26 @@ def test_the_quantised_net_is_the_one_that_is_evaluated(grid, tmp_path):
     save(model.net, tmp_path / "net", name="digitnet", arguments={"num_classes": 10, "in_chans": 1})
     file = tmp_path / "net" / "model.safetensors"
     assert record.stored_bytes <= file.stat().st_size <= record.stored_bytes + 8_192  # the file's header
+
+
+def test_cells_with_a_teacher_start_from_the_same_dense_net(grid, monkeypatch):
+    warm = {"epochs": 2, "teacher_epochs": 3, "warm_start": True}
+    data = {"class": "Digits", "batch_size": 16}
+    taught = [
+        {"preset": name, "train": {**warm, "distill": share}} for name, share in (("wsnet", 0.5), ("random", 0.0))
+    ]
+    cells = grid(**SIZES, presets=taught, net_ratios=[2], data=data).cells
+    first, second = (run.run_cell(cell) for cell in cells)
+    for record in (first, second):
+        assert record.settings["teacher_epochs"] == 3
+        assert "checkpoint_path" not in (record.settings.get("model_args") or {})
+        assert record.accuracy > 0.8
+    # once more, from what is remembered, and from the beginning
+    fits = []
+    whole = teacher.trainer_for
+    monkeypatch.setattr(teacher, "trainer_for", lambda *args, **options: fits.append(args) or whole(*args, **options))
+    assert run.run_cell(cells[0]).accuracy == first.accuracy
+    assert not fits
+    teacher._WEIGHTS.clear()
+    assert run.run_cell(cells[0]).accuracy == first.accuracy
+    assert fits == [(3,)]

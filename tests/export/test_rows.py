@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from autosample import convert_
+from autosample import convert_, export_onnx, export_pt2
 from autosample.deploy import deploy
 from autosample.export.plans import fits_rows
 from autosample.export.portable import portable
@@ -62,9 +62,39 @@ def test_rows_are_the_convolution(summary, shape, batch):
         torch.testing.assert_close(made(x).double(), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
 
 
-def test_the_last_layer_of_soundnet_takes_this_form():
-    from autosample.models import create
+@pytest.fixture
+def short(monkeypatch) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A net like the end of SoundNet, but small, with this form for its second layer."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(
+        "autosample.export.portable.choose_form", lambda origin, shape: ("rows", layer_task(origin.layer))
+    )
+    layers = [torch.nn.Conv1d(6, 32, 3), torch.nn.ReLU(), torch.nn.Conv1d(32, 70, 8, 2, 4), torch.nn.ReLU()]
+    net = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(), torch.nn.Linear(70, 5))
+    convert_(net, "wsnet", spatial=8, channel=8, include=["2"])
+    return net.eval(), torch.randn(1, 6, 9)
 
-    net = create("soundnet8", num_classes=10)
-    convert_(net, "wsnet", spatial=8, channel=8, include=["re:stages.*"])
-    assert portable(net.eval(), torch.randn(1, 1, 110_250)).forms["stages.7.conv"] == "rows"
+
+def test_other_batches_and_lengths_in_another_runtime(short, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from autosample.export.write import onnx_runner
+
+    net, x = short
+    done = export_onnx(net, tmp_path / "model.onnx", x)
+    assert done.forms == {"2": "rows"}
+    graph = onnx.load(done.path).graph
+    assert "Shape" not in {node.op_type for node in graph.node}  # no sizes are computed
+    for batch, length in ((1, 9), (3, 9), (2, 14)):
+        example = torch.randn(batch, 6, length)
+        (got,) = onnx_runner(done.path)((example,))
+        torch.testing.assert_close(got, net(example).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_program_of_torch_takes_other_batches_and_lengths(short, tmp_path):
+    net, x = short
+    export_pt2(net, tmp_path / "model.pt2", x)
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for batch, length in ((1, 9), (3, 9), (2, 14)):
+        example = torch.randn(batch, 6, length)
+        torch.testing.assert_close(program(example), net(example).detach(), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,56 @@
+"""The dense net that a cell starts from or learns from: trained on the same data, once for the cells of a seed."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import save_file
+
+from autosample.data import ClassificationData
+from autosample.experiments.grid import Cell
+from autosample.experiments.resolve import resolve
+from autosample.experiments.trainer import deterministic_on_cpu, quiet, trainer_for
+from autosample.training import Classifier
+
+# What only a net with a teacher is trained with.
+_TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature")
+_WEIGHTS: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def arguments(cell: Cell, net: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of `Classifier` and of `train`; `net` are those that say which net, and how it is converted."""
+    given = {name: value for name, value in cell.train.items() if name != "teacher_epochs"}
+    options = {"epochs": given.pop("epochs", 1), "precision": given.pop("precision", "32-true")}
+    return {**given, **net, "seed": cell.seed}, options
+
+
+@contextmanager
+def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, Any]]:
+    """Arguments of a net that load the weights of the dense one, trained for `teacher_epochs` on the same data.
+
+    None where a cell trains from scratch. Cells that differ in what is sampled share the dense net.
+    """
+    epochs = cell.train.get("teacher_epochs")
+    if not epochs:
+        yield {}
+        return
+    train = {name: value for name, value in cell.train.items() if name not in (*_TAUGHT, "epochs")}
+    bare = {"preset": "dense", "size": None, "changes": {}, "overrides": {}, "quantize": {}}
+    dense = replace(cell, **bare, train={**train, "epochs": epochs})
+    if dense.id not in _WEIGHTS:
+        settings, options = arguments(dense, resolve(dense).settings)
+        pl.seed_everything(cell.seed, verbose=False)
+        model = Classifier(**settings)
+        with quiet(), deterministic_on_cpu():
+            trainer_for(options["epochs"], precision=options["precision"], logger=False).fit(model, datamodule=data)
+        _WEIGHTS.clear()  # cells of one seed follow each other: one is enough
+        _WEIGHTS[dense.id] = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dense.safetensors"
+        save_file(_WEIGHTS[dense.id], path)
+        yield {"model_args": {**(cell.model_args.get("model_args") or {}), "checkpoint_path": str(path)}}
