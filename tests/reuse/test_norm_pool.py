@@ -144,3 +144,13 @@ def test_what_it_cannot_stand_for_is_left_to_torch():
     handle.remove()
     assert norm_pool.fits(x, norm, pool, act)
     assert not norm_pool.fits(x, norm.eval(), pool, act)
+
+
+def test_places_beyond_a_window_are_refused():
+    x, ones, wide = torch.randn(1, 2, 64), torch.ones(2), torch.ones(2, dtype=torch.float64)
+    y, extreme, place, mean, variance = torch.ops.autosample.norm_pool(x, ones, ones, 1e-5, 4)
+    backward = torch.ops.autosample.norm_pool_backward
+    backward(torch.ones_like(y), x, y, extreme, place, mean, variance, ones, 1e-5, 4)
+    place[0, 1, 3] = 4
+    with pytest.raises(RuntimeError, match="places must lie within their windows"):
+        backward(torch.ones_like(y), x, y, extreme, place, mean, wide, ones, 1e-5, 4)

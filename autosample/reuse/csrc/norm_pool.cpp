@@ -224,6 +224,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_pool_backward(
                     t->scalar_type() == (t == &place ? at::kByte : at::kFloat),
                 "norm_pool_backward: what the pool left does not fit the input");
   }
+  TORCH_CHECK(place.numel() == 0 || place.max().item<uint8_t>() < pool,
+              "norm_pool_backward: places must lie within their windows");
   const float *from = x.const_data_ptr<float>(), *out = y.const_data_ptr<float>(), *up = grad.const_data_ptr<float>();
   const float* peak = extreme.const_data_ptr<float>();
   const double *middle = mean.const_data_ptr<double>(), *spread = variance.const_data_ptr<double>();
