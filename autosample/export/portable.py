@@ -147,9 +147,12 @@ def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, i
         return with_weight(layer, weight), "direct"
     form, task = choose_form(origin, shape) if shape is not None else ("direct", None)
     product = task is not None and shape is not None and by_product(task, shape)
-    if form in ("summed", "rows"):
+    if form == "rows":
         assert task is not None
-        return (RowSums if form == "rows" else SummedConv)(source, weight, origin, task, product), form
+        return RowSums(source, weight, origin, task), form
+    if form == "summed":
+        assert task is not None
+        return SummedConv(source, weight, origin, task, product), form
     splits = source.geometry.windows if form == "folded" else 1
     return DirectConv(source, weight, origin.bias, origin, splits, product), form
 

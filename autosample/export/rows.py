@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autosample.export.layers import Conv, fold, multiply_out
+from autosample.export.layers import Conv
 from autosample.export.weights import SampledWeight, kept
 from autosample.lineage import Lineage
 from autosample.reuse.task import Task
@@ -18,20 +18,20 @@ class RowSums(Conv):
     `(t, p)`, so each pass adds a flat array to itself, shifted.
     """
 
-    def __init__(
-        self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, origin: Lineage, task: Task, product: bool
-    ) -> None:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, origin: Lineage, task: Task) -> None:
         super().__init__(layer, origin.bias, origin)
-        self.sampled, self.task, self.product, self.in_order = weight, task, product, task.in_order
+        self.sampled, self.task, self.in_order = weight, task, task.in_order
 
     def convolve(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         task, schedule = self.task, self.task.schedule
-        if task.splits > 1:
+        x = x.squeeze(2)
+        if task.splits > 1:  # channel groups are added up
             surplus = task.splits * task.columns - task.channels
-            x = multiply_out(x, task.columns) if self.product else fold(x, 1, task.splits, surplus)
+            x = F.pad(x, (0, 0, 0, surplus)) if surplus else x
+            x = x.reshape(x.shape[0], task.splits, -1).sum(1).reshape(x.shape[0], task.columns, -1)
         bank = task.source(self.sampled.bank())
         ((before, after),), width = self.frame.padding, len(bank)
-        y = F.pad(x.squeeze(2).transpose(1, 2) @ bank.t(), (0, 0, before, after)).reshape(x.shape[0], 1, 1, -1)
+        y = F.pad(x.transpose(1, 2) @ bank.t(), (0, 0, before, after)).reshape(x.shape[0], 1, 1, -1)
         for step in schedule.axes:
             ones, apart = torch.ones(1, 1, 1, step.count), step.rows + step.shift[0] * width
             y = F.conv2d(y, ones, dilation=(1, apart))

@@ -49,7 +49,7 @@ def test_rows_are_the_convolution(summary, shape, batch):
             pytest.skip("the segments of this one are longer than a tap")
         (origin,) = [o for m in deploy(net.eval(), x, measure=False, fuse=False).modules() if (o := lineage_of(m))]
         sampled = portable(net, x).model.get_submodule("0").sampled
-        made = RowSums(origin.layer, sampled, origin, task, product=False)
+        made = RowSums(origin.layer, sampled, origin, task)
         wanted = F.conv1d(
             x.double(),
             layer.weight.double(),
@@ -70,7 +70,7 @@ def short(monkeypatch) -> tuple[torch.nn.Module, torch.Tensor]:
         "autosample.export.portable.choose_form", lambda origin, shape: ("rows", layer_task(origin.layer))
     )
     layers = [torch.nn.Conv1d(6, 32, 3), torch.nn.ReLU(), torch.nn.Conv1d(32, 70, 8, 2, 4), torch.nn.ReLU()]
-    net = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(), torch.nn.Linear(70, 5))
+    net = torch.nn.Sequential(*layers)
     convert_(net, "wsnet", spatial=8, channel=8, include=["2"])
     return net.eval(), torch.randn(1, 6, 9)
 
