@@ -95,10 +95,10 @@ def fit_budget(
     quantize: Mapping[str, Any] | None = None,
     **rules: Any,
 ) -> Fit:
-    """As `fit_ratio`, and where sizes jump past the target, with the number of windows of each layer held fixed.
+    """As `fit_ratio`, and where sizes jump past the target, with windows and rule of each layer held fixed.
 
-    Sizes jump where whole strides change or where a rule takes fewer windows as its budget shrinks. Held fixed, they
-    follow the ratio smoothly (strided rules then use `strides="any"`).
+    Sizes jump where whole strides change, where a rule takes fewer windows as its budget shrinks, and where learned
+    positions become too dear. Held fixed, they follow the ratio smoothly (strided rules then use `strides="any"`).
     """
     size = _search(model_factory, spec, rules, quantize)
     fit = _bisect(size, target_bytes)
@@ -106,7 +106,9 @@ def fit_budget(
         return _within(fit, target_bytes, tolerance)
     layers = summary_layers(size.convert(_below(size, target_bytes)))
     held: dict[str, dict[str, Any]] = {
-        name: {"windows": layer.geometry.windows, "strides": "any"} for name, layer in layers.items() if name
+        name: {"windows": layer.geometry.windows, "strides": "any", "rule": layer.spec.rule, "afford": None}
+        for name, layer in layers.items()
+        if name
     }
     if not held:  # a layer by itself has no name to override
         return _within(fit, target_bytes, tolerance)

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from autosample.errors import ConversionError, SpecError, nearest
 from autosample.nn import SummaryLayer
 from autosample.sampling import kind_of, plan_geometry
+from autosample.sharing import root_ratios
 from autosample.spec import Spec, kinds_without
 from autosample.spec import spec as make_spec
 
@@ -23,6 +24,8 @@ _RELATED = (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3
 _MOST_NAMES = 12
 # Saving less than this share of a layer is not worth a conversion.
 _LEAST_SAVING = 0.02
+# Fields of a spec that say how much a layer stores.
+_SIZES = ("ratio", "spatial", "channel")
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def choose_layers(
         raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {nearest('', known)}")
     for rules in (included, excluded, overridden):
         rules.warn_unused(names)
-    return choices
+    return [_worth(choice) for choice in _shared_out(choices, spec.ratio)]
 
 
 def _told(include: object, exclude: object) -> str:
@@ -135,9 +138,40 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
     elif "preset" in change:
         spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
     else:
-        spec = spec.replace(**{"by_kind": kinds_without(spec.by_kind, change), **change})
-    reason = _obstacle(layer, shared) or _no_gain(layer, spec)
+        sized = {"share": "even"} if any(change.get(size) for size in _SIZES) else {}
+        spec = spec.replace(**{"by_kind": kinds_without(spec.by_kind, change), **sized, **change})
+    reason = _obstacle(layer, shared)
     return Choice(name, layer, None if reason else spec, reason)
+
+
+def _shared_out(choices: list[Choice], ratio: float | None) -> list[Choice]:
+    """Choices with a ratio of their own for each layer whose spec shares with the others."""
+    sharing = [c for c in choices if c.spec is not None and c.spec.share == "root" and _open_size(c)]
+    if ratio is None or not sharing:
+        return choices
+    ratios = root_ratios([_weights(c).numel() for c in sharing], ratio)
+    # a ratio that is a layer's own is shared no more
+    own = {c.name: c.spec.replace(ratio=r, share="even") for c, r in zip(sharing, ratios, strict=True) if c.spec}
+    return [replace(c, spec=own.get(c.name, c.spec)) for c in choices]
+
+
+def _open_size(choice: Choice) -> bool:
+    """Whether nothing but the ratio for all layers says what a layer is to store."""
+    assert choice.spec is not None
+    kind = choice.spec.by_kind.get(kind_of(tuple(_weights(choice).shape[2:])), {})
+    return choice.spec.ratio is not None and not any(kind.get(size) for size in _SIZES)
+
+
+def _weights(choice: Choice) -> nn.Parameter:
+    weight = choice.layer._parameters["weight"]
+    assert weight is not None
+    return weight
+
+
+def _worth(choice: Choice) -> Choice:
+    """The choice, or that its layer stays dense, since sampling would not make it smaller."""
+    reason = "" if choice.spec is None else _no_gain(choice.layer, choice.spec)
+    return Choice(choice.name, choice.layer, None, reason) if reason else choice
 
 
 def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:

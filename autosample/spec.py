@@ -13,6 +13,7 @@ from autosample.errors import SpecError, nearest, one_line
 Layout = Literal["auto", "taps", "flat"]
 Start = Literal["strided", "random"]
 Strides = Literal["whole", "any"]
+Share = Literal["even", "root"]
 Kernel = Literal["linear", "triangle", "gaussian"]
 Unit = Literal["positions", "sigmoid"]
 Columns = Literal["tile", "shuffle", "learned"]
@@ -29,6 +30,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "start": get_args(Start),
     "strides": get_args(Strides),
+    "share": get_args(Share),
     "kernel": get_args(Kernel),
     "unit": get_args(Unit),
     "columns": get_args(Columns),
@@ -48,7 +50,10 @@ class Spec:
     Attributes:
         preset: Name of the preset that this spec started from.
         rule: Offset rule, a key of `autosample.sampling.OFFSET_RULES`.
-        ratio: Dense weights divided by stored numbers, per layer.
+        ratio: Dense weights divided by stored numbers, per layer or, with `share="root"`, over all layers.
+        share: How the layers of a net share the stored numbers: `even` gives every layer the same ratio, `root`
+            numbers in proportion to the square root of its weights, so that large layers give to small ones. Layers
+            whose size is set by an override or `by_kind` keep it; a layer by itself has nothing to share.
         layout: `taps` slides windows along the kernel taps, `flat` along the unrolled filter; `auto` takes `taps`
             where a kernel has more than one tap.
         windows: Windows per filter, `G`.
@@ -71,6 +76,9 @@ class Spec:
         scale_gradient: Divide the summary's gradient by the multiplicity of each element, or by its square root.
         rate: Learning rate of positions [positions per optimizer step of Adam]; `None` uses that of the weights.
         freeze_at: Share of the training after which positions become integers and stay.
+        afford: Share of a summary's bits that learned positions may take. Where they would take more they are random,
+            and cost nothing; with `None` there are fewer windows instead.
+        bits: Bits of a stored number that `afford` reckons with: 32, or fewer where the net is to be quantised.
         seed: Seed of everything pseudo-random.
         execution: How a layer is computed until it is deployed: `materialize` samples the weight and convolves,
             `reuse` shares the work of overlapping windows where positions are integers, `auto` takes what a cost
@@ -84,6 +92,7 @@ class Spec:
     preset: str = "autosample"
     rule: str = "strided"
     ratio: float | None = None
+    share: Share = "even"
     layout: Layout = "auto"
     windows: int | None = None
     window: int | None = None
@@ -106,6 +115,8 @@ class Spec:
     scale_gradient: GradientScale = "none"
     rate: float | None = None
     freeze_at: float = 0.6
+    afford: float | None = None
+    bits: int = 32
     seed: int = 0
     execution: Execution = "auto"
     by_kind: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -228,6 +239,10 @@ def _check(s: Spec) -> None:
             _fail(f"{name} must be a whole number of at least {least}", getattr(s, name), "see the docstring of Spec")
     if s.rate is not None and not (_number(s.rate) and s.rate > 0):
         _fail("rate must be above 0 positions a step", s.rate, "0.2 suits Adam")
+    if s.afford is not None and not (_number(s.afford) and s.afford > 0):
+        _fail("afford must be a share above 0", s.afford, "0.1 lets positions take a tenth of a summary's bits")
+    if not (_whole(s.bits, 2) and s.bits <= 32):
+        _fail("bits must be a whole number from 2 to 32", s.bits, "4 if summaries are to be stored at 4 bits")
     for name in ("freeze_at", "spread"):
         if not (_number(getattr(s, name)) and 0 <= getattr(s, name) <= 1):
             _fail(f"{name} must lie between 0 and 1", getattr(s, name), "0.6 is a usual choice for freeze_at")
@@ -275,9 +290,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "kmeans": {"rule": "assigned", "layout": "flat", "window": 0, "grid": 0, "start": "random"},
         # pseudo-random windows: the baseline that costs no bytes
         "random": {"rule": "random"},
-        # ours: random start, then learned in units of positions, fast, frozen early; docs/research-log.md says why
+        # ours: large layers give to small ones; random start, then learned in units of positions, fast, frozen early,
+        # where positions are cheap; docs/research-log.md says why
         "autosample": {
             "rule": "interpolated",
+            "share": "root",
+            "afford": 0.1,
             "start": "random",
             "rate": 0.6,
             "freeze_at": 0.6,

@@ -66,16 +66,22 @@ def _conversion(cell: Cell, net: dict[str, Any], quantize: dict[str, Any], targe
     assert cell.size is not None
     like = cell.size.value if cell.size.kind == "like" else None
     # random positions are drawn anew for every seed, unless the preset fixes them
-    changes = {"seed": cell.seed, **cell.changes}
+    changes = {"seed": cell.seed, **_planned_bits(quantize), **cell.changes}
     overrides = dict(cell.overrides)
     if like and like["preset"] == cell.preset and not cell.changes:
         own = {k: v for k, v in like.items() if k not in ("preset", "ratio")}
         return _told(cell.preset, like.get("ratio"), {**changes, **own}, overrides)
     if target is None:
         return _told(cell.preset, cell.size.value, changes, overrides)
-    given = json.dumps([net, cell.preset, {**cell.changes}, overrides, quantize], sort_keys=True)
+    given = json.dumps(
+        [net, cell.preset, {**_planned_bits(quantize), **cell.changes}, overrides, quantize], sort_keys=True
+    )
     ratio, fitted = _fit(given, target, cell.tolerance)
     return _told(cell.preset, ratio, changes, {**overrides, **fitted})
+
+
+def _planned_bits(quantize: dict[str, Any]) -> dict[str, Any]:
+    return {"bits": quantize["bits"]} if quantize else {}
 
 
 def _told(preset: str, ratio: float | None, changes: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -27,12 +27,12 @@ from autosample.sampling import (
     build_columns,
     fit_positions,
     fit_summary,
-    kind_of,
     multiplicity,
     plan_geometry,
     random_signs,
     relative_error,
     sample_weight,
+    settle,
 )
 from autosample.sampling.columns import Columns, LearnedColumns
 from autosample.sampling.hashing import layer_seed
@@ -249,12 +249,12 @@ def become_summary(
     twin = summary_class(type(layer))
     weight = layer._parameters["weight"]
     assert weight is not None
-    g = geometry or plan_geometry(spec, weight.shape)
+    resolved = settle(spec, weight.shape)
+    g = geometry or plan_geometry(resolved, weight.shape)
     del layer._parameters["weight"]
     layer.__class__ = twin
     assert isinstance(layer, SummaryLayer)
     options: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
-    resolved = spec.for_kind(kind_of(g.kernel))
     layer.spec, layer.geometry, layer.fit_error, layer._reuse = resolved, g, None, Reuse()
     layer.quantizers = None
     layer.summary = nn.Parameter(torch.empty(g.length, g.columns, **options), requires_grad=weight.requires_grad)

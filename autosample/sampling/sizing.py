@@ -6,9 +6,12 @@ from dataclasses import replace
 
 from autosample.errors import SpecError
 from autosample.sampling.geometry import Geometry, kind_of
+from autosample.sampling.offsets import OFFSET_RULES, LearnedOffsets
+from autosample.sampling.packing import bits_for
 from autosample.spec import Spec
 
-# Positions of learned windows may take up to this share of the bits of a float32 summary before G is lowered.
+# Positions of learned windows may take up to this share of the bits of a float32 summary before G is lowered, unless
+# the spec says what they may take.
 _POSITION_SHARE = 0.5
 # Denser sampling pays for its mixing matrix; it is used only where that costs at most this share of the dense weights.
 _MIXING_SHARE = 0.25
@@ -27,10 +30,33 @@ def plan_geometry(spec: Spec, shape: Sequence[int]) -> Geometry:
     Raises:
         SpecError: Neither `ratio` nor `spatial`/`channel` is set, or `windows` exceeds what a filter can be cut into.
     """
+    return _plan(settle(spec, shape), shape)
+
+
+def settle(spec: Spec, shape: Sequence[int]) -> Spec:
+    """What `spec` says of a weight of the torch shape `(N, M, *kernel)`, nothing left open but sizes.
+
+    `by_kind` is applied, and where learned positions would take more than `afford` of the summary's bits, the rule is
+    `random`.
+    """
+    own = spec.for_kind(kind_of(tuple(int(size) for size in shape[2:])))
+    if own.afford is None or not issubclass(OFFSET_RULES[own.rule], LearnedOffsets):
+        return own
+    planned = _plan(own, shape)
+    affordable = own.afford * own.bits * planned.length * planned.columns
+    return own.replace(afford=None, rule="random" if position_bits(planned) > affordable else own.rule)
+
+
+def position_bits(planned: Geometry) -> int:
+    """Bits of a stored table of positions."""
+    return planned.sampled * planned.windows * bits_for(planned.positions)
+
+
+def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
+    """The geometry for a spec in which nothing differs by kind any more."""
     filters, channels, *kernel = (int(size) for size in shape)
-    resolved = spec.for_kind(kind_of(tuple(kernel)))
     if resolved.ratio is None and resolved.spatial is None and resolved.channel is None:
-        raise SpecError(f'preset "{spec.preset}" needs a size, got none: pass ratio=8 (or spatial= and channel=)')
+        raise SpecError(f'preset "{resolved.preset}" needs a size, got none: pass ratio=8 (or spatial= and channel=)')
     layout = resolved.layout
     if layout == "auto":
         layout = "taps" if math.prod(kernel) > 1 else "flat"
@@ -207,7 +233,6 @@ def _room(spec: Spec, cut: Geometry) -> int:
 
 
 def _too_many_positions(spec: Spec, planned: Geometry) -> bool:
-    if spec.rule in ("random", "strided", "separable", "assigned"):
+    if spec.rule in ("random", "strided", "separable", "assigned") or spec.afford is not None:
         return False
-    bits = math.ceil(math.log2(max(planned.positions, 2)))
-    return planned.filters * planned.windows * bits > _POSITION_SHARE * 32 * planned.length * planned.columns
+    return position_bits(planned) > _POSITION_SHARE * 32 * planned.length * planned.columns
