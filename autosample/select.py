@@ -133,13 +133,17 @@ def _told(include: object, exclude: object) -> str:
 def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: Mapping[int, str]) -> Choice:
     if change is None or change == "dense":
         return Choice(name, layer, None, "dense by an override")
-    if isinstance(change, str | Spec):
-        spec = make_spec(change) if isinstance(change, Spec) else make_spec(change, ratio=spec.ratio)
-    elif "preset" in change:
-        spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
+    if isinstance(change, Spec):
+        spec = change.replace(share="even")
+    elif isinstance(change, str):
+        spec = make_spec(change, ratio=spec.ratio)
     else:
-        sized = {"share": "even"} if any(change.get(size) for size in _SIZES) else {}
-        spec = spec.replace(**{"by_kind": kinds_without(spec.by_kind, change), **sized, **change})
+        # a layer with a size of its own shares with no other
+        change = {**({"share": "even"} if any(change.get(size) for size in _SIZES) else {}), **change}
+        if "preset" in change:
+            spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
+        else:
+            spec = spec.replace(**{"by_kind": kinds_without(spec.by_kind, change), **change})
     reason = _obstacle(layer, shared)
     return Choice(name, layer, None if reason else spec, reason)
 

@@ -1,4 +1,4 @@
-"""What to do to a layer, as data: `Spec`, the table of presets, and `spec(...)` which builds one from a name."""
+"""What to do to a layer, as data: `Spec`, and `spec(...)` which builds one from the name of a preset."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from autosample.errors import SpecError, nearest, one_line
+from autosample.presets import PRESETS as PRESETS
 
 Layout = Literal["auto", "taps", "flat"]
 Start = Literal["strided", "random"]
@@ -270,43 +271,6 @@ def _check_names(s: Spec) -> None:
         if not isinstance(changes, Mapping) or "by_kind" in changes:
             _fail(f"by_kind must map {kind} to fields", changes, 'write {"layout": "flat"}')
         s.replace(**dict(changes), by_kind={})  # checks itself
-
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        # the weight itself, as one window per filter: the baseline that every comparison needs
-        "dense": {"rule": "strided", "layout": "flat", "windows": 1, "grid": 0, "ratio": 1},
-        # Jin et al. 2018: integer stride along the taps, channels m mod Q
-        "wsnet": {"rule": "separable", "along": "strided", "across": "strided", "spread": 0.0},
-        # Yang et al. 2020: overlapping segments of the unrolled filter
-        "fsnet": {"rule": "strided", "layout": "flat", "windows": 1},
-        # the same with learned fractional offsets, l = (L - K)·sigmoid(alpha)
-        "dfsnet": {"rule": "interpolated", "layout": "flat", "windows": 1, "unit": "sigmoid", "freeze_at": 0.9},
-        # Zhou et al. 2020: positions from an index learner, averaged into a routing map
-        "nes": {"rule": "indexed", "freeze_at": 0.9},
-        # Chen et al. 2015: every weight by itself, hashed position and sign
-        "hashednet": {"rule": "random", "layout": "flat", "window": 1, "signs": "random"},
-        # vector quantisation: disjoint windows, the summary is a codebook
-        "kmeans": {"rule": "assigned", "layout": "flat", "window": 0, "grid": 0, "start": "random"},
-        # pseudo-random windows: the baseline that costs no bytes
-        "random": {"rule": "random"},
-        # ours: large layers give to small ones; random start, then learned in units of positions, fast, frozen early,
-        # where positions are cheap; docs/research-log.md says why
-        "autosample": {
-            "rule": "interpolated",
-            "share": "root",
-            "afford": 0.1,
-            "start": "random",
-            "rate": 0.6,
-            "freeze_at": 0.6,
-            "by_kind": {
-                "linear": {"start": "strided", "rate": 0.1},
-                "conv2d": {"rate": 0.2},
-                "pointwise": {"rate": 0.2},
-            },
-        },
-    }
-)
 
 
 def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **changes: Any) -> Spec:

@@ -318,7 +318,8 @@ def test_files(result, tmp_path):
 
 def test_names_of_what_is_stored():
     model = Net()
-    convert_(model, "autosample", ratio=3, include=["conv2", "head"], gains="filter", signs="random")
+    learned = {"share": "even", "afford": 10, "gains": "filter", "signs": "random"}
+    convert_(model, "autosample", ratio=3, include=["conv2", "head"], **learned)
     state = compact_state(model)
     stored = {name.removeprefix("conv2.") for name in state if name.startswith("conv2.")}
     assert stored == {"summary", "gains", "sign_seed", "offsets.table"}

@@ -92,7 +92,7 @@ def test_first_convolution_and_classifier_of_a_timm_model_stay_dense():
     for wrapped in (False, True):
         outer = nn.ModuleDict({"inner": copy.deepcopy(model)}) if wrapped else copy.deepcopy(model)
         prefix = "inner." if wrapped else ""
-        result = convert_(outer, ratio=4)
+        result = convert_(outer, ratio=4, share="even")
         for name, why in ((first, "first convolution"), (last, "classifier")):
             assert row(result, prefix + name).method == "dense"
             assert row(result, prefix + name).note.startswith(why)
@@ -101,7 +101,7 @@ def test_first_convolution_and_classifier_of_a_timm_model_stay_dense():
     for how in (first, f"re:{first}", "stem"):
         asked = copy.deepcopy(model)
         options = {"overrides": {first: {"ratio": 2}}} if how == "stem" else {"include": [how, "layer1"]}
-        convert_(asked, ratio=4, **options)
+        convert_(asked, ratio=4, share="even", **options)
         assert first in summary_layers(asked)
         assert last not in summary_layers(asked)
     # a type does not name them

@@ -98,7 +98,7 @@ def test_auto_takes_what_pays() -> None:
 
 
 def test_positions_that_are_still_learned_materialize() -> None:
-    layer = SummaryConv1d(16, 32, 16, spec="autosample", ratio=32, grid=4, execution="reuse")
+    layer = SummaryConv1d(16, 32, 16, spec="autosample", ratio=32, grid=4, afford=10, execution="reuse")
     x = torch.randn(2, 16, 400)
     assert not reuses(layer, x)
     layer.freeze_()

@@ -27,7 +27,9 @@ EVERY = [(preset, kind) for preset in PRESETS for kind in KINDS]
 
 def build(preset, kind, **changes) -> SummaryLayer:
     face, _, args, kwargs, _ = KINDS[kind]
-    return face(*args, **kwargs, spec=preset, ratio=4, **changes)
+    # layers so small could not afford learned positions
+    learned = {"afford": 10} if preset == "autosample" else {}
+    return face(*args, **kwargs, spec=preset, ratio=4, **learned, **changes)
 
 
 def example(kind, dtype=torch.float32):

@@ -63,7 +63,7 @@ def test_disjoint_windows_are_fitted_as_well_as_by_kmeans():
 @pytest.mark.parametrize("preset", ["autosample", "dfsnet", "nes"])
 def test_moving_windows_fits_better_than_leaving_them(preset):
     weight = torch.randn(40, 16, 8)
-    moved = SummaryConv1d(16, 40, 8, spec=preset, ratio=8)
+    moved = SummaryConv1d(16, 40, 8, spec=preset, ratio=8, afford=10)
     fixed = SummaryConv1d(16, 40, 8, spec="random", ratio=8)
     assert moved.fit_(weight) < 0.95 * fixed.fit_(weight)
     assert torch.equal(moved.offsets(), moved.offsets.hardened()())

@@ -40,6 +40,24 @@ def test_label_smoothing(classifier):
     torch.testing.assert_close(model.training_step((x, y), 0), expected)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_images_are_laid_out_as_asked(classifier, asked):
+    model, seen = classifier(channels_last=asked, in_chans=3), []
+    model.log = lambda *args, **options: None
+    model.net.register_forward_pre_hook(lambda net, args: seen.append(args[0]))
+    x, y = torch.randn(4, 3, 8, 8), torch.arange(4)
+    model.training_step((x, y), 0)
+    model.validation_step((x, y), 0)
+    assert [one.is_contiguous(memory_format=torch.channels_last) for one in seen] == [asked, asked]
+    assert all(torch.equal(one, x) for one in seen)
+
+
+def test_signals_have_one_layout():
+    model = Classifier("wave4", ratio=16, channels_last=True).eval()
+    model.log = lambda *args, **options: None
+    assert torch.isfinite(model.training_step((torch.randn(2, 1, 8000), torch.arange(2)), 0))
+
+
 @pytest.mark.parametrize("count", [1, 6, 7])
 @pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
 def test_mixing_takes_any_batch(classifier, options, count):

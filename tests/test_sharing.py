@@ -1,0 +1,93 @@
+"""Numbers shared by the root of weights: against the closed form, a numerical optimum, and on real nets."""
+
+import math
+
+import pytest
+import timm
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import nn
+
+from autosample import convert_, spec
+from autosample.convert import summary_layers
+from autosample.models import create
+from autosample.sharing import root_ratios
+
+
+@given(st.lists(st.integers(1, 10**7), min_size=1, max_size=12), st.floats(1, 1000))
+def test_the_numbers_asked_for_are_given_out_in_proportion_to_roots(weights, ratio):
+    ratios = root_ratios(weights, ratio)
+    numbers = [count / r for count, r in zip(weights, ratios, strict=True)]
+    assert sum(numbers) == pytest.approx(sum(weights) / ratio)
+    assert min(ratios) >= 1
+    # one price for a unit of root in all layers that are not kept whole, and whole layers are worth no more
+    prices = [n / math.sqrt(count) for n, count, r in zip(numbers, weights, ratios, strict=True) if r > 1]
+    whole = [math.sqrt(count) for count, r in zip(weights, ratios, strict=True) if r == 1]
+    assert prices == pytest.approx([prices[0]] * len(prices)) if prices else True
+    assert max(whole, default=0) <= min(prices, default=math.inf) * (1 + 1e-9)
+
+
+def test_it_is_the_least_sum_of_ratios():
+    """Against scipy: where a layer's cost is its ratio, no other shares of the same numbers cost less."""
+    weights, ratio = [300.0, 10_000.0, 40_000.0, 1_000_000.0], 12.0
+    total = sum(weights) / ratio
+    found = minimize(
+        lambda n: sum(count / x for count, x in zip(weights, n, strict=True)),
+        x0=[total * count / sum(weights) for count in weights],
+        bounds=[(1e-3, count) for count in weights],
+        constraints={"type": "eq", "fun": lambda n: sum(n) - total},
+        options={"ftol": 1e-12, "maxiter": 1000},
+    )
+    assert sum(root_ratios([int(w) for w in weights], ratio)) == pytest.approx(found.fun, rel=1e-4)
+
+
+def test_a_net_stores_the_same_in_all_and_its_layers_do_not():
+    nets = {share: timm.create_model("resnet18", num_classes=10) for share in ("even", "root")}
+    totals = {share: convert_(net, "random", ratio=8, share=share).stored_bytes for share, net in nets.items()}
+    assert totals["root"] == pytest.approx(totals["even"], rel=0.01)
+    large, small = (summary_layers(nets["root"])[name].geometry for name in ("layer4.1.conv2", "layer1.0.conv1"))
+    assert large.ratio / small.ratio == pytest.approx(math.sqrt(large.dense / small.dense), rel=0.01)
+    assert nets["root"].layer1[0].conv1.spec.share == "even"  # its ratio is its own now
+
+
+def test_sizes_of_their_own_take_no_part():
+    def ratios(**options):
+        net = create("digitnet", num_classes=10)
+        convert_(net, "random", ratio=8, share="root", **options)
+        return {name: layer.geometry.ratio for name, layer in summary_layers(net).items()}
+
+    shared = ratios()
+    given = ratios(overrides={"stages.4": {"ratio": 3}})
+    assert given["stages.4.conv"] == pytest.approx(3, rel=0.02)
+    assert shared["stages.4.conv"] > 8
+    whole = spec("random", ratio=3, share="root")
+    for change in (whole, {"preset": "random", "ratio": 3, "share": "even"}, {"preset": "random", "ratio": 3}):
+        assert ratios(overrides={"stages.4": change})["stages.4.conv"] == pytest.approx(3, rel=0.02)
+    kept = ratios(by_kind={"conv2d": {"ratio": 5}})
+    assert all(ratio == pytest.approx(5, rel=0.02) for ratio in kept.values())
+    compact = create("digitnet", num_classes=10)
+    convert_(compact, "wsnet", spatial=3, channel=2, share="root")
+    assert all(layer.spec.spatial == 3 for layer in summary_layers(compact).values())
+
+
+def test_a_layer_by_itself_has_nothing_to_share():
+    layer = nn.Conv2d(64, 64, 3)
+    convert_(layer, "random", ratio=8, share="root")
+    assert layer.geometry.ratio == pytest.approx(8, rel=0.01)  # pyright: ignore
+
+
+def test_learned_positions_only_where_they_are_affordable():
+    def rules(**changes):
+        net = create("wave4", num_classes=10)
+        convert_(net, spec("autosample", ratio=64, share="even", **changes))
+        layers = summary_layers(net).values()
+        for layer in layers:
+            cost = layer.offsets.stored_bits() if layer.spec.rule != "random" else 0
+            assert cost <= changes.get("afford", 0.1) * changes.get("bits", 32) * layer.summary.numel()
+            assert layer.spec.afford is None  # decided for good: what is saved and loaded does not change it
+        return [layer.spec.rule for layer in layers]
+
+    assert set(rules()) == {"random"}
+    assert set(rules(afford=5.0)) == {"interpolated"}
+    assert rules(afford=0.6) != rules(afford=0.6, bits=4)  # a position weighs more against numbers of few bits
