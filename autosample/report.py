@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.execution import materialized
 from autosample.nn.stored import compact_state, full_types
+from autosample.presets import PRESETS
 from autosample.reuse.layer import WindowConv
 
 _NOTE = "_autosample_reason"
@@ -247,7 +248,9 @@ def _notes(layer: SummaryLayer, size: str) -> list[str]:
     quantizer = layer.quantizer("summary")
     left_dense = getattr(layer, _NOTE, "")
     bits = "" if quantizer is None else f"{quantizer.bits} bits, {quantizer.method}"
-    return [note for note in (size, bits, left_dense) if note]
+    # as where learned positions would have cost too much
+    rule = layer.spec.rule if layer.spec.rule != PRESETS.get(layer.spec.preset, {}).get("rule") else ""
+    return [note for note in (size, rule and f"{rule} positions", bits, left_dense) if note]
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Mistakes of `autosample ablate` are one line and code 2; every grid in configs/ablation can be read."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,13 @@ GOOD = "{data: {class: Digits}, model: {name: digitnet, in_chans: 1}, presets: [
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_grids_of_the_project(path):
     grid = read_grid(path)
-    assert grid.compare == "autosample"
+    assert grid.compare.split()[0] == "autosample"  # with its bits, where it has any
     assert len({cell.repetition for cell in grid.cells}) >= 3
-    assert {"dense", "wsnet", "random", "autosample"} <= set(grid.labels)
+    assert {"wsnet", "random", "autosample"} <= {label.split()[0] for label in grid.labels}
     # whole nets at equal bytes, never layers at equal ratios
     assert {cell.size.kind for cell in grid.cells if cell.size} <= {"net_ratio", "like"}
-    name = {"cifar10_5conv": "cifar10", "resnet18_cifar10": "resnet18"}.get(path.stem, path.stem)
-    script = path.parents[2] / "scripts" / f"reproduce_{name}.sh"
-    assert path.stem == "quick" or f"configs/ablation/{path.name}" in script.read_text()
+    scripts = (path.parents[2] / "scripts").glob("reproduce_*.sh")
+    assert path.stem == "quick" or any(path.stem in re.split(r"[\s/.;]", s.read_text()) for s in scripts)
 
 
 def test_grids_of_the_research_log():
