@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import nn
 
-from autosample import convert_, spec
+from autosample import convert_, report, spec
 from autosample.convert import summary_layers
 from autosample.models import create
 from autosample.sharing import root_ratios
@@ -86,6 +86,9 @@ def test_learned_positions_only_where_they_are_affordable():
             cost = layer.offsets.stored_bits() if layer.spec.rule != "random" else 0
             assert cost <= changes.get("afford", 0.1) * changes.get("bits", 32) * layer.summary.numel()
             assert layer.spec.afford is None  # decided for good: what is saved and loaded does not change it
+        notes = {r.name: r.note for r in report(net).rows}
+        for name, layer in summary_layers(net).items():
+            assert notes[name] == ("random positions" if layer.spec.rule == "random" else "")
         return [layer.spec.rule for layer in layers]
 
     assert set(rules()) == {"random"}

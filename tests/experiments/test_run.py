@@ -23,6 +23,8 @@ def test_quantised_rules_get_the_same_bytes_in_more_numbers(grid, preset, bits):
         ratios = [r.settings["ratio"] for r in records]
         # levels and positions keep their size
         assert 0.2 * 32 / bits < ratios[0] / ratios[1] < 1.2 * 32 / bits
+        # what positions may cost is reckoned in numbers of so many bits
+        assert [r.settings["summary_args"].get("bits") for r in records] == [None, bits]
     assert records[1].settings["quantize"]["bits"] == bits
 
 
