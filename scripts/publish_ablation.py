@@ -1,39 +1,70 @@
-"""Keeps an ablation for the README: `python scripts/publish_ablation.py OUT [OPTIONS OF THE RUN]`, on its machine.
+"""Keeps an ablation for the README: `python scripts/publish_ablation.py OUT [OPTIONS OF THE RUN]`.
 
-OUT is the folder of `autosample ablate`; the table, its records in brief and the picture go to results/ablation/NAME,
-or results/research/NAME for the grids of configs/research, with the command, the machine and the date. Then:
-`python scripts/update_readme.py`.
+OUT is the folder of `autosample ablate`; the table, all its records and the picture go to results/ablation/NAME, or
+results/research/NAME for the grids of configs/research, with the command, and the machines and dates that the records
+tell. Then: `python scripts/update_readme.py`.
+
+`python scripts/publish_ablation.py --restore NAME OUT` puts the records back into a folder, so that `autosample ablate
+… --out OUT` trains only what has been added to the grid, or changed, since.
 """
 
 import json
 import shutil
 import sys
-from datetime import date
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
-from autosample.timing import processor
+from autosample.experiments.record import Record, write_json, write_record, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main(out: Path, options: str) -> None:
-    """Copy what is to be kept."""
-    name = json.loads((out / "results.json").read_text())["name"]
-    kind = "research" if (ROOT / f"configs/research/{name}.yaml").exists() else "ablation"
-    folder = ROOT / "results" / kind / name
+def config_of(name: str) -> Path:
+    """The file of a grid."""
+    research = ROOT / f"configs/research/{name}.yaml"
+    return research if research.exists() else ROOT / f"configs/ablation/{name}.yaml"
+
+
+def folder_of(name: str) -> Path:
+    """Where a grid's results are kept."""
+    return ROOT / "results" / config_of(name).parent.name / name
+
+
+def publish(out: Path, options: str) -> None:
+    """Copy what is to be kept: of the records, those that are in the table."""
+    results = json.loads((out / "results.json").read_text())
+    config, folder = config_of(results["name"]), folder_of(results["name"])
     folder.mkdir(parents=True, exist_ok=True)
     for kept in ("table.md", "results.json", "accuracy.png"):
         shutil.copy(out / kept, folder / kept)
+    names = [record["name"] for record in results["records"]]
+    records = [json.loads((out / "records" / f"{name}.json").read_text()) for name in names]
+    lines = (json.dumps({"name": name, **record}) for name, record in zip(names, records, strict=True))
+    write_text(folder / "records.jsonl", "\n".join(lines) + "\n")
+    dates = sorted(record["machine"]["date"] for record in records)
     about = {
-        "command": f"autosample ablate configs/{kind}/{name}.yaml {options}".strip(),
-        "hardware": processor() if not torch.cuda.is_available() else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
+        "command": f"autosample ablate {config.relative_to(ROOT)} {options}".strip(),
+        "hardware": " or ".join(unique(record["machine"]["hardware"] for record in records)),
+        "torch": " or ".join(unique(record["torch"] for record in records)),
+        "date": " to ".join(unique([dates[0], dates[-1]])),
     }
-    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    write_json(folder / "about.json", about)
+
+
+def restore(name: str, out: Path) -> None:
+    """Put the kept records into a folder; those of runs that the grid has no more do no harm there."""
+    for line in (folder_of(name) / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        write_record(out / "records" / f"{record.pop('name')}.json", Record(**record))
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    """Each value once, in order."""
+    return list(dict.fromkeys(values))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), " ".join(sys.argv[2:]))
+    if sys.argv[1] == "--restore":
+        restore(sys.argv[2], Path(sys.argv[3]))
+    else:
+        publish(Path(sys.argv[1]), " ".join(sys.argv[2:]))

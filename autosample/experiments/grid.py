@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from autosample.errors import ConfigError, nearest
+from autosample.presets import PRESETS
 
 # What says where data are and how they are read, but not what they are.
 _PLACES = ("root", "cache_dir", "num_workers", "download", "resident")
@@ -83,7 +84,9 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """The canonical configuration: plain data in which equal cells are equal, whatever they are called."""
         kept = {name: value for name, value in vars(self).items() if name not in ("label", "identity", "id")}
-        kept["size"] = {self.size.kind: self.size.value} if self.size else None
+        # what a preset is made of, so that a preset which changes leaves its old records behind
+        kept["changes"] = {**PRESETS.get(self.preset, {}), **self.changes}
+        kept["size"] = {self.size.kind: _made_of(self.size.value)} if self.size else None
         kept["data_args"] = {k: v for k, v in self.data_args.items() if k not in _PLACES}
         # what is left at nothing is left out, so that options to come do not make old records strangers
         return {k: v for k, v in _plain(kept).items() if v not in (None, False, 0, {}) or k == "seed"}
@@ -111,6 +114,11 @@ class Cell:
     def repetition(self) -> tuple[int, int | None]:
         """Which of its group it is: seed and fold."""
         return self.seed, self.fold
+
+
+def _made_of(size: Any) -> Any:
+    """A size with the fields of the preset that it names, if it names one."""
+    return {**PRESETS[size["preset"]], **size} if isinstance(size, Mapping) else size
 
 
 def _plain(value: Any) -> Any:

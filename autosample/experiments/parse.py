@@ -124,6 +124,8 @@ def _sizes(c: Mapping[str, Any]) -> list[Size]:
         for value in _list(c[key]):
             if kind == "like":
                 _known(value, ("preset", *_spec_fields()), "like")
+                if "preset" not in value:
+                    raise ConfigError(f"like needs a preset, got {value}: write like: [{{preset: random, ratio: 16}}]")
                 spec(value)
                 value = dict(value)
             elif not _is_number(value) or value < 1:

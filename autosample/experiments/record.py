@@ -34,7 +34,7 @@ class Record:
         latency: Milliseconds of the deployed net at batch 1: `median`, `low` and `high` quartile, `threads`.
         moved: Per layer that learns positions, how far they are from their start after each epoch [rows].
         windows: Per layer (the largest two), where its windows lie; see `plots.WindowMap`.
-        machine: `device` and `threads` of the training.
+        machine: `device`, `hardware`, `threads` and `date` of the training.
     """
 
     settings: dict[str, Any]

@@ -5,6 +5,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +22,7 @@ from autosample.experiments.resolve import resolve
 from autosample.experiments.teacher import arguments, dense_weights
 from autosample.experiments.trainer import deterministic_on_cpu, quiet, trainer_for
 from autosample.quantize import quantize_
-from autosample.timing import time_in_turn
+from autosample.timing import processor, time_in_turn
 from autosample.training import Classifier, FakeQuantize
 from autosample.training.callbacks import distances, learning_layers
 
@@ -157,9 +158,15 @@ def train(
         dense_params=size.dense_params,
         moved=watch.moved,
         windows=_window_maps(model.net),
-        machine={"device": str(trainer.strategy.root_device), "threads": torch.get_num_threads()},
+        machine=_machine(trainer.strategy.root_device),
     )
     return model, record
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    day = date.today().isoformat()
+    return {"device": str(device), "hardware": hardware, "threads": torch.get_num_threads(), "date": day}
 
 
 def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float) -> list[pl.Callback]:

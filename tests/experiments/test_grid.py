@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from autosample.errors import AutosampleError
+from autosample.experiments import grid as grids
 from autosample.experiments.attempt import pack_cell, unpack_cell
 from autosample.experiments.parse import read_grid
 
@@ -49,6 +50,15 @@ def test_the_identity_is_what_decides_and_nothing_else(grid):
     assert len({cell.id, *(c.id for c in other)}) == 1 + len(other)
 
 
+def test_a_preset_that_changes_leaves_its_old_records_behind(grid, monkeypatch):
+    sizes = ({"ratios": [8]}, {"ratios": [], "like": [{"preset": "wsnet", "ratio": 8}]})
+    before = [grid(presets=["random"], **size).cells[0].id for size in sizes]
+    for preset in ("random", "wsnet"):
+        monkeypatch.setattr(grids, "PRESETS", {**grids.PRESETS, preset: {**grids.PRESETS[preset], "windows": 3}})
+    after = [grid(presets=["random"], **size).cells[0].id for size in sizes]
+    assert len({*before, *after}) == 4
+
+
 def test_only(grid):
     made = grid()
     assert {c.label for c in made.only(["rand*"]).cells} == {"random"}
@@ -75,6 +85,7 @@ def test_only(grid):
         ({"presets": ["random", "random"]}, "cells must differ"),
         ({"presets": ["random", {"preset": "random", "windows": 3}]}, 'labels must differ .*"random" twice'),
         ({"presets": None}, "a grid needs presets"),
+        ({"ratios": [], "like": [{"ratio": 16}]}, "like needs a preset, got {'ratio': 16}"),
         ({"data": {"class": "Digitz"}}, 'data must name a class, got "Digitz": did you mean "Digits"'),
         ({"data": {"class": "Digits", "batch_szie": 8}}, 'no option "batch_szie": did you mean "batch_size"'),
         ({"data": {"class": "Digits", "batch_size": 0}}, "batch_size must be at least 1"),
