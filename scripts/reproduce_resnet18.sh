@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The table of CIFAR-10 on ResNet-18; DATA_ROOT holds cifar10/ or cifar-10-batches-py/.
-# Expected: 15 runs of 200 epochs in bfloat16: wants a GPU; not timed yet.
+# Expected: 30 runs of 200 epochs in bfloat16: wants a GPU; not timed yet.
 # Usage: scripts/reproduce_resnet18.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18.sh DATA_ROOT [options of autosample ablate]}")
