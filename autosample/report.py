@@ -248,9 +248,11 @@ def _notes(layer: SummaryLayer, size: str) -> list[str]:
     quantizer = layer.quantizer("summary")
     left_dense = getattr(layer, _NOTE, "")
     bits = "" if quantizer is None else f"{quantizer.bits} bits, {quantizer.method}"
-    # as where learned positions would have cost too much
-    rule = layer.spec.rule if layer.spec.rule != PRESETS.get(layer.spec.preset, {}).get("rule") else ""
-    return [note for note in (size, rule and f"{rule} positions", bits, left_dense) if note]
+    rule = ""
+    if layer.spec.rule != PRESETS.get(layer.spec.preset, {}).get("rule"):
+        # learned positions would have cost too much, or the layer's share holds all its weights
+        rule = "whole" if layer.geometry.stored == layer.geometry.dense else f"{layer.spec.rule} positions"
+    return [note for note in (size, rule, bits, left_dense) if note]
 
 
 @torch.no_grad()

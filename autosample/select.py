@@ -10,6 +10,7 @@ from torch import nn
 
 from autosample.errors import ConversionError, SpecError, nearest
 from autosample.nn import SummaryLayer
+from autosample.presets import PRESETS
 from autosample.sampling import kind_of, plan_geometry
 from autosample.sharing import root_ratios
 from autosample.spec import Spec, kinds_without
@@ -24,6 +25,10 @@ _RELATED = (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3
 _MOST_NAMES = 12
 # Saving less than this share of a layer is not worth a conversion.
 _LEAST_SAVING = 0.02
+# Bits of a weight that stays dense.
+_DENSE_BITS = 32
+# A layer whose share holds all its weights: each filter has a window of its own, and nothing that makes windows differ.
+_WHOLE = {**PRESETS["dense"], "denser": 1, "signs": "none", "gains": "none", "afford": None, "by_kind": {}}
 # Fields of a spec that say how much a layer stores.
 _SIZES = ("ratio", "spatial", "channel")
 
@@ -154,9 +159,14 @@ def _shared_out(choices: list[Choice], ratio: float | None) -> list[Choice]:
     if ratio is None or not sharing:
         return choices
     ratios = root_ratios([_weights(c).numel() for c in sharing], ratio)
-    # a ratio that is a layer's own is shared no more
-    own = {c.name: c.spec.replace(ratio=r, share="even") for c, r in zip(sharing, ratios, strict=True) if c.spec}
+    own = {c.name: _with_share(c.spec, r) for c, r in zip(sharing, ratios, strict=True) if c.spec}
     return [replace(c, spec=own.get(c.name, c.spec)) for c in choices]
+
+
+def _with_share(spec: Spec, ratio: float) -> Spec:
+    """The spec of a layer that has got its share. With fewer bits a number, whole layers are to have these too."""
+    whole = _WHOLE if ratio == 1 and spec.bits < _DENSE_BITS else {}
+    return spec.replace(**{**whole, "ratio": ratio, "share": "even"})  # what is a layer's own is shared no more
 
 
 def _open_size(choice: Choice) -> bool:
@@ -208,7 +218,7 @@ def _no_gain(layer: nn.Module, spec: Spec) -> str:
             raise  # no layer can do without a size
         return str(error)
     stored = planned.stored + planned.sampled * {"none": 0, "filter": 1, "window": planned.windows}[asked.gains]
-    if stored > (1 - _LEAST_SAVING) * planned.dense:
+    if stored * asked.bits > (1 - _LEAST_SAVING) * planned.dense * _DENSE_BITS:
         return f"too small: {stored} stored numbers for {planned.dense} weights"
     return ""
 

@@ -54,7 +54,8 @@ class Spec:
         ratio: Dense weights divided by stored numbers, per layer or, with `share="root"`, over all layers.
         share: How the layers of a net share the stored numbers: `even` gives every layer the same ratio, `root`
             numbers in proportion to the square root of its weights, so that large layers give to small ones. Layers
-            whose size is set by an override or `by_kind` keep it; a layer by itself has nothing to share.
+            whose size is set by an override or `by_kind` keep it; a layer by itself has nothing to share. One whose
+            share would hold all its weights stays dense, or with fewer `bits` has a number of these for each weight.
         layout: `taps` slides windows along the kernel taps, `flat` along the unrolled filter; `auto` takes `taps`
             where a kernel has more than one tap.
         windows: Windows per filter, `G`.
@@ -79,7 +80,8 @@ class Spec:
         freeze_at: Share of the training after which positions become integers and stay.
         afford: Share of a summary's bits that learned positions may take. Where they would take more they are random,
             and cost nothing; with `None` there are fewer windows instead.
-        bits: Bits of a stored number that `afford` reckons with: 32, or fewer where the net is to be quantised.
+        bits: Bits that a stored number is to have: fewer than 32 where the net is to be quantised. `afford` reckons
+            with them, and layers that would not shrink by sharing numbers are converted for the sake of the bits.
         seed: Seed of everything pseudo-random.
         execution: How a layer is computed until it is deployed: `materialize` samples the weight and convolves,
             `reuse` shares the work of overlapping windows where positions are integers, `auto` takes what a cost

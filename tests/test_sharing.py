@@ -1,15 +1,17 @@
 """Numbers shared by the root of weights: against the closed form, a numerical optimum, and on real nets."""
 
+import itertools
 import math
 
 import pytest
 import timm
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import nn
 
-from autosample import convert_, report, spec
+from autosample import convert_, quantize_, report, spec
 from autosample.convert import summary_layers
 from autosample.models import create
 from autosample.sharing import root_ratios
@@ -75,6 +77,34 @@ def test_a_layer_by_itself_has_nothing_to_share():
     layer = nn.Conv2d(64, 64, 3)
     convert_(layer, "random", ratio=8, share="root")
     assert layer.geometry.ratio == pytest.approx(8, rel=0.01)  # pyright: ignore
+
+
+@pytest.mark.parametrize("preset", ["wsnet", "hashednet", "random", "autosample"])
+def test_with_few_bits_a_layer_whose_share_holds_all_its_weights_has_them_at_these_bits(preset):
+    net = create("freshnet", num_classes=10)
+    dense = net.head.fc.weight.detach().clone()
+    options = {"include": ["stages", "head.fc"], "warm_start": True}
+    convert_(net, spec(preset, ratio=2, share="root", bits=4), **options)
+    layer = net.head.fc
+    assert torch.equal(layer.weight, dense)  # nothing is shared within it, nor rearranged
+    assert {r.note for r in report(net).rows if r.name == "head.fc"} == {"whole"}
+    assert all(not r.note.startswith("too small") for r in report(net).rows)
+    quantize_(net, bits=4, rest="fp16")
+    row = next(r for r in report(net).rows if r.name == "head.fc")
+    assert row.stored_bytes == pytest.approx(dense.numel() / 2, rel=0.02)
+    back = create("freshnet", num_classes=10)
+    convert_(back, spec(preset, ratio=2, share="root"), include=options["include"])  # of 32 bits each: left dense
+    assert type(back.head.fc) is nn.Linear
+
+
+def test_bytes_follow_the_ratio_without_jumps_where_bits_are_few():
+    def size(ratio):
+        net = create("freshnet", num_classes=10)
+        convert_(net, spec("random", ratio=ratio, share="root", bits=4), include=["stages", "head.fc"])
+        return quantize_(net, bits=4, rest="fp16").after
+
+    sizes = [size(1.6 * 1.05**step) for step in range(20)]
+    assert all(1.02 < a / b < 1.08 for a, b in itertools.pairwise(sizes))
 
 
 def test_learned_positions_only_where_they_are_affordable():
