@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from autosample.experiments.record import Record, write_json, write_record, write_text
+from autosample.experiments.record import Record, write_record, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +48,7 @@ def publish(out: Path, options: str) -> None:
         "torch": " or ".join(unique(record["torch"] for record in records)),
         "date": " to ".join(unique([dates[0], dates[-1]])),
     }
-    write_json(folder / "about.json", about)
+    write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
 
 
 def restore(name: str, out: Path) -> None:
