@@ -97,8 +97,6 @@ class _Worker:
     def _spawn(self) -> None:
         one = str(self.threads)
         env = os.environ | {"OMP_NUM_THREADS": one, "MKL_NUM_THREADS": one, "OPENBLAS_NUM_THREADS": one}
-        # threads that wait actively for one another crawl where the cores have other work too
-        env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         # in a session of its own: Ctrl-C is for the runner, which then stops its workers
         self.process = subprocess.Popen(
