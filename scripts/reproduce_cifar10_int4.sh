@@ -6,7 +6,7 @@
 # Usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/setup.sh" base
 for grid in cifar10_5conv_int4 cifar10_5conv_int4_16x; do
   autosample ablate "configs/ablation/$grid.yaml" --root "$data" "${@:2}"
 done

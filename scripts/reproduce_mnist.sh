@@ -5,7 +5,7 @@
 # Usage: scripts/reproduce_mnist.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_mnist.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/setup.sh" base
 for grid in mnist mnist_int8 mnist_int4; do
   autosample ablate "configs/ablation/$grid.yaml" --root "$data" "${@:2}"
 done

@@ -4,5 +4,5 @@
 # Usage: scripts/reproduce_resnet18.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/setup.sh" base
 exec autosample ablate configs/ablation/resnet18_cifar10.yaml --root "$data" "${@:2}"

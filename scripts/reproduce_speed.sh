@@ -6,7 +6,7 @@ set -euo pipefail
 out=$(realpath -m "${1:-$(dirname "$0")/../results/speed}")
 shift $(($# < 1 ? $# : 1))
 suites=${*:-layers models training growth timm}
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/setup.sh" base
 
 failed=0
 for suite in $suites; do

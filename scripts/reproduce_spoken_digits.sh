@@ -5,5 +5,5 @@
 # Usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/setup.sh" base
 exec autosample ablate configs/ablation/spoken_digits.yaml --root "$data" "${@:2}"

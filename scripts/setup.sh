@@ -1,5 +1,6 @@
 # Sourced by the other scripts: makes .venv beside pyproject.toml and installs autosample into it, once.
-# Needs Python 3.11 or newer (set PYTHON to choose one). Usage: source scripts/setup.sh [EXTRA]
+# Needs Python 3.11 or newer (set PYTHON to choose one). Usage: source scripts/setup.sh EXTRA
+# EXTRA is one of pyproject.toml, or "base" for none; left out, bash would hand on the caller's own arguments.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,8 +18,8 @@ find_python() {
 }
 
 install() { # EXTRA
-  local target="." stamp=".venv/.installed-${1:-base}" python
-  [ -n "${1:-}" ] && target=".[$1]"
+  local target="." stamp=".venv/.installed-$1" python
+  [ "$1" = base ] || target=".[$1]"
   if [ -f "$stamp" ] && [ ! pyproject.toml -nt "$stamp" ]; then
     return
   fi
@@ -34,5 +35,5 @@ install() { # EXTRA
   touch "$stamp"
 }
 
-install "${1:-}" || exit 1
+install "$1" || exit 1
 export PATH="$PWD/.venv/bin:$PATH"
