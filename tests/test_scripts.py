@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = [p for p in sorted((Path(__file__).parents[1] / "scripts").glob("*.sh")) if p.stem != "setup"]
+SCRIPTS = [
+    path
+    for path in sorted((Path(__file__).parents[1] / "scripts").glob("*.sh"))
+    if any(line.startswith("source ") for line in path.read_text().splitlines())
+]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
