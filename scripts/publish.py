@@ -1,53 +1,68 @@
-"""Copies finished runs into results/, with the machine and the date: `python scripts/publish.py quickstart|real RUNS`.
+"""Keeps an ablation, or the quickstart, for the documents: `python scripts/publish.py OUT [OPTIONS OF THE RUN]`.
 
-`quickstart`: records and pictures of runs/quickstart. `real`: the table of scripts/reproduce_real.sh. Afterwards
-`python scripts/update_readme.py` renews the README.
+OUT is the folder of `autosample ablate` or `autosample quickstart`; the table, all its records and the pictures go to
+results/ablation/NAME, results/research/NAME for the grids of configs/research, or results/quickstart, with the
+command, and the machines and dates that the records tell. Then: `python scripts/update_docs.py`.
+
+`python scripts/publish.py --restore NAME OUT` puts the records back into a folder, so that `autosample ablate … --out
+OUT` trains only what has been added to the grid, or changed, since.
 """
 
 import json
-import os
-import platform
 import shutil
-import subprocess
 import sys
-from datetime import date
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
+from autosample.experiments.record import Record, write_record, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = {
-    "quickstart": "bash scripts/quickstart.sh",
-    "real": "bash scripts/reproduce_real.sh DATA_ROOT runs/real",
-}
 
 
-def processor() -> str:
-    """The processor's name, as far as the system tells, and how many cores there are."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+def place_of(name: str) -> tuple[Path, str]:
+    """Where a grid's results are kept, and the command that makes them."""
+    if name == "quickstart":
+        return ROOT / "results/quickstart", "bash scripts/quickstart.sh"
+    kind = "research" if (ROOT / f"configs/research/{name}.yaml").exists() else "ablation"
+    return ROOT / "results" / kind / name, f"autosample ablate configs/{kind}/{name}.yaml"
 
 
-def main() -> None:
-    what, runs = sys.argv[1], Path(sys.argv[2])
-    target = ROOT / "results" / what
-    target.mkdir(parents=True, exist_ok=True)
-    if what == "quickstart":
-        for name in ("results.json", "accuracy.png", "windows-autosample.png", "windows-wsnet.png"):
-            shutil.copy(runs / name, target / name)
-    else:
-        collect = [sys.executable, str(ROOT / "scripts" / "collect_runs.py"), str(runs), "--out", str(target)]
-        subprocess.run(collect, check=True)
+def publish(out: Path, options: str) -> None:
+    """Copy what is to be kept: of the records, those that are in the table."""
+    results = json.loads((out / "results.json").read_text())
+    folder, command = place_of(results["name"])
+    folder.mkdir(parents=True, exist_ok=True)
+    windows = out.glob("windows-*.png") if results["name"] == "quickstart" else ()
+    for kept in (*(out / name for name in ("table.md", "results.json", "accuracy.png")), *windows):
+        shutil.copy(kept, folder / kept.name)
+    names = [record["name"] for record in results["records"]]
+    records = [json.loads((out / "records" / f"{name}.json").read_text()) for name in names]
+    lines = (json.dumps({"name": name, **record}) for name, record in zip(names, records, strict=True))
+    write_text(folder / "records.jsonl", "\n".join(lines) + "\n")
+    dates = sorted(record["machine"]["date"] for record in records)
     about = {
-        "command": COMMANDS[what],
-        "hardware": processor(),
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
+        "command": f"{command} {options}".strip(),
+        "hardware": " or ".join(unique(record["machine"]["hardware"] for record in records)),
+        "torch": " or ".join(unique(record["torch"] for record in records)),
+        "date": " to ".join(unique([dates[0], dates[-1]])),
     }
-    (target / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
+
+
+def restore(name: str, out: Path) -> None:
+    """Put the kept records into a folder; those of runs that the grid has no more do no harm there."""
+    for line in (place_of(name)[0] / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        write_record(out / "records" / f"{record.pop('name')}.json", Record(**record))
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    """Each value once, in order."""
+    return list(dict.fromkeys(values))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == "--restore":
+        restore(sys.argv[2], Path(sys.argv[3]))
+    else:
+        publish(Path(sys.argv[1]), " ".join(sys.argv[2:]))

@@ -356,7 +356,7 @@ def test_the_table_says_plainly_what_was_missed(tmp_path, capsys):
 
 def test_the_readme_takes_its_table_from_the_records(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    script = importlib.import_module("update_readme")
+    script = importlib.import_module("update_docs")
     monkeypatch.setattr(script, "RESULTS", tmp_path)
     monkeypatch.setattr(script, "ROOT", tmp_path)
     assert "No records yet" in script.reuse_table()

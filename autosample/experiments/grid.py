@@ -154,14 +154,16 @@ class Grid:
         return list(dict.fromkeys(cell.label for cell in self.cells))
 
     def only(self, patterns: list[str]) -> "Grid":
-        """The cells whose label or name one of the patterns matches (`random`, `*seed0*`).
+        """The cells that one of the patterns matches: by label (`random`), or by name (`*seed0*`) where no label fits.
 
         Raises:
             ConfigError: A pattern matches nothing.
         """
         kept: set[str] = set()
         for pattern in patterns:
-            hits = {c.id for c in self.cells if fnmatch(c.label, pattern) or fnmatch(c.name, pattern)}
+            # names hold the preset, so that `*random*` would find what is called otherwise too
+            hits = {c.id for c in self.cells if fnmatch(c.label, pattern)}
+            hits = hits or {c.id for c in self.cells if fnmatch(c.name, pattern)}
             if not hits:
                 raise ConfigError(f'no cell of {self.name} matches "{pattern}": {nearest(pattern, self.labels)}')
             kept |= hits

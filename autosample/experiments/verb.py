@@ -36,7 +36,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--root", help="folder of the data, instead of the one that the grid names")
     add("--jobs", type=int, default=1, help="worker processes on this machine (1)")
     add("--threads", type=int, help="threads of each worker (cores / jobs); with others, last digits may differ")
-    add("--only", nargs="+", default=[], metavar="PATTERN", help="cells whose label or name matches: random '*seed0*'")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="cells whose label, or else name, matches: random '*seed0*'",
+    )
     add("--choose", nargs="?", const=0.2, type=float, metavar="SHARE",
         help="hold out a share (0.2) of the training data, score on it, and leave the test set alone")  # fmt: skip
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; without an address a local one")

@@ -63,6 +63,8 @@ def test_only(grid):
     made = grid()
     assert {c.label for c in made.only(["rand*"]).cells} == {"random"}
     assert {c.seed for c in made.only(["*seed1*"]).cells} == {1}
+    called = grid(presets=["random", {"preset": "random", "label": "by chance", "windows": 2}])
+    assert {c.label for c in called.only(["*random*"]).cells} == {"random"}  # although the other's name holds it too
     with pytest.raises(AutosampleError, match='"randon": did you mean "random"'):
         made.only(["randon"])
 

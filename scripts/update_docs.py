@@ -1,17 +1,17 @@
-"""Fills the README's tables from the records under results/: `python scripts/update_readme.py [--check]`.
+"""Fills the tables of README.md and docs/ablations.md from results/: `python scripts/update_docs.py [--check]`.
 
 Text between `<!-- NAME -->` and `<!-- /NAME -->` is replaced (a lone first marker gets its partner). With `--check`
 nothing is written, and the exit code tells whether anything would change.
 """
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
-
-from collect_runs import table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -48,15 +48,6 @@ def quickstart_table() -> str:
 def quickstart_figure() -> str:
     """The picture that the quickstart drew."""
     return "![accuracy against stored bytes](results/quickstart/accuracy.png)"
-
-
-def real_table() -> str:
-    """Runs on real data."""
-    return (
-        table(read("real/runs.json"))
-        + "\nOne seed each: differences of a few tenths are noise. "
-        + told(read("real/about.json"))
-    )
 
 
 def speed_table() -> str:
@@ -179,14 +170,80 @@ def reuse_figure() -> str:
     return f"![time of a layer against filters, samples and ratio, with slopes]({path})"
 
 
+_SIDES = ("wsnet", "random", "random root", "autosample")  # rules with a column of their own
+
+
+def summary() -> str:
+    """A line for each size of every ablation that was kept: the rules at equal bytes."""
+    lines = [
+        "| data | net | smaller | bits a number | dense | `wsnet` | `random` | `random`, root shares | best other | "
+        "`autosample` | over `wsnet` (p) | over `random` (p) | runs |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for folder in kept_ablations():
+        results = json.loads((folder / "results.json").read_text())
+        sizes = dict.fromkeys(row["size"] for row in results["rows"] if row["size"])
+        lines += [summary_line(results, size, folder) for size in sizes]
+    return "\n".join(lines)
+
+
+def summary_line(results: dict[str, Any], size: str, folder: Path) -> str:
+    """Test accuracies of the rules at one size, and what `autosample` is ahead of two of them."""
+    rules = {rule_of(r["method"]): r for r in results["rows"] if r["size"] == size or r["method"] == "dense"}
+    tests = {rule_of(t["against"]): t for t in results["tests"] if t["size"] == size}
+    ours = rules["autosample"]
+    whole = {name: row["accuracy_percent"] for name, row in rules.items() if row["seeds"] == row["wanted"]}
+    others = {name: score for name, score in whole.items() if name not in (*_SIDES, "dense")}
+    best = max(others, key=lambda name: others[name], default=None)
+    bits = re.search(r"(\d+) bits", ours["method"])
+    cells = [
+        f"[{ours['data']}](results/ablation/{folder.name}/table.md)",
+        f"`{ours['model']}`",
+        f"{ours['ratio']:.1f}x",
+        bits.group(1) if bits else "32",
+        *(accuracy(rules.get(name)) for name in ("dense", *_SIDES[:3])),
+        f"{others[best]:.2f} (`{best}`)" if best else "",
+        accuracy(ours),
+        *(ahead(tests.get(name)) for name in ("wsnet", "random")),
+        str(ours["seeds"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def rule_of(method: str) -> str:
+    """A label without the bits."""
+    return re.sub(r" \d+ bits", "", method)
+
+
+def accuracy(row: dict[str, Any] | None) -> str:
+    """Mean and spread, and how many runs where some are missing."""
+    if row is None:
+        return ""
+    missing = "" if row["seeds"] == row["wanted"] else f" ({row['seeds']} of {row['wanted']} runs)"
+    return f"{row['accuracy_percent']:.2f} ± {row['std_percent']:.2f}{missing}"
+
+
+def ahead(test: dict[str, Any] | None) -> str:
+    """Percentage points and p of the paired t-test."""
+    if test is None:
+        return ""
+    p = "incomplete" if test["t_p"] is None else f"{test['t_p']:.2g}"
+    return f"{test['difference']:+.2f} ({p})"
+
+
+def kept_ablations() -> list[Path]:
+    """The folders of the ablations that were kept."""
+    return sorted((RESULTS / "ablation").glob("*"))
+
+
 def ablations() -> str:
     """Every ablation that was kept: its title, tables and picture."""
     parts = []
-    for folder in sorted((RESULTS / "ablation").glob("*")):
+    for folder in kept_ablations():
         title, methods, *tests = (folder / "table.md").read_text().strip().split("\n\n")
-        pairs = [f"<details><summary>Paired tests</summary>\n\n{table}\n\n</details>" for table in tests]
-        picture = f"![accuracy against stored bytes](results/ablation/{folder.name}/accuracy.png)"
-        parts += [f"### {title}", methods, *pairs, told(json.loads((folder / "about.json").read_text())), picture]
+        about = told(json.loads((folder / "about.json").read_text()))
+        picture = f"![accuracy against stored bytes](../results/ablation/{folder.name}/accuracy.png)"
+        parts += [f"## {title}", methods, *tests, about, picture]
     return "\n\n".join(parts) or "No records yet: `bash scripts/reproduce_mnist.sh DATA_ROOT` and the like make them."
 
 
@@ -198,31 +255,41 @@ def example() -> str:
 
 
 PARTS = {
-    "quickstart:figure": quickstart_figure,
-    "quickstart:table": quickstart_table,
-    "example": example,
-    "real:table": real_table,
-    "speed:table": speed_table,
-    "reuse:table": reuse_table,
-    "reuse:figure": reuse_figure,
-    "ablations": ablations,
-    "runtimes:table": runtimes_table,
-    "quantised:table": quantised_table,
+    "README.md": {
+        "quickstart:figure": quickstart_figure,
+        "quickstart:table": quickstart_table,
+        "example": example,
+        "summary": summary,
+        "speed:table": speed_table,
+        "reuse:table": reuse_table,
+        "reuse:figure": reuse_figure,
+        "runtimes:table": runtimes_table,
+        "quantised:table": quantised_table,
+    },
+    "docs/ablations.md": {"ablations": ablations},
 }
 
 
-def main() -> int:
-    path = ROOT / "README.md"
-    before = text = path.read_text()
-    for name, make in PARTS.items():
+def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+    """A document with its parts made anew."""
+    for name, make in parts.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         head, _, rest = text.partition(start)
         tail = rest.partition(end)[2] if end in rest else rest
         text = f"{head}{start}\n{make()}\n{end}{tail}"
-    if "--check" in sys.argv:
-        return int(text != before)
-    path.write_text(text)
-    return 0
+    return text
+
+
+def main() -> int:
+    stale = 0
+    for name, parts in PARTS.items():
+        path = ROOT / name
+        before = path.read_text()
+        text = filled(before, parts)
+        stale += text != before
+        if "--check" not in sys.argv:
+            path.write_text(text)
+    return int(stale > 0 and "--check" in sys.argv)
 
 
 if __name__ == "__main__":
