@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tables of MNIST on 784-1000-10, in float32 and with summaries at 8 and 4 bits; DATA_ROOT holds MNIST/raw/*-ubyte.
-# Expected: 57 runs of 10 epochs and 30 of 20, two hours on one core of an AMD EPYC (5 to 10 s an epoch); halved by
+# Expected: 57 runs of 10 epochs and 30 of 20, three and a half core-hours on an AMD EPYC (3 to 35 s an epoch); halved by
 # --jobs 2.
 # Usage: scripts/reproduce_mnist.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail

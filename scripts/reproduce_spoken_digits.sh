@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The table of spoken digits (raw audio); DATA_ROOT holds fsdd/recordings/.
-# Expected: 84 runs of 8 epochs, about 2 core-hours on an AMD EPYC (5 to 16 s an epoch);
+# Expected: 84 runs of 8 epochs, 2.8 core-hours on an AMD EPYC with both cores busy (3 to 20 s an epoch);
 # halved by --jobs 2.
 # Usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
