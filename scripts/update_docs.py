@@ -1,4 +1,4 @@
-"""Fills the tables of README.md and docs/ablations.md from results/: `python scripts/update_docs.py [--check]`.
+"""Fills the tables of README.md and docs/ from results/: `python scripts/update_docs.py [--check]`.
 
 Text between `<!-- NAME -->` and `<!-- /NAME -->` is replaced (a lone first marker gets its partner). With `--check`
 nothing is written, and the exit code tells whether anything would change.
@@ -50,48 +50,67 @@ def quickstart_figure() -> str:
     return "![accuracy against stored bytes](results/quickstart/accuracy.png)"
 
 
-def speed_table() -> str:
-    """Training steps against dense."""
-    lines = ["| training step against dense | threads | ratio of medians (quartiles) |", "|---|---:|---:|"]
-    for path in sorted((RESULTS / "training-step").glob("*.json")):
-        record = json.loads(path.read_text())
-        for r in record["rows"]:
-            spread = f"{r['ratio']:.2f} ({r['low']:.2f}–{r['high']:.2f})"
-            lines.append(f"| `{r['preset']}` | {record['settings']['threads']} | {spread} |")
-    settings = record["settings"]
-    what = f"{settings['model']} at ratio {settings['ratio']:g}, batch {settings['batch']}, {settings['size']} px"
-    return (
-        "\n".join(lines)
-        + f"\n\n{what}; converting resnet50 takes {record['convert_resnet50_s']:.2f} s; "
-        + told(record)
-    )
-
-
 _SUITES = ("layers", "models", "training", "timm")
+_MANY = {"layers": "single layers", "timm": "nets of timm with `autosample` at 8x"}
 _MISSING = "No records yet: `bash scripts/reproduce_speed.sh` makes them."
+
+
+def speed_records() -> list[dict[str, Any]]:
+    """What `autosample bench` measured, suite by suite."""
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "speed").glob("*.json"))]
+    return sorted((r for r in records if r["suite"] in _SUITES), key=lambda r: _SUITES.index(r["suite"]))
+
+
+def speed_summary() -> str:
+    """A line for each model, and one for all layers, or all models of timm, on as many threads."""
+    records = [r for r in speed_records() if not r.get("memory_kept")]
+    if not records:
+        return _MISSING
+    lines = [
+        "| workload | threads | fastest dense [ms] | autosample [ms] | times as fast |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for record in records:
+        rows = [row for row in record["rows"] if row["best"]]
+        if record["suite"] in _MANY:
+            ratios = [row["ratios"][row["best"]]["median"] for row in rows]
+            times = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            lines.append(f"| {len(rows)} {_MANY[record['suite']]} | {rows[0]['threads']} | | | {times} |")
+        else:
+            lines += [" | ".join(reuse_line(row, record).split(" | ")[:5]) + " |" for row in rows]
+    return "\n".join(lines) + "\n\n" + sources(records)
+
+
+def sources(records: list[dict[str, Any]]) -> str:
+    """Where and when the records were made."""
+    dates: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        dates.setdefault((record["hardware"], record["torch"]), set()).add(record["date"])
+    return " ".join(
+        told(
+            {
+                "command": "autosample bench",
+                "hardware": where,
+                "torch": torch,
+                "date": " to ".join(sorted({min(d), max(d)})),
+            }
+        )
+        for (where, torch), d in dates.items()
+    )
 
 
 def reuse_table() -> str:
     """Speed of layers, models and training steps against the fastest dense torch."""
-    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "speed").glob("*.json"))]
-    records = sorted((r for r in records if r["suite"] in _SUITES), key=lambda r: _SUITES.index(r["suite"]))
+    records = speed_records()
     if not records:
         return _MISSING
-    head = [
+    lines = [
         "| workload | threads | fastest dense [ms] | autosample [ms] | times as fast (quartiles) | asked | aim | met | "
         "peak memory [MB] |",
         "|---|---:|---:|---:|---:|---:|---:|---|---:|",
     ]
-    lines, folded = (
-        [reuse_line(row, record) for record in records if (record["suite"] == "timm") == rare for row in record["rows"]]
-        for rare in (False, True)
-    )
-    lines = head + lines
-    if folded:
-        said = "Models of timm, after `deploy`"
-        lines += ["", f"<details><summary>{said}</summary>", "", *head, *folded, "", "</details>"]
-    sources = dict.fromkeys(told({**record, "command": "autosample bench"}) for record in records)
-    return "\n".join(lines) + "\n\n" + " ".join(sources) + " Medians; all records are in results/speed."
+    lines += [reuse_line(row, record) for record in records for row in record["rows"]]
+    return "\n".join(lines) + "\n\n" + sources(records)
 
 
 def reuse_line(row: dict[str, Any], record: dict[str, Any]) -> str:
@@ -109,6 +128,23 @@ def reuse_line(row: dict[str, Any], record: dict[str, Any]) -> str:
     peaks = [side["peak"] for side in (base, best)]
     peak = " → ".join(f"{p / 1e6:.1f}" for p in peaks) if None not in peaks else ""
     return f"| {name} | {row['threads']} | {times} | {spread} | {asked[0]} | {asked[1]} | {met} | {peak} |"
+
+
+def steps_table() -> str:
+    """Training steps against dense."""
+    lines = ["| training step against dense | threads | ratio of medians (quartiles) |", "|---|---:|---:|"]
+    for path in sorted((RESULTS / "training-step").glob("*.json")):
+        record = json.loads(path.read_text())
+        for r in record["rows"]:
+            spread = f"{r['ratio']:.2f} ({r['low']:.2f}–{r['high']:.2f})"
+            lines.append(f"| `{r['preset']}` | {record['settings']['threads']} | {spread} |")
+    settings = record["settings"]
+    what = f"{settings['model']} at ratio {settings['ratio']:g}, batch {settings['batch']}, {settings['size']} px"
+    return (
+        "\n".join(lines)
+        + f"\n\n{what}; converting resnet50 takes {record['convert_resnet50_s']:.2f} s; "
+        + told(record)
+    )
 
 
 def runtimes_table() -> str:
@@ -167,7 +203,7 @@ def reuse_figure() -> str:
     path = "results/speed/growth-1t.png"
     if not (ROOT / path).exists():
         return _MISSING
-    return f"![time of a layer against filters, samples and ratio, with slopes]({path})"
+    return f"![time of a layer against filters, samples and ratio, with slopes](../{path})"
 
 
 _SIDES = ("wsnet", "random", "random root", "autosample")  # rules with a column of their own
@@ -260,13 +296,12 @@ PARTS = {
         "quickstart:table": quickstart_table,
         "example": example,
         "summary": summary,
-        "speed:table": speed_table,
-        "reuse:table": reuse_table,
-        "reuse:figure": reuse_figure,
+        "speed": speed_summary,
         "runtimes:table": runtimes_table,
         "quantised:table": quantised_table,
     },
     "docs/ablations.md": {"ablations": ablations},
+    "docs/speed.md": {"reuse": reuse_table, "growth": reuse_figure, "steps": steps_table},
 }
 
 

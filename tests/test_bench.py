@@ -354,7 +354,7 @@ def test_the_table_says_plainly_what_was_missed(tmp_path, capsys):
     assert not (tmp_path / "empty.png").exists()
 
 
-def test_the_readme_takes_its_table_from_the_records(tmp_path, monkeypatch):
+def test_the_documents_take_their_tables_from_the_records(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
     script = importlib.import_module("update_docs")
     monkeypatch.setattr(script, "RESULTS", tmp_path)
@@ -370,6 +370,12 @@ def test_the_readme_takes_its_table_from_the_records(tmp_path, monkeypatch):
     assert "| **no** |" in missed
     assert "reuse: outputs differ" in wrong
     assert "**error**" in wrong
+    assert script.speed_summary().splitlines()[2] == "| 2 single layers | 1 | | | 1.50 to 2.50 |"
+    write(
+        Record("models", {**about(), "hardware": "a processor", "torch": "2", "date": "today"}, rows[:1]),
+        tmp_path / "speed" / "models-1t.json",
+    )
+    assert script.speed_summary().splitlines()[3] == "| `tiny` | 1 | 2 (folded) | 1 (deployed) | 2.50 (2.00–3.00) |"
 
 
 def test_numbers_in_tables():
