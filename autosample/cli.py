@@ -14,7 +14,7 @@ from autosample.explain import explain
 
 HELP = """usage: autosample VERB [options]
 
-  quickstart   train the bundled digits dense, strided, random and learned; a table and two pictures
+  quickstart   train the bundled digits dense and with three sampling rules; a table and two pictures
   ablate       run a grid of presets, sizes and seeds: autosample ablate configs/ablation/quick.yaml [--jobs 2]
   report       what a model would store: autosample report resnet18 --summary autosample --ratio 8
   quantize     fewer bits for a saved model or a checkpoint: autosample quantize DIR_OR_CKPT --bits 8 --out DIR

@@ -22,17 +22,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "kmeans": {"rule": "assigned", "layout": "flat", "window": 0, "grid": 0, "start": "random"},
         # pseudo-random windows: the baseline that costs no bytes
         "random": {"rule": "random"},
-        # ours: large layers give to small ones; random start, then learned in units of positions, fast, frozen early,
-        # where positions are cheap; docs/research-log.md says why
+        # ours: large layers give to small ones; random windows, but for linear layers, whose positions are learned in
+        # units of positions, and frozen early, where they are cheap; docs/research-log.md says why. With `afford`, the
+        # rates are for the other kinds too.
         "autosample": {
             "rule": "interpolated",
             "share": "root",
-            "afford": 0.1,
+            "afford": 0,
             "start": "random",
             "rate": 0.6,
             "freeze_at": 0.6,
             "by_kind": {
-                "linear": {"start": "strided", "rate": 0.1},
+                "linear": {"start": "strided", "rate": 0.1, "afford": 0.1},
                 "conv2d": {"rate": 0.2},
                 "pointwise": {"rate": 0.2},
             },

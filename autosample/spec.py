@@ -79,7 +79,7 @@ class Spec:
         rate: Learning rate of positions [positions per optimizer step of Adam]; `None` uses that of the weights.
         freeze_at: Share of the training after which positions become integers and stay.
         afford: Share of a summary's bits that learned positions may take. Where they would take more they are random,
-            and cost nothing; with `None` there are fewer windows instead.
+            and cost nothing (with 0 everywhere); with `None` there are fewer windows instead.
         bits: Bits that a stored number is to have: fewer than 32 where the net is to be quantised. `afford` reckons
             with them, and layers that would not shrink by sharing numbers are converted for the sake of the bits.
         seed: Seed of everything pseudo-random.
@@ -242,8 +242,8 @@ def _check(s: Spec) -> None:
             _fail(f"{name} must be a whole number of at least {least}", getattr(s, name), "see the docstring of Spec")
     if s.rate is not None and not (_number(s.rate) and s.rate > 0):
         _fail("rate must be above 0 positions a step", s.rate, "0.2 suits Adam")
-    if s.afford is not None and not (_number(s.afford) and s.afford > 0):
-        _fail("afford must be a share above 0", s.afford, "0.1 lets positions take a tenth of a summary's bits")
+    if s.afford is not None and not (_number(s.afford) and s.afford >= 0):
+        _fail("afford must be a share of at least 0", s.afford, "0.1 lets positions take a tenth of a summary's bits")
     if not (_whole(s.bits, 2) and s.bits <= 32):
         _fail("bits must be a whole number from 2 to 32", s.bits, "4 if summaries are to be stored at 4 bits")
     for name in ("freeze_at", "spread"):

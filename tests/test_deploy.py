@@ -56,7 +56,8 @@ def build(kind, preset, **changes) -> tuple[SummaryLayer, torch.Tensor]:
 
 def chain(preset="wsnet", *, bias=True, **changes) -> tuple[nn.Sequential, torch.Tensor]:
     """A layer with all that can be folded into it."""
-    conv = SummaryConv1d(8, 16, 8, padding=2, bias=bias, spec=preset, ratio=4, **changes)
+    learned = {"afford": 10} if preset == "autosample" else {}
+    conv = SummaryConv1d(8, 16, 8, padding=2, bias=bias, spec=preset, ratio=4, **learned, **changes)
     model = nn.Sequential(conv, nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(3))
     return scramble(model), torch.randn(2, 8, 50)
 

@@ -31,7 +31,8 @@ class Net(nn.Module):
 
 def net(preset="autosample", **changes) -> Net:
     model = Net().eval()
-    convert_(model, preset, **{"ratio": 4, "include": ["conv1", "conv2"], **changes})
+    learned = {"afford": 10} if preset == "autosample" else {}
+    convert_(model, preset, **{"ratio": 4, "include": ["conv1", "conv2"], **learned, **changes})
     return model
 
 

@@ -133,7 +133,7 @@ def test_wsnet_in_closed_form():
 def test_learned_positions_in_closed_form():
     """`N·G` positions of `⌈log2(L − K + 1)⌉` bits, packed."""
     model = nn.Conv2d(32, 64, 3, bias=False)
-    result = convert_(model, "autosample", ratio=8, windows=4, gains="filter")
+    result = convert_(model, "autosample", ratio=8, windows=4, gains="filter", afford=0.1)
     rows, columns = model.summary.shape
     assert columns == 8
     bits = 64 * 4 * math.ceil(math.log2(rows - 9 + 1))

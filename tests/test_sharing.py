@@ -124,3 +124,11 @@ def test_learned_positions_only_where_they_are_affordable():
     assert set(rules()) == {"random"}
     assert set(rules(afford=5.0)) == {"interpolated"}
     assert rules(afford=0.6) != rules(afford=0.6, bits=4)  # a position weighs more against numbers of few bits
+
+
+def test_the_preset_learns_positions_in_linear_layers_alone():
+    for name, expected in {"freshnet": {"head.fc"}, "soundnet8": set(), "mlp784": {"stages.0.fc"}}.items():
+        net = create(name, num_classes=10)
+        convert_(net, "autosample", ratio=8, include=["stages", "head.fc"])
+        learned = {layer for layer, module in summary_layers(net).items() if module.spec.rule == "interpolated"}
+        assert learned == expected, name

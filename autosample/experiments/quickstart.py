@@ -1,4 +1,4 @@
-"""The main job in a few minutes: fixed against learned sampling on data that need no download."""
+"""The main job in a few minutes: sampling rules against one another on data that need no download."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def quickstart(
     seeds: int = 3,
     image_size: int = 16,
 ) -> None:
-    """Train a small net on the bundled digits dense, strided, random and learned, and compare them.
+    """Train a small net on the bundled digits dense and with three sampling rules, and compare them.
 
     Records of finished runs are kept, so that calling it again goes on where it stopped or only prints the table.
 

@@ -48,5 +48,6 @@ def make(name: str, preset: str, **changes) -> nn.Module:
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
     if preset != "dense":
-        autosample.convert_(model, preset, **{"ratio": 8, **changes})
+        learned = {"afford": 10} if preset == "autosample" else {}  # in convolutions its positions are random
+        autosample.convert_(model, preset, **{"ratio": 8, **learned, **changes})
     return model.eval()

@@ -101,7 +101,7 @@ def test_at_a_ratio_near_one_a_warm_start_is_close_to_the_model(preset):
             layer.weight.copy_(base.repeat(3, *[1] * (base.dim() - 1)) + 1e-3 * torch.randn_like(layer.weight))
     x = torch.randn(20, 8, 6, 6)
     expected = model(x)
-    twin, result = convert(model, preset, ratio=1.1, share="even", warm_start=True)
+    twin, result = convert(model, preset, ratio=1.1, share="even", afford=10, warm_start=True)
     assert len(result.converted) == 2
     assert max(r.fit_error for r in result.converted) < 0.1
     assert distance(harden_(twin)(x), expected) < 0.1

@@ -87,7 +87,7 @@ EQUIVALENT = [
     (("wsnet", {"spatial": 4}), ("strided", {"layout": "taps", "windows": 1})),
     (("wsnet", {"spatial": 4, "channel": 2}), ("separable", {"along": "strided", "across": "random", "spread": 0.0})),
     (("fsnet", {}), ("dfsnet", {"unit": "positions", "start": "strided"})),
-    (("random", {"seed": 3}), ("autosample", {"seed": 3, "start": "random", "windows": 4})),
+    (("random", {"seed": 3}), ("autosample", {"seed": 3, "start": "random", "windows": 4, "afford": 10})),
     (("random", {}), ("nes", {"start": "random"})),
     (("random", {}), ("assigned", {"start": "random"})),
     (("fsnet", {}), ("interpolated", {"kernel": "linear", "layout": "flat", "windows": 1})),

@@ -12,6 +12,8 @@ from autosample.data import Digits
 from autosample.training import Classifier
 
 NET = {"model": "digitnet", "num_classes": 10, "ratio": 4, "lr": 3e-3}
+# in convolutions the positions of `autosample` are random unless it is told otherwise
+LEARNED = {"afford": 10}
 
 
 # what Lightning says of short loops, of loaders without workers, and what torch says of Lightning
@@ -49,7 +51,12 @@ def digits() -> Callable[..., Digits]:
 
 @pytest.fixture
 def classifier() -> Callable[..., Classifier]:
-    return lambda **options: Classifier(**{**NET, **options})
+    def make(**options: Any) -> Classifier:
+        if options.get("summary", "autosample") == "autosample":
+            options["summary_args"] = {**LEARNED, **(options.get("summary_args") or {})}
+        return Classifier(**{**NET, **options})
+
+    return make
 
 
 @pytest.fixture

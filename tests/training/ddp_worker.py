@@ -33,7 +33,10 @@ def main(out: str) -> None:
     for preset in PRESETS:
         folder = Path(out) / preset
         folder.mkdir(parents=True)
-        changes = {"freeze_at": 0.5, "rule": "categorical"} if preset == "kmeans" else {"freeze_at": 0.5}
+        changes = {
+            "freeze_at": 0.5,
+            **{"kmeans": {"rule": "categorical"}, "autosample": {"afford": 10}}.get(preset, {}),
+        }
         # batch norm's statistics are each process's own after the last broadcast: leave it out
         options = {"model": "digitnet", "model_args": {"norm": False}, "ratio": 4, "summary_args": changes}
         trainer = pl.Trainer(

@@ -18,7 +18,8 @@ def loader() -> DataLoader:
 
 
 def classifier(summary="autosample", **options) -> Classifier:
-    return Classifier("digitnet", num_classes=2, summary=summary, ratio=16, lr=1e-2, **options)
+    learned = {"afford": 10} if summary == "autosample" else None
+    return Classifier("digitnet", num_classes=2, summary=summary, ratio=16, lr=1e-2, summary_args=learned, **options)
 
 
 class Watch(pl.Callback):

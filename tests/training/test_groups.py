@@ -10,7 +10,8 @@ from autosample.training import parameter_groups
 
 def converted(preset="autosample", name="digitnet", **changes):
     model = create(name, num_classes=10)
-    convert_(model, preset, ratio=4, **changes)
+    learned = {"afford": 10} if preset == "autosample" else {}
+    convert_(model, preset, ratio=4, **learned, **changes)
     return model
 
 
