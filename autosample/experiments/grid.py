@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from autosample.errors import ConfigError, nearest
 from autosample.presets import PRESETS
+from autosample.spec import kinds_without
 
 # What says where data are and how they are read, but not what they are.
 _PLACES = ("root", "cache_dir", "num_workers", "download", "resident")
@@ -85,7 +86,10 @@ class Cell:
         """The canonical configuration: plain data in which equal cells are equal, whatever they are called."""
         kept = {name: value for name, value in vars(self).items() if name not in ("label", "identity", "id")}
         # what a preset is made of, so that a preset which changes leaves its old records behind
-        kept["changes"] = {**PRESETS.get(self.preset, {}), **self.changes}
+        made_of = dict(PRESETS.get(self.preset, {}))
+        if "by_kind" in made_of:
+            made_of["by_kind"] = kinds_without(made_of["by_kind"], self.changes)
+        kept["changes"] = {**made_of, **self.changes}
         kept["size"] = {self.size.kind: _made_of(self.size.value)} if self.size else None
         kept["data_args"] = {k: v for k, v in self.data_args.items() if k not in _PLACES}
         # what is left at nothing is left out, so that options to come do not make old records strangers

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+import autosample
 from autosample.errors import AutosampleError
 from autosample.experiments import grid as grids
 from autosample.experiments.attempt import pack_cell, unpack_cell
@@ -22,6 +23,13 @@ def test_data_models_folds_and_seeds_multiply(grid):
     made = grid(data=data, model=["soundnet8", "m5"], folds=[1, 2, 3], seeds=1)
     assert len(made.cells) == 2 * 2 * 3 * 2
     assert {c.fold for c in made.cells} == {1, 2, 3}
+
+
+def test_what_a_preset_says_of_a_layer_kind_gives_way_to_a_rule_of_the_grid(grid):
+    cell = grid(presets=["dense", {"preset": "autosample", "rate": 0.3, "afford": 0.1}]).cells[1]
+    made_of, real = cell.identity["changes"], autosample.spec("autosample", rate=0.3, afford=0.1)
+    assert all(getattr(real, name) == value for name, value in made_of.items())
+    assert made_of["by_kind"]["linear"] == {"start": "strided"}
 
 
 def test_the_identity_is_what_decides_and_nothing_else(grid):
