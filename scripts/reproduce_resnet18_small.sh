@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # CIFAR-10 on timm's ResNet-18 with its 7x7 stem, four epochs at 51x. DATA_ROOT holds cifar10/ or cifar-10-batches-py/.
-# Expected: 12 runs of about 10 minutes on a core of an AMD EPYC with bfloat16 instructions, two hours; halved by --jobs 2.
+# Expected: 9 runs of 4 to 7 minutes on a core of an AMD EPYC with bfloat16 instructions, an hour; halved by --jobs 2.
 # Usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [options of autosample ablate]}")
