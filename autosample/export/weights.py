@@ -15,15 +15,17 @@ from autosample.nn import SummaryLayer
 from autosample.reuse.task import Slice, Task, Widened
 from autosample.sampling import Offsets, random_signs
 from autosample.sampling.hashing import random_positions
-from autosample.sampling.levels import nearest_level
+from autosample.sampling.levels import even_levels, nearest_level
 from autosample.sampling.offsets.random import RandomOffsets
 from autosample.sampling.offsets.separable import SeparableOffsets
 from autosample.sampling.packing import bits_for, pack
-from autosample.sampling.quantizers import Quantizer
+from autosample.sampling.quantizers import LinearQuantizer, Quantizer
 
 _LEVELS = 256
 # Smaller tensors stay as they are: levels would save little.
 _SMALL = 256
+# What the operators that hash positions weigh in a file [bytes]: a table of fewer bytes is written instead.
+_HASH = 2000
 
 
 def keep(
@@ -31,9 +33,9 @@ def keep(
 ) -> None:
     """Store a tensor with a module, at as few bits as give it back exactly.
 
-    What has been quantised is stored as codes and a table of levels, what fits into half precision in that, and all
-    else as float32. With `int8` it is rounded to 256 levels, evenly spaced from its smallest to its largest number;
-    numbers that lie on such a grid already come back exactly.
+    What has been quantised is stored as codes and its levels (a table, or the lowest and a step), what fits into half
+    precision in that, and all else as float32. With `int8` it is rounded to 256 levels, evenly spaced from its smallest
+    to its largest number; numbers that lie on such a grid already come back exactly.
     """
     if values is None:
         owner.register_buffer(name, None)
@@ -43,7 +45,12 @@ def keep(
         levels = quantizer.levels(values).cpu()
         codes = nearest_level(values, levels)
         owner.register_buffer(f"{name}_codes", pack(codes, quantizer.bits))
-        owner.register_buffer(f"{name}_table", levels.float())
+        span = quantizer.stored_levels(values).cpu() if isinstance(quantizer, LinearQuantizer) else None
+        if span is not None and torch.equal(even_levels(span, quantizer.bits), levels):
+            owner.register_buffer(f"{name}_low", span[0].clone())
+            owner.register_buffer(f"{name}_step", span[1].clone())
+        else:
+            owner.register_buffer(f"{name}_table", levels.float())
         owner.__dict__[f"{name}_shape"] = (quantizer.bits, tuple(values.shape))
     elif int8 and values.numel() >= _SMALL:
         low, high = values.min(), values.max()
@@ -65,7 +72,11 @@ def kept(owner: nn.Module, name: str) -> Tensor | None:
     buffers = owner._buffers
     if (codes := buffers.get(f"{name}_codes")) is not None:
         bits, shape = owner.__dict__[f"{name}_shape"]
-        return owner.get_buffer(f"{name}_table").index_select(0, unpacked(codes, bits, math.prod(shape))).view(shape)
+        numbers = unpacked(codes, bits, math.prod(shape))
+        if (table := buffers.get(f"{name}_table")) is not None:
+            return table.index_select(0, numbers).view(shape)
+        # as `even_levels` makes them, to the last bit
+        return (numbers.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")).view(shape)
     if (levels := buffers.get(f"{name}_levels")) is not None:
         # not DequantizeLinear: runtimes leave that for every call, and fold these
         return levels.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")
@@ -111,8 +122,10 @@ class Packed(nn.Module):
         self.shape, self.step, self.low = tuple(table.shape), step, int(table.min())
         steps = (table - self.low) // step
         self.bits = bits_for(int(steps.max()) + 1)
+        self.bytes = 0
         if self.bits:
             self.register_buffer("packed", pack(steps, self.bits))
+            self.bytes = self.packed.numel()
 
     def forward(self) -> Int[Tensor, "n g"]:
         if not self.bits:
@@ -161,15 +174,20 @@ class Added(nn.Module):
 
 
 def stored_positions(rule: Offsets) -> nn.Module:
-    """The module that gives a hardened rule's integer positions from what the rule stores."""
+    """The module that gives a hardened rule's integer positions from what the rule stores, or from a smaller table."""
     from autosample.sampling.offsets.strided import StridedOffsets
 
     if isinstance(rule, RandomOffsets):
-        return Hashed(rule)
+        packed = _packed(rule)
+        return packed if packed.bytes < _HASH else Hashed(rule)
     if isinstance(rule, StridedOffsets):
         return Spaced(rule)
     if isinstance(rule, SeparableOffsets):
         return Added(rule)
+    return _packed(rule)
+
+
+def _packed(rule: Offsets) -> Packed:
     return Packed(rule.positions().long().cpu(), rule.places.grid)
 
 
