@@ -362,8 +362,8 @@ def test_the_documents_take_their_tables_from_the_records(tmp_path, monkeypatch)
     assert "No records yet" in script.reuse_table()
     assert "No records yet" in script.reuse_figure()
     rows = (judged(2.5), judged(1.5), judged(2.5, error="reuse: outputs differ", ratios={}))
-    record = Record("layers", {**about(), "hardware": "a processor", "torch": "2", "date": "today"}, rows)
-    write(record, tmp_path / "speed" / "layers-1t.json")
+    told = {**about(), "hardware": "a processor", "torch": "2", "date": "today"}
+    write(Record("layers", told, rows), tmp_path / "speed" / "layers-1t.json")
     good, missed, wrong = script.reuse_table().splitlines()[2:5]
     cells = "`tiny` | 1 | 2 (folded) | 1 (deployed) | 2.50 (2.00–3.00) | 2x | 3x | yes |"
     assert cells in good
@@ -371,10 +371,7 @@ def test_the_documents_take_their_tables_from_the_records(tmp_path, monkeypatch)
     assert "reuse: outputs differ" in wrong
     assert "**error**" in wrong
     assert script.speed_summary().splitlines()[2] == "| 2 single layers | 1 | | | 1.50 to 2.50 |"
-    write(
-        Record("models", {**about(), "hardware": "a processor", "torch": "2", "date": "today"}, rows[:1]),
-        tmp_path / "speed" / "models-1t.json",
-    )
+    write(Record("models", told, rows[:1]), tmp_path / "speed" / "models-1t.json")
     assert script.speed_summary().splitlines()[3] == "| `tiny` | 1 | 2 (folded) | 1 (deployed) | 2.50 (2.00–3.00) |"
 
 

@@ -122,10 +122,8 @@ class Packed(nn.Module):
         self.shape, self.step, self.low = tuple(table.shape), step, int(table.min())
         steps = (table - self.low) // step
         self.bits = bits_for(int(steps.max()) + 1)
-        self.bytes = 0
         if self.bits:
             self.register_buffer("packed", pack(steps, self.bits))
-            self.bytes = self.packed.numel()
 
     def forward(self) -> Int[Tensor, "n g"]:
         if not self.bits:
@@ -178,8 +176,9 @@ def stored_positions(rule: Offsets) -> nn.Module:
     from autosample.sampling.offsets.strided import StridedOffsets
 
     if isinstance(rule, RandomOffsets):
-        packed = _packed(rule)
-        return packed if packed.bytes < _HASH else Hashed(rule)
+        p = rule.places
+        few = p.filters * p.groups * bits_for(p.choices) < 8 * _HASH
+        return _packed(rule) if few else Hashed(rule)
     if isinstance(rule, StridedOffsets):
         return Spaced(rule)
     if isinstance(rule, SeparableOffsets):
