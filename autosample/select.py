@@ -11,7 +11,7 @@ from torch import nn
 from autosample.errors import ConversionError, SpecError, nearest
 from autosample.nn import SummaryLayer
 from autosample.presets import PRESETS
-from autosample.sampling import kind_of, plan_geometry
+from autosample.sampling import gain_count, kind_of, plan_geometry
 from autosample.sharing import root_ratios
 from autosample.spec import Spec, kinds_without
 from autosample.spec import spec as make_spec
@@ -217,7 +217,7 @@ def _no_gain(layer: nn.Module, spec: Spec) -> str:
         if asked.ratio is None and asked.spatial is None and asked.channel is None:
             raise  # no layer can do without a size
         return str(error)
-    stored = planned.stored + planned.sampled * {"none": 0, "filter": 1, "window": planned.windows}[asked.gains]
+    stored = planned.stored + gain_count(asked, planned)
     if stored * asked.bits > (1 - _LEAST_SAVING) * planned.dense * _DENSE_BITS:
         return f"too small: {stored} stored numbers for {planned.dense} weights"
     return ""

@@ -74,7 +74,8 @@ class Spec:
         columns: Which summary column an input channel reads: `tile` is WSNet's `m mod Q`, `shuffle` a seeded
             permutation in each group, `learned` a straight-through choice.
         signs: `random` multiplies every window by a seeded sign.
-        gains: A learned factor per filter or per window.
+        gains: A learned factor per filter or per window, left out of layers where they would take more than half of the
+            numbers that `ratio` leaves.
         scale_gradient: Divide the summary's gradient by the multiplicity of each element, or by its square root.
         rate: Learning rate of positions [positions per optimizer step of Adam]; `None` uses that of the weights.
         freeze_at: Share of the training after which positions become integers and stay.

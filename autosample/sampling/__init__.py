@@ -14,6 +14,7 @@ from autosample.sampling.offsets import Offsets as Offsets
 from autosample.sampling.offsets import Places as Places
 from autosample.sampling.offsets import TableOffsets as TableOffsets
 from autosample.sampling.sample import sample_weight as sample_weight
+from autosample.sampling.sizing import gain_count as gain_count
 from autosample.sampling.sizing import plan_geometry as plan_geometry
 from autosample.sampling.sizing import settle as settle
 from autosample.sampling.windows import Placement as Placement

@@ -13,6 +13,8 @@ from autosample.spec import Spec
 # Positions of learned windows may take up to this share of the bits of a float32 summary before G is lowered, unless
 # the spec says what they may take.
 _POSITION_SHARE = 0.5
+# Gains may take up to this share of the numbers that the ratio leaves to a layer; beyond it they starve the summary.
+_GAIN_SHARE = 0.5
 # Denser sampling pays for its mixing matrix; it is used only where that costs at most this share of the dense weights.
 _MIXING_SHARE = 0.25
 # Integer strides rarely meet a ratio exactly: misses up to this (in log) count as equal, and shape decides.
@@ -36,10 +38,14 @@ def plan_geometry(spec: Spec, shape: Sequence[int]) -> Geometry:
 def settle(spec: Spec, shape: Sequence[int]) -> Spec:
     """What `spec` says of a weight of the torch shape `(N, M, *kernel)`, nothing left open but sizes.
 
-    `by_kind` is applied, and where learned positions would take more than `afford` of the summary's bits, the rule is
-    `random`.
+    `by_kind` is applied; gains are left out where they would take most of the numbers; and where learned positions would
+    take more than `afford` of the summary's bits, the rule is `random`.
     """
     own = spec.for_kind(kind_of(tuple(int(size) for size in shape[2:])))
+    if own.gains != "none" and own.ratio is not None:
+        planned = _plan(own, shape)
+        if gain_count(own, planned) > _GAIN_SHARE * planned.dense / own.ratio:
+            own = own.replace(gains="none")
     if own.afford is None or not issubclass(OFFSET_RULES[own.rule], LearnedOffsets):
         return own
     planned = _plan(own, shape)
@@ -50,6 +56,11 @@ def settle(spec: Spec, shape: Sequence[int]) -> Spec:
 def position_bits(planned: Geometry) -> int:
     """Bits of a stored table of positions."""
     return planned.sampled * planned.windows * bits_for(planned.positions)
+
+
+def gain_count(resolved: Spec, planned: Geometry) -> int:
+    """Learned factors beside the summary."""
+    return planned.sampled * {"none": 0, "filter": 1, "window": planned.windows}[resolved.gains]
 
 
 def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
@@ -198,11 +209,8 @@ def _learns_from_strided(spec: Spec) -> bool:
 
 def _budget(spec: Spec, cut: Geometry) -> int:
     """Rows that the asked ratio leaves to the summary, after the gains."""
-    gains = {"none": 0, "filter": cut.filters, "window": cut.filters * cut.windows}[spec.gains]
-    numbers = cut.dense / (spec.ratio or 1.0) - gains
-    if spec.ratio is None:
-        numbers = cut.dense / ((spec.spatial or 1) * (spec.channel or 1)) - gains
-    return round(numbers / cut.columns)
+    ratio = spec.ratio or (spec.spatial or 1) * (spec.channel or 1)
+    return round((cut.dense / ratio - gain_count(spec, cut)) / cut.columns)
 
 
 def _fits(spec: Spec, cut: Geometry) -> bool:

@@ -71,6 +71,16 @@ def test_filters_of_one_window_each_start_apart_at_any_ratio(given):
     assert len(layer.offsets.hardened()().unique()) == 10
 
 
+@pytest.mark.parametrize(("gains", "numbers"), [("filter", 64), ("window", 64 * 4)])
+def test_gains_never_starve_the_summary(gains, numbers):
+    """64 filters of 256 weights: at the edge half of the numbers are gains, beyond it all are the summary's."""
+    edge = 64 * 256 / (2 * numbers)
+    for ratio, kept in ((edge * 0.99, numbers), (edge * 1.01, 0)):
+        layer = autosample.nn.SummaryLinear(256, 64, spec=spec("random", windows=4, ratio=ratio, gains=gains))
+        assert (0 if layer.gains is None else layer.gains.numel()) == kept
+        assert layer.summary.numel() == pytest.approx(64 * 256 / ratio - kept, abs=1)
+
+
 def test_a_size_is_needed():
     with pytest.raises(AutosampleError, match="needs a size, got none: pass ratio=8"):
         plan_geometry(spec("wsnet"), (8, 8, 3))
