@@ -8,9 +8,9 @@ command, and the machines and dates that the records tell. Then: `python scripts
 OUT` trains only what has been added to the grid, or changed, since.
 """
 
+import argparse
 import json
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,8 +61,21 @@ def unique(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "--restore":
-        restore(sys.argv[2], Path(sys.argv[3]))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder of the run")
+    parser.add_argument("options", nargs="*", help="of the run, in one word: '--threads 1'")
+    parser.add_argument("--restore", metavar="NAME", help="put the records of this grid into OUT")
+    args = parser.parse_args()
+    needed = place_of(args.restore)[0] / "records.jsonl" if args.restore else args.out / "results.json"
+    if not needed.exists():
+        hint = "its records were not kept" if args.restore else "call autosample ablate … --collect first"
+        parser.error(f"{needed} must exist: {hint}")
+    if args.restore:
+        restore(args.restore, args.out)
     else:
-        publish(Path(sys.argv[1]), " ".join(sys.argv[2:]))
+        publish(args.out, " ".join(args.options))
+
+
+if __name__ == "__main__":
+    main()

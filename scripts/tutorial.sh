@@ -26,7 +26,7 @@ hand_over() { # CONFIG NAME RATIO EPOCHS EPOCHS FILE…: the whole way on one da
   show 5 autosample fit --config "$config" --model.summary dense --model.ratio null --trainer.max_epochs "$epochs" \
     --name "$name-dense" "${options[@]}"
   show 3 autosample export "$out/$name-dense/version_0/checkpoints/last.ckpt" --format artifact --out "$name-dense"
-  printf '\nStart from its weights, fine-tune; positions become integers on the way:\n'
+  printf '\nStart from its weights, with a summary fitted to each of them, and fine-tune:\n'
   show 5 autosample fit --config "$config" --model.model_args.checkpoint_path "$name-dense/model.safetensors" \
     --model.warm_start true --model.ratio "$ratio" --trainer.max_epochs "$more" --name "$name" "${options[@]}"
   printf '\nQuantise, write a file for onnxruntime, and use what was saved:\n'
@@ -38,7 +38,7 @@ hand_over() { # CONFIG NAME RATIO EPOCHS EPOCHS FILE…: the whole way on one da
 cat <<'TEXT'
 # From a dense net to a small file
 
-Warm start, fine-tuning, integers, quantisation, export: the command line alone. Every output below is real;
+Warm start, fine-tuning, quantisation, export: the command line alone. Every output below is real;
 `bash scripts/tutorial.sh DATA_ROOT > docs/tutorial.md` writes this page, with `data` for DATA_ROOT.
 TEXT
 printf '\n%s, %s cores, torch %s, %s.\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)" "$(nproc --all)" \
