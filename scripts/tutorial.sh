@@ -39,7 +39,8 @@ cat <<'TEXT'
 # From a dense net to a small file
 
 Warm start, fine-tuning, quantisation, export: the command line alone. Every output below is real;
-`bash scripts/tutorial.sh DATA_ROOT > docs/tutorial.md` writes this page, with `data` for DATA_ROOT.
+`bash scripts/tutorial.sh DATA_ROOT > docs/tutorial.md` writes this page, with `data` for DATA_ROOT. Times are
+medians [ms] on a machine that may have other things to do, with quartiles for what they are worth.
 TEXT
 printf '\n%s, %s cores, torch %s, %s.\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)" "$(nproc --all)" \
   "$(python -c 'import torch; print(torch.__version__)')" "$(date +%F)"
