@@ -38,8 +38,8 @@ def plan_geometry(spec: Spec, shape: Sequence[int]) -> Geometry:
 def settle(spec: Spec, shape: Sequence[int]) -> Spec:
     """What `spec` says of a weight of the torch shape `(N, M, *kernel)`, nothing left open but sizes.
 
-    `by_kind` is applied; gains are left out where they would take most of the numbers; and where learned positions would
-    take more than `afford` of the summary's bits, the rule is `random`.
+    `by_kind` is applied; gains are left out where they would take most of the numbers; and where learned positions
+    would take more than `afford` of the summary's bits, the rule is `random`.
     """
     own = spec.for_kind(kind_of(tuple(int(size) for size in shape[2:])))
     if own.gains != "none" and own.ratio is not None:
