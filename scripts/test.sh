@@ -9,4 +9,4 @@ ruff format --check .
 pyright
 pytest -n "$workers" -m "not slow or ddp" "$@"
 # shapes and types of tensor functions, checked at every call
-pytest -m "not slow" --jaxtyping-packages=autosample.sampling,beartype.beartype tests/sampling
+pytest -n "$workers" -m "not slow" --jaxtyping-packages=autosample.sampling,beartype.beartype tests/sampling

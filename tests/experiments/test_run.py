@@ -45,8 +45,8 @@ def test_the_quantised_net_is_the_one_that_is_evaluated(grid, tmp_path):
 
 
 def test_cells_with_a_teacher_start_from_the_same_dense_net(grid, monkeypatch):
-    warm = {"epochs": 2, "teacher_epochs": 3, "warm_start": True}
-    data = {"class": "Digits", "batch_size": 16}
+    warm = {"epochs": 1, "teacher_epochs": 3, "warm_start": True}
+    data = {"class": "Digits", "batch_size": 32}
     taught = [
         {"preset": name, "train": {**warm, "distill": share}} for name, share in (("wsnet", 0.5), ("random", 0.0))
     ]
