@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # CIFAR-10 on the 5-conv net, summaries at 4 bits: at 64x in four epochs, and at 16x in six. DATA_ROOT holds cifar10/ or
 # cifar-10-batches-py/.
-# Expected: 12 runs of about 12 minutes and 9 of about 17 on a core of an AMD EPYC with bfloat16 instructions, five
-# hours; halved by --jobs 2.
+# Expected: 36 runs of 11 to 20 minutes and 3 narrow ones of three on a core of an AMD EPYC with bfloat16 instructions,
+# ten hours; halved by --jobs 2.
 # Usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [options of autosample ablate]}")
