@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # CIFAR-10 on timm's ResNet-18 with its 7x7 stem, four epochs at 51x. DATA_ROOT holds cifar10/ or cifar-10-batches-py/.
-# Expected: 9 runs of 4 to 7 minutes on a core of an AMD EPYC with bfloat16 instructions (ten times that without), and
-# 6 in float32, of half an hour each on a core with AVX2 alone: four hours; halved by --jobs 2.
+# Expected: 15 runs of 4 to 8 minutes on a core of an AMD EPYC with bfloat16 instructions (ten times that without), an
+# hour and a half; halved by --jobs 2.
 # Usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [options of autosample ablate]}")
