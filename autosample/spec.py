@@ -68,7 +68,7 @@ class Spec:
         start: Where learned positions begin.
         kernel, radius: Interpolation between neighbouring positions, and how many neighbours on each side take part.
         unit: Learned positions are stored in `positions`, or as DFSNet's fraction through a `sigmoid`.
-        candidates: How many neighbouring grid positions a categorical window chooses among.
+        candidates: How many neighbouring grid positions a categorical or gumbel window chooses among.
         along, across: The two rules that `separable` adds: one per filter, one per channel group.
         spread: Share of the admissible range that `separable` gives to its rule `across`.
         columns: Which summary column an input channel reads: `tile` is WSNet's `m mod Q`, `shuffle` a seeded

@@ -46,7 +46,7 @@ def settle(spec: Spec, shape: Sequence[int]) -> Spec:
         planned = _plan(own, shape)
         if gain_count(own, planned) > _GAIN_SHARE * planned.dense / own.ratio:
             own = own.replace(gains="none")
-    if own.afford is None or not issubclass(OFFSET_RULES[own.rule], LearnedOffsets):
+    if own.afford is None or not _is_learned(own):
         return own
     planned = _plan(own, shape)
     affordable = own.afford * own.bits * planned.length * planned.columns
@@ -204,7 +204,12 @@ def _default_windows(spec: Spec, bare: Geometry) -> int:
 
 
 def _learns_from_strided(spec: Spec) -> bool:
-    return spec.rule in ("interpolated", "categorical") and spec.start == "strided"
+    rule = OFFSET_RULES[spec.rule]
+    return _is_learned(spec) and not rule.watches_input and spec.start == "strided"
+
+
+def _is_learned(spec: Spec) -> bool:
+    return issubclass(OFFSET_RULES[spec.rule], LearnedOffsets)
 
 
 def _budget(spec: Spec, cut: Geometry) -> int:
@@ -241,6 +246,6 @@ def _room(spec: Spec, cut: Geometry) -> int:
 
 
 def _too_many_positions(spec: Spec, planned: Geometry) -> bool:
-    if spec.rule in ("random", "strided", "separable", "assigned") or spec.afford is not None:
+    if not _is_learned(spec) or spec.afford is not None:
         return False
     return position_bits(planned) > _POSITION_SHARE * 32 * planned.length * planned.columns

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from autosample.convert import summary_layers
 from autosample.nn import SummaryLayer
 from autosample.report import save_report
-from autosample.sampling.offsets.categorical import CategoricalOffsets
+from autosample.sampling.offsets import LearnedOffsets
 
 
 class HardenSchedule(pl.Callback):
-    """Anneals categorical choices, and freezes positions when each layer's `freeze_at` has come.
+    """Anneals what is being learned, and freezes positions when each layer's `freeze_at` has come.
 
     Testing and predicting freeze too, so that an accuracy is always that of the integers which a file holds; going on
     with the training then goes on with these. What is frozen is in the model's buffers, so a resumed run needs no
@@ -46,7 +46,7 @@ def advance(layer: SummaryLayer, progress: float) -> None:
         layer.freeze_()
         return
     for rule in layer.offsets.modules():
-        if isinstance(rule, CategoricalOffsets):
+        if isinstance(rule, LearnedOffsets):
             rule.anneal(progress / layer.spec.freeze_at)
 
 

@@ -1,6 +1,7 @@
 """Derivatives: gradcheck in float64, finite differences of positions, and the straight-through formula as stated."""
 
 import pytest
+import scipy.stats
 import torch
 
 from autosample import Spec
@@ -97,6 +98,21 @@ def test_straight_through_gradient_is_the_stated_formula():
     hard.requires_grad_()
     sample_weight(hard, geometry, Placement(rule())).backward(upstream)
     torch.testing.assert_close(summary.grad, hard.grad)
+
+
+def test_gumbel_choices_are_drawn_as_the_softmax_says():
+    """Jang et al. 2017, section 2.1: `argmax(logits + Gumbel noise)` is a sample of `softmax(logits)`."""
+    chosen = Spec(rule="gumbel", layout="taps", windows=1, ratio=2, candidates=4, start="random")
+    rule = OFFSET_RULES["gumbel"](Places(20_000, 1, limit=9), chosen)
+    torch.manual_seed(0)
+    rule.logits.data = torch.tensor([0.0, 1.0, -0.5, 0.3]).expand(20_000, 1, 4).contiguous()
+    drawn = rule.placement().weights.argmax(-1).flatten().bincount(minlength=4)
+    expected = torch.softmax(rule.logits[0, 0], -1) * 20_000
+    assert scipy.stats.chisquare(drawn.numpy(), expected.detach().double().numpy(), sum_check=False).pvalue > 1e-3
+    assert not torch.equal(rule.placement().weights, rule.placement().weights)
+    assert torch.equal(rule(), rule.first.long() + 1)
+    rule.eval()
+    assert bool((rule.placement().weights.argmax(-1) == 1).all())
 
 
 def test_learned_columns_are_hard_forward_and_soft_backward():

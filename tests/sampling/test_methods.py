@@ -92,6 +92,8 @@ EQUIVALENT = [
     (("random", {}), ("assigned", {"start": "random"})),
     (("fsnet", {}), ("interpolated", {"kernel": "linear", "layout": "flat", "windows": 1})),
     (("random", {}), ("categorical", {"start": "random"})),
+    (("fsnet", {}), ("categorical", {"layout": "flat"})),
+    (("fsnet", {}), ("gumbel", {"layout": "flat"})),
 ]
 
 
@@ -156,7 +158,7 @@ def _any_spec(name, changes):
 def _sampled(chosen, geometry, summary):
     from autosample.sampling import OFFSET_RULES
 
-    rule = OFFSET_RULES[chosen.rule](Places.of(geometry), chosen, name="layer").double()
+    rule = OFFSET_RULES[chosen.rule](Places.of(geometry), chosen, name="layer").double().eval()
     return sample_weight(summary, geometry, rule.placement())
 
 

@@ -23,11 +23,11 @@ class Watch(pl.Callback):
         self.temperature.append([float(rule.temperature) for rule in rules])
 
 
-@pytest.mark.parametrize("preset", ["autosample", "nes", "dfsnet", "categorical"])
+@pytest.mark.parametrize("preset", ["autosample", "nes", "dfsnet", "categorical", "gumbel"])
 def test_positions_freeze_at_their_time_and_stay(classifier, digits, trainer, preset):
     watch, settings = Watch(), {"freeze_at": 0.5}
-    if preset == "categorical":
-        preset, settings = "random", {**settings, "rule": "categorical"}
+    if preset in ("categorical", "gumbel"):
+        preset, settings = "random", {**settings, "rule": preset}
     model = classifier(summary=preset, summary_args=settings)
     trainer(max_epochs=2, limit_train_batches=4, callbacks=[watch]).fit(model, datamodule=digits())
     learning = [i for i, layer in enumerate(summary_layers(model).values()) if layer.offsets.learned]

@@ -4,6 +4,7 @@ from autosample.sampling.offsets.base import LearnedOffsets as LearnedOffsets
 from autosample.sampling.offsets.base import Offsets as Offsets
 from autosample.sampling.offsets.base import Places as Places
 from autosample.sampling.offsets.categorical import CategoricalOffsets as CategoricalOffsets
+from autosample.sampling.offsets.gumbel import GumbelOffsets as GumbelOffsets
 from autosample.sampling.offsets.indexed import IndexedOffsets as IndexedOffsets
 from autosample.sampling.offsets.interpolated import InterpolatedOffsets as InterpolatedOffsets
 from autosample.sampling.offsets.random import RandomOffsets as RandomOffsets
@@ -17,6 +18,7 @@ OFFSET_RULES: dict[str, type] = {
     "random": RandomOffsets,
     "interpolated": InterpolatedOffsets,
     "categorical": CategoricalOffsets,
+    "gumbel": GumbelOffsets,
     "assigned": AssignedOffsets,
     "separable": SeparableOffsets,
     "indexed": IndexedOffsets,

@@ -71,8 +71,9 @@ class Places:
 class Offsets(nn.Module):
     """A rule that says where the windows of a layer lie on its summary. Calling it gives integer positions `(N, G)`.
 
-    A subclass defines `placement`, and `assign` if a warm start may move its windows. Nothing here is as large as the
-    weight. Learned rules keep the structure of their parameters when frozen, so that checkpoints and distributed
+    A subclass defines `placement`, and `assign` if a warm start may move its windows. What it has to remember it gives
+    to files with `packed`, and takes from them with `restored`; what can be computed is not kept, and `anchor` tells on
+    which device to make it. Nothing here is as large as the weight. Learned rules keep the structure of their parameters when frozen, so that checkpoints and distributed
     training go on undisturbed; `harden_` then replaces them by `TableOffsets`.
     """
 
@@ -80,9 +81,13 @@ class Offsets(nn.Module):
     #: whether `observe` needs the layer's input before each sampling
     watches_input = False
 
-    def __init__(self, places: Places) -> None:
+    anchor: Tensor
+
+    def __init__(self, places: Places, device: torch.device | None = None) -> None:
         super().__init__()
         self.places = places
+        # nothing in it and never saved: it only follows the layer from device to device
+        self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)
 
     @property
     def movable(self) -> bool:
@@ -141,7 +146,7 @@ class LearnedOffsets(Offsets):
     frozen: Tensor
 
     def __init__(self, places: Places, start: Int[Tensor, "n g"]) -> None:
-        super().__init__(places)
+        super().__init__(places, start.device)
         self.register_buffer("table", start.to(torch.int32))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=start.device))
         self.is_frozen = False
@@ -153,6 +158,9 @@ class LearnedOffsets(Offsets):
     def hard_positions(self) -> Int[Tensor, "n g"]:
         """The integers nearest to what has been learned, before freezing."""
         raise NotImplementedError
+
+    def anneal(self, progress: float) -> None:
+        """Called before each step while learning; `progress` goes from 0 (start) to 1 (about to freeze)."""
 
     def placement(self) -> Placement:
         return Placement(self.table.long()) if self.is_frozen else self.soft_placement()

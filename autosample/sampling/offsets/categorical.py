@@ -1,7 +1,7 @@
 """A learned choice among grid positions: hard forward, softmax gradient backward, annealed, then frozen."""
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autosample.sampling.offsets.base import LearnedOffsets, Places, start_positions
@@ -41,14 +41,18 @@ class CategoricalOffsets(LearnedOffsets):
         self.logits.zero_().scatter_(2, (step - first).long().unsqueeze(-1), 0.1)  # a slight lead for the start
 
     def anneal(self, progress: float) -> None:
-        """Lower the temperature from 1 to 0.1 as `progress` goes from 0 (start) to 1 (about to freeze)."""
+        """Lower the temperature from 1 to 0.1."""
         self.temperature.fill_(10.0 ** -min(max(progress, 0.0), 1.0))
 
     def hard_positions(self) -> Int[Tensor, "n g"]:
         return self.first.long() + self.logits.argmax(-1) * self.places.grid
 
+    def scores(self) -> Float[Tensor, "n g c"]:
+        """What candidates are chosen by, before freezing."""
+        return self.logits
+
     def soft_placement(self) -> Placement:
-        weights = torch.softmax(self.logits / self.temperature, -1)
+        weights = torch.softmax(self.scores() / self.temperature, -1)
         return Placement(self.first.long(), weights, self.places.grid, hard=True)
 
     def extra_repr(self) -> str:

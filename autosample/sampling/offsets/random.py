@@ -17,7 +17,7 @@ class RandomOffsets(Offsets):
     seed: Tensor
 
     def __init__(self, places: Places, spec: Spec, *, name: str = "", device: torch.device | None = None) -> None:
-        super().__init__(places)
+        super().__init__(places, device)
         self.register_buffer("seed", torch.tensor(layer_seed(spec.seed, name), device=device))
 
     def placement(self) -> Placement:

@@ -18,7 +18,7 @@ class SeparableOffsets(Offsets):
     """
 
     def __init__(self, places: Places, spec: Spec, *, name: str = "", device: torch.device | None = None) -> None:
-        super().__init__(places)
+        super().__init__(places, device)
         from autosample.sampling.offsets import OFFSET_RULES
 
         across = int(spec.spread * (places.choices - 1)) * places.grid

@@ -1,7 +1,6 @@
 """Fixed stride: WSNet (Jin et al. 2018, section 3) and FSNet (Yang et al. 2020, section 3). Stores nothing."""
 
 import torch
-from torch import Tensor
 
 from autosample.sampling.offsets.base import Offsets, Places, strided_positions
 from autosample.sampling.windows import Placement
@@ -11,12 +10,8 @@ from autosample.spec import Spec
 class StridedOffsets(Offsets):
     """`o[n, g] = n·S` in every group: filter after filter, a step further along the summary."""
 
-    anchor: Tensor
-
     def __init__(self, places: Places, spec: Spec, *, name: str = "", device: torch.device | None = None) -> None:
-        super().__init__(places)
-        # nothing in it and never saved: it only follows the layer from device to device
-        self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)
+        super().__init__(places, device)
 
     def placement(self) -> Placement:
         return Placement(strided_positions(self.places, self.anchor.device))

@@ -17,7 +17,7 @@ class TableOffsets(Offsets):
     table: Tensor
 
     def __init__(self, places: Places, positions: Int[Tensor, "n g"]) -> None:
-        super().__init__(places)
+        super().__init__(places, positions.device)
         self.register_buffer("table", positions.to(torch.int32))
 
     def placement(self) -> Placement:
