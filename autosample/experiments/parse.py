@@ -41,8 +41,7 @@ def read_grid(path: Path, root: str | None = None, **changes: Any) -> Grid:
     import yaml
 
     if not path.is_file():
-        hint = nearest(str(path), [str(p) for p in Path("configs/ablation").glob("*.yaml")])
-        raise ConfigError(f"a grid must be a file, got {path}: {hint if 'mean' in hint else 'check the path'}")
+        raise ConfigError(f"a grid must be a file, got {path}: {_grids_like(path)}")
     try:
         loaded = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -86,6 +85,15 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
     if compare not in labels:
         raise ConfigError(f'compare must be the label of a preset, got "{compare}": {nearest(compare, labels)}')
     return Grid(str(c["name"]), str(c["title"] or c["name"]), tuple(cells), compare)
+
+
+def _grids_like(path: Path) -> str:
+    """A hint: the grids that come with autosample, here or in another folder, whose names are near."""
+    grids = {p.stem: p for kind in ("research", "ablation") for p in Path("configs", kind).glob("*.yaml")}
+    hint = nearest(path.stem, grids)
+    for name, place in grids.items():
+        hint = hint.replace(f'"{name}"', f'"{place}"')
+    return hint if "mean" in hint else "check the path"
 
 
 def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> None:

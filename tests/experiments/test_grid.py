@@ -138,5 +138,6 @@ def test_files(tmp_path):
         path.write_text(text)
         with pytest.raises(AutosampleError, match=message):
             read_grid(path)
-    with pytest.raises(AutosampleError, match="must be a file"):
-        read_grid(tmp_path / "none.yaml")
+    for name, hint in (("none.yaml", "check the path"), ("digits_gain.yaml", "configs/research/digits_gains.yaml")):
+        with pytest.raises(AutosampleError, match=f"must be a file.*{hint}"):
+            read_grid(tmp_path / name)

@@ -73,8 +73,9 @@ class Offsets(nn.Module):
 
     A subclass defines `placement`, and `assign` if a warm start may move its windows. What it has to remember it gives
     to files with `packed`, and takes from them with `restored`; what can be computed is not kept, and `anchor` tells on
-    which device to make it. Nothing here is as large as the weight. Learned rules keep the structure of their parameters when frozen, so that checkpoints and distributed
-    training go on undisturbed; `harden_` then replaces them by `TableOffsets`.
+    which device to make it. Nothing here is as large as the weight. Learned rules keep the structure of their
+    parameters when frozen, so that checkpoints and distributed training go on undisturbed; `harden_` then replaces
+    them by `TableOffsets`.
     """
 
     learned = False
