@@ -77,7 +77,8 @@ class Spec:
         gains: A learned factor per filter or per window, left out of layers where they would take more than half of the
             numbers that `ratio` leaves.
         scale_gradient: Divide the summary's gradient by the multiplicity of each element, or by its square root.
-        rate: Learning rate of positions [positions per optimizer step of Adam]; `None` uses that of the weights.
+        rate: Learning rate of positions [positions per optimizer step of Adam], or of the scores of choices [logits
+            per step]; `None` uses that of the weights.
         freeze_at: Share of the training after which positions become integers and stay.
         afford: Share of a summary's bits that learned positions may take. Where they would take more they are random,
             and cost nothing (with 0 everywhere); with `None` there are fewer windows instead.

@@ -5,14 +5,16 @@ from typing import Any
 from torch import nn
 
 from autosample.nn import SummaryLayer
+from autosample.sampling import LearnedOffsets
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Groups for an optimizer, each with a `name`; every trainable parameter is in exactly one.
 
     timm's own grouping gives a one-column summary no decay, because it is long and thin like a bias; here summaries
-    decay like the weights that they stand for. Positions and selections never decay, and learn at their spec's
-    `rate` [positions per step of Adam], or at `lr` where that is `None`.
+    decay like the weights that they stand for. Positions and selections never decay. What an offset rule has
+    `rated` learns at its spec's `rate` [positions, or scores of a choice, per step of Adam], or at `lr` where that is
+    `None`; index learners and selections of channels learn at `lr`.
 
     Args:
         lr: Learning rate of everything but positions.
@@ -45,11 +47,8 @@ def _position_rates(model: nn.Module) -> dict[int, float | None]:
     rates: dict[int, float | None] = {}
     for layer in model.modules():
         if isinstance(layer, SummaryLayer):
-            for part in (layer.offsets, layer.columns):
-                if part is not None:
-                    # only positions are in units of rows; logits and index learners go at the weights' rate
-                    own = {
-                        id(p): layer.spec.rate if n.endswith("position") else None for n, p in part.named_parameters()
-                    }
-                    rates |= own
+            parts = [part for part in (layer.offsets, layer.columns) if part is not None]
+            rates |= {id(p): None for part in parts for p in part.parameters()}
+            rules = [rule for rule in layer.offsets.modules() if isinstance(rule, LearnedOffsets)]
+            rates |= {id(p): layer.spec.rate for rule in rules for p in rule.rated()}
     return rates

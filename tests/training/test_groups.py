@@ -53,9 +53,29 @@ def test_norms_biases_and_gains_do_not_decay():
         assert (group["weight_decay"] == 0) == exempt, name
 
 
-def test_index_learners_and_choices_go_at_the_rate_of_weights():
-    for preset in ("nes", "kmeans"):
-        inside = {n: g for n, g in by_parameter(converted(preset)).items() if ".offsets." in n}
+@pytest.mark.parametrize(
+    ("fields", "rated"),
+    [
+        ({"rule": "interpolated"}, {"position"}),
+        ({"rule": "interpolated", "kernel": "gaussian", "radius": 2}, {"position"}),
+        ({"rule": "categorical"}, {"logits"}),
+        ({"rule": "gumbel"}, {"logits"}),
+        ({"rule": "separable", "along": "interpolated", "across": "categorical"}, {"position", "logits"}),
+        ({"rule": "indexed"}, set()),
+        ({"columns": "learned"}, set()),
+    ],
+)
+def test_the_rate_is_that_of_positions_and_of_choices(fields, rated):
+    groups = by_parameter(converted("random", rate=0.03, **fields))
+    fast = {name.rpartition(".")[2] for name, group in groups.items() if group["lr"] == 0.03}
+    assert fast == rated
+    assert all(g["weight_decay"] == 0 for n, g in groups.items() if ".offsets." in n or ".columns." in n)
+
+
+def test_index_learners_and_choices_go_at_the_rate_of_weights_where_none_is_given():
+    for preset, fields in (("nes", {}), ("kmeans", {"rule": "categorical"})):
+        inside = {n: g for n, g in by_parameter(converted(preset, **fields)).items() if ".offsets." in n}
+        assert inside
         assert all(g["lr"] == 1e-3 and g["weight_decay"] == 0 for g in inside.values())
 
 

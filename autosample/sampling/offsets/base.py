@@ -160,6 +160,10 @@ class LearnedOffsets(Offsets):
         """The integers nearest to what has been learned, before freezing."""
         raise NotImplementedError
 
+    def rated(self) -> list[nn.Parameter]:
+        """The parameters that learn at the spec's `rate`; any others go at that of the weights."""
+        return list(self.parameters(recurse=False))
+
     def anneal(self, progress: float) -> None:
         """Called before each step while learning; `progress` goes from 0 (start) to 1 (about to freeze)."""
 

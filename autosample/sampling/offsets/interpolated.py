@@ -33,6 +33,9 @@ class InterpolatedOffsets(LearnedOffsets):
             self.width = nn.Parameter(torch.tensor(_START_WIDTH - _LEAST_WIDTH, device=device))
         self.assign(self.table)
 
+    def rated(self) -> list[nn.Parameter]:
+        return [self.position]  # the width is in no unit of positions
+
     @torch.no_grad()
     def assign(self, positions: Int[Tensor, "n g"]) -> None:
         value = positions.to(self.position.dtype)
