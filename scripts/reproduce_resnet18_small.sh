@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# CIFAR-10 on timm's ResNet-18 with its 7x7 stem, four epochs at 51x, float32 and 8 bits a number. DATA_ROOT holds cifar10/ or cifar-10-batches-py/.
+# CIFAR-10 on timm's ResNet-18 with its 7x7 stem, four epochs at 51x, with float32 and with 8 bits a number. DATA_ROOT
+# holds cifar10/ or cifar-10-batches-py/.
 # Expected: 30 runs of 4 to 8 minutes on a core of an AMD EPYC with bfloat16 instructions (ten times that without),
 # three hours; halved by --jobs 2.
 # Usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
-exec for grid in resnet18_cifar10_small resnet18_cifar10_small_int8; do
+for grid in resnet18_cifar10_small resnet18_cifar10_small_int8; do
   autosample ablate "configs/ablation/$grid.yaml" --root "$data" "${@:2}"
 done
