@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -128,7 +129,7 @@ def test_mistakes_name_the_nearest(grid, changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_files(tmp_path):
+def test_files(tmp_path, monkeypatch):
     path = tmp_path / "mine.yaml"
     path.write_text("data: {class: ESC10, root: data}\nmodel: m5\npresets: [dense]\nfolds: [2]\n")
     made = read_grid(path, root="/data")
@@ -138,6 +139,7 @@ def test_files(tmp_path):
         path.write_text(text)
         with pytest.raises(AutosampleError, match=message):
             read_grid(path)
+    monkeypatch.chdir(Path(__file__).parents[2])  # where the grids are that a hint may name
     for name, hint in (("none.yaml", "check the path"), ("digits_gain.yaml", "configs/research/digits_gains.yaml")):
         with pytest.raises(AutosampleError, match=f"must be a file.*{hint}"):
             read_grid(tmp_path / name)
