@@ -16,7 +16,7 @@ def mixed_seed(*parts: int) -> int:
 
     Unlike a sum, it differs between (0, 1) and (1, 0). NumPy keeps `SeedSequence` the same over versions.
     """
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _never_changes() -> int:

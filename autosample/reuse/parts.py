@@ -19,6 +19,8 @@ Pool = nn.MaxPool1d | nn.MaxPool2d
 # Below this, what lies between stays in the cache anyway [bytes].
 _LARGE = 4 << 20
 _SIZES = (1, 2, 4)
+# torch 2.6 cannot tell an export from a compilation
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def _chain(
@@ -36,7 +38,14 @@ def _chain(
     return (F.max_pool1d if axes == 1 else F.max_pool2d)(y, kernel, step, pad, apart, ceil_mode=bool(pool[-1]))
 
 
-@torch.library.custom_op("autosample::conv_in_parts", mutates_args=())
+# spelled out, as torch 2.6 cannot infer it from `list[int]`
+_SCHEMA = (
+    "(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
+    "bool relu, SymInt[] pool, SymInt size) -> Tensor"
+)
+
+
+@torch.library.custom_op("autosample::conv_in_parts", mutates_args=(), schema=_SCHEMA)
 def conv_in_parts(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], dilation: list[int],
     groups: int, relu: bool, pool: list[int], size: int,
@@ -79,7 +88,7 @@ class ConvInParts(nn.Module):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         if input.dim() == len(self.conv.kernel_size) + 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
-        plain = (input.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_exporting()
+        plain = (input.requires_grad and torch.is_grad_enabled()) or _is_exporting()
         if plain or torch.is_autocast_enabled(input.device.type):
             return self.whole(input)
         return conv_in_parts(*self._arguments(input), self.size)

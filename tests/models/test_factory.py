@@ -21,7 +21,7 @@ def test_own_and_timm_nets():
     assert isinstance(create("mlp784", num_classes=3, hidden=(8,)), Mlp)
     net = create("test_resnet.r160_in1k", num_classes=4, in_chans=1, drop_rate=0.1).eval()
     assert net(torch.zeros(1, 1, 32, 32)).shape == (1, 4)
-    assert create("test_resnet", num_classes=4).in_chans == 3
+    assert create("test_resnet", num_classes=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
 
 
 def test_features_only_and_none_arguments():
