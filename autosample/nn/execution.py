@@ -113,6 +113,9 @@ class Reuse:
 
     def forward(self, layer: "SummaryLayer", x: Tensor) -> Tensor | None:
         """The layer's output by reuse, or `None` if its weight is to be materialised."""
+        if torch.compiler.is_compiling():
+            # positions must be known to plan, and a graph must not outlive them: deployed layers do compile
+            return None
         wanted = layer.spec.execution
         if (
             wanted == "materialize"
@@ -121,10 +124,6 @@ class Reuse:
             or not isinstance(layer, nn.Conv1d | nn.Conv2d)
         ):
             return None
-        if torch.compiler.is_compiling():
-            return (
-                None  # positions must be known to plan, and a graph must not outlive them: deployed layers do compile
-            )
         if x.dim() != len(layer.kernel_size) + 2 or (wanted == "auto" and torch._C._are_functorch_transforms_active()):
             return None
         task = self.task(layer)

@@ -221,7 +221,8 @@ class SummaryLayer(QuantisedParameters):
 
 def learned_parts(layer: SummaryLayer) -> list[Any]:
     """The rules inside a layer that can be frozen."""
-    return [module for module in layer.modules() if isinstance(module, LearnedOffsets | LearnedColumns)]
+    # a tuple, as torch 2.6 cannot compile unions
+    return [module for module in layer.modules() if isinstance(module, (LearnedOffsets, LearnedColumns))]
 
 
 def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
