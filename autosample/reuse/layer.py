@@ -12,11 +12,14 @@ from autosample.reuse import fused, ops
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
 
+# asked once, as torch 2.8 cannot compile the question
+_AUTOCASTS = {kind for kind in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(kind)}
+
 
 def in_autocast(x: Tensor) -> Tensor:
     """`x` in the type that a convolution under autocast would take it in."""
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if kind in _AUTOCASTS and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
     return x
 
