@@ -10,7 +10,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from autosample.reuse.planner import MARGIN, remembered, signature
 from autosample.timing import time_in_turn
@@ -45,7 +45,7 @@ _SCHEMA = (
 )
 
 
-@torch.library.custom_op("autosample::conv_in_parts", mutates_args=(), schema=_SCHEMA)
+@library.custom_op("autosample::conv_in_parts", mutates_args=(), schema=_SCHEMA)
 def conv_in_parts(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], dilation: list[int],
     groups: int, relu: bool, pool: list[int], size: int,
