@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # CIFAR-10 on the 5-conv net, summaries at 4 bits: at 64x in four epochs, and at 16x in six. DATA_ROOT holds cifar10/ or
 # cifar-10-batches-py/.
-# Expected: at 64x 27 runs of 11 to 20 minutes and 3 narrow ones of three, at 16x 27 runs of 15 to 30 minutes and 3 narrow
+# Expected: at 64x 27 runs of 10 to 33 minutes and 3 narrow ones of three, at 16x 27 runs of 14 to 36 minutes and 3 narrow
 # ones of ten, on a core of an AMD EPYC with bfloat16 instructions: twenty hours; halved by --jobs 2.
 # Usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
 set -euo pipefail
