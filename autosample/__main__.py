@@ -2,7 +2,7 @@
 
 import sys
 
-from autosample.cli import main
+from autosample.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 import autosample
-from autosample.timing import processor, ratio, time_in_turn
+from autosample.system.timing import processor, ratio, time_in_turn
 
 
 def make_step(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:

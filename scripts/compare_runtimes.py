@@ -11,10 +11,10 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from autosample.bench.cases import suite
-from autosample.bench.sides import converted
+from autosample.experiments.bench.cases import suite
+from autosample.experiments.bench.sides import converted
 from autosample.export.compare import compare_runtimes
-from autosample.timing import processor
+from autosample.system.timing import processor
 
 ROWS = ("soundnet8-s8c8", "resnet18")
 

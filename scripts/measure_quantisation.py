@@ -19,7 +19,7 @@ from autosample.data import CIFAR10, MNIST, SpokenDigits
 from autosample.experiments.record import write_json
 from autosample.experiments.run import train
 from autosample.experiments.trainer import deterministic_on_cpu, quiet
-from autosample.timing import processor
+from autosample.system.timing import processor
 from autosample.training import Classifier, FakeQuantize
 
 LEVELS = [(8, "linear"), (8, "codebook"), (4, "linear"), (4, "codebook")]

@@ -1,7 +1,7 @@
 """Keeps an ablation, or the quickstart, for the documents: `python scripts/publish.py OUT [OPTIONS OF THE RUN]`.
 
 OUT is the folder of `autosample ablate` or `autosample quickstart`; the table, all its records and the pictures go to
-results/ablation/NAME, results/research/NAME for the grids of configs/research, or results/quickstart, with the
+results/ablation/NAME, results/research/NAME for grids of research, or results/quickstart, with the
 command, and the machines and dates that the records tell. Then: `python scripts/update_docs.py`.
 
 `python scripts/publish.py --restore NAME OUT` puts the records back into a folder, so that `autosample ablate … --out
@@ -23,8 +23,8 @@ def place_of(name: str) -> tuple[Path, str]:
     """Where a grid's results are kept, and the command that makes them."""
     if name == "quickstart":
         return ROOT / "results/quickstart", "bash scripts/quickstart.sh"
-    kind = "research" if (ROOT / f"configs/research/{name}.yaml").exists() else "ablation"
-    return ROOT / "results" / kind / name, f"autosample ablate configs/{kind}/{name}.yaml"
+    kind = "research" if (ROOT / f"autosample/configs/research/{name}.yaml").exists() else "ablation"
+    return ROOT / "results" / kind / name, f"autosample ablate autosample/configs/{kind}/{name}.yaml"
 
 
 def publish(out: Path, options: str) -> None:

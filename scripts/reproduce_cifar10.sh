@@ -5,4 +5,4 @@
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_cifar10.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
-exec autosample ablate configs/ablation/cifar10_5conv.yaml --root "$data" "${@:2}"
+exec autosample ablate autosample/configs/ablation/cifar10_5conv.yaml --root "$data" "${@:2}"

@@ -8,5 +8,5 @@ set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
 for grid in cifar10_5conv_int4 cifar10_5conv_int4_16x; do
-  autosample ablate "configs/ablation/$grid.yaml" --root "$data" "${@:2}"
+  autosample ablate "autosample/configs/ablation/$grid.yaml" --root "$data" "${@:2}"
 done

@@ -7,4 +7,4 @@
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_cifar10_mlp.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
-autosample ablate configs/ablation/cifar10_mlp.yaml --root "$data" "${@:2}"
+autosample ablate autosample/configs/ablation/cifar10_mlp.yaml --root "$data" "${@:2}"

@@ -5,4 +5,4 @@
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_esc10.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
-exec autosample ablate configs/ablation/esc10.yaml --root "$data" "${@:2}"
+exec autosample ablate autosample/configs/ablation/esc10.yaml --root "$data" "${@:2}"

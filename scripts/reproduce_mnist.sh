@@ -7,5 +7,5 @@ set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_mnist.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
 for grid in mnist mnist_int8 mnist_int4; do
-  autosample ablate "configs/ablation/$grid.yaml" --root "$data" "${@:2}"
+  autosample ablate "autosample/configs/ablation/$grid.yaml" --root "$data" "${@:2}"
 done

@@ -5,4 +5,4 @@
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
-exec autosample ablate configs/ablation/resnet18_cifar10.yaml --root "$data" "${@:2}"
+exec autosample ablate autosample/configs/ablation/resnet18_cifar10.yaml --root "$data" "${@:2}"

@@ -8,5 +8,5 @@ set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
 for grid in resnet18_cifar10_small resnet18_cifar10_small_int8; do
-  autosample ablate "configs/ablation/$grid.yaml" --root "$data" "${@:2}"
+  autosample ablate "autosample/configs/ablation/$grid.yaml" --root "$data" "${@:2}"
 done

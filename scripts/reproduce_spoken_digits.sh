@@ -6,4 +6,4 @@
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" base
-exec autosample ablate configs/ablation/spoken_digits.yaml --root "$data" "${@:2}"
+exec autosample ablate autosample/configs/ablation/spoken_digits.yaml --root "$data" "${@:2}"

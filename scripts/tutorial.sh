@@ -47,12 +47,12 @@ printf '\n%s, %s cores, torch %s, %s.\n' "$(grep -m1 'model name' /proc/cpuinfo 
 
 printf '\n## Spoken digits, raw waves\n'
 options=()
-hand_over configs/experiment/spoken_digits.yaml digits 16 6 2 \
+hand_over autosample/configs/experiment/spoken_digits.yaml digits 16 6 2 \
   data/fsdd/recordings/{7_jackson_0,3_theo_1,0_lucas_2}.wav
 
 printf '\n## CIFAR-10\n\nA small net of timm and few epochs: this is a walk on a CPU, not a result.\n'
-options=(--config configs/data/cifar10.yaml --model.model test_resnet)
-hand_over configs/experiment/cifar10.yaml cifar 4 1 1 "$(find -L data/cifar10/test -name '*.png' | sort | head -n 1)"
+options=(--config autosample/configs/data/cifar10.yaml --model.model test_resnet)
+hand_over autosample/configs/experiment/cifar10.yaml cifar 4 1 1 "$(find -L data/cifar10/test -name '*.png' | sort | head -n 1)"
 cat <<'TEXT'
 
 ## In Python

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from autosample.artifact.building import Factory, build
 from autosample.artifact.config import DTYPES, Config, LayerConfig
+from autosample.coding.quantizers import QUANTIZERS, Quantizer
 from autosample.errors import ArtifactError, AutosampleError, one_line
+from autosample.model.report import note_reason
 from autosample.nn import SummaryLayer, outer_modules
+from autosample.nn.layer import become_summary
 from autosample.nn.stored import compact_state, own_tensors, shared_names, store_as
-from autosample.nn.summary import become_summary
-from autosample.report import note_reason
-from autosample.sampling.quantizers import QUANTIZERS, Quantizer
 
 
 def assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None = None) -> nn.Module:

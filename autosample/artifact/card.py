@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autosample.artifact.config import Config
-from autosample.report import Report
+from autosample.model.report import Report
 
 _SHOWN = ("license", "data", "metrics", "command")
 _RULE = "<!-- written by autosample; saving again replaces it -->"

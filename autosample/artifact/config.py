@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import torch
 
-from autosample.artifact.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
+from autosample.coding.quantizers import QUANTIZERS
 from autosample.errors import ArtifactError, SpecError, nearest, one_line
 from autosample.sampling import Geometry
-from autosample.sampling.quantizers import QUANTIZERS
-from autosample.spec import Spec
+from autosample.sampling.spec import Spec
+from autosample.system.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
 
 FORMAT, SCHEMA = "autosample", 2
 COMPRESSIONS = ("none", "xz")

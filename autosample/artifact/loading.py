@@ -14,10 +14,10 @@ from autosample.artifact.building import Factory
 from autosample.artifact.config import FETCHING, Config, Source
 from autosample.artifact.files import read_folder
 from autosample.artifact.origin import find_source
-from autosample.convert import convert_, harden_, summary_layers
+from autosample.coding.quantizers import quantizer_of
 from autosample.errors import ArtifactError, AutosampleError, one_line
-from autosample.quantize import fix_quantizers_
-from autosample.sampling.quantizers import quantizer_of
+from autosample.model.convert import convert_, harden_, summary_layers
+from autosample.model.quantize import fix_quantizers_
 
 
 def load(folder: str | Path, *, factory: Factory | None = None, device: torch.device | str = "cpu") -> nn.Module:

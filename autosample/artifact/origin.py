@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from autosample.artifact.building import Factory
-from autosample.artifact.checking import as_plain
 from autosample.artifact.config import FETCHING, Source
 from autosample.errors import ArtifactError
+from autosample.system.checking import as_plain
 
 
 def find_source(

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from autosample.artifact.assembling import assemble
 from autosample.artifact.building import Factory
 from autosample.artifact.card import card_text
-from autosample.artifact.checking import as_plain
 from autosample.artifact.config import Coding, Config, LayerConfig, Source
 from autosample.artifact.files import compress, describe, write_folder
 from autosample.artifact.origin import find_source
 from autosample.errors import ArtifactError
+from autosample.model.report import reasons, report
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.stored import compact_state, full_types, shared_names
-from autosample.report import reasons, report
+from autosample.system.checking import as_plain
 
 # What timm's nets know of the inputs that they were trained on.
 _INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")

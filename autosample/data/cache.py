@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from autosample.progress import tracked
+from autosample.system.progress import tracked
 
 FOLDER = ".autosample-cache"
 _VERSION = 1

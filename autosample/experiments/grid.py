@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from autosample.errors import ConfigError, nearest
-from autosample.presets import PRESETS
-from autosample.spec import kinds_without
+from autosample.sampling.presets import PRESETS
+from autosample.sampling.spec import kinds_without
 
 # What says where data are and how they are read, but not what they are.
 _PLACES = ("root", "cache_dir", "num_workers", "download", "resident")

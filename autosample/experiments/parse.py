@@ -8,8 +8,8 @@ from typing import Any
 
 from autosample.errors import ConfigError, nearest, one_line
 from autosample.experiments.grid import NARROW, Cell, Grid, Size
-from autosample.quantize import check_quantization
-from autosample.spec import PRESETS, spec
+from autosample.model.quantize import check_quantization
+from autosample.sampling.spec import PRESETS, spec
 
 _KEYS = {
     "name": "", "title": "", "data": None, "model": None, "train": {}, "presets": None, "ratios": [], "net_ratios": [],
@@ -54,7 +54,7 @@ def read_grid(path: Path, root: str | None = None, **changes: Any) -> Grid:
 
 
 def make_grid(config: Mapping[str, Any]) -> Grid:
-    """The grid that plain data describe; see `read_grid`, and configs/ablation for examples."""
+    """The grid that plain data describe; see `read_grid`, and autosample/configs/ablation for examples."""
     _known(config, _KEYS, "a grid")
     c = {**_KEYS, **config}
     for key in ("data", "model", "presets"):
@@ -89,7 +89,7 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
 
 def _grids_like(path: Path) -> str:
     """A hint: the grids that come with autosample, here or in another folder, whose names are near."""
-    grids = {p.stem: p for kind in ("research", "ablation") for p in Path("configs", kind).glob("*.yaml")}
+    grids = {p.stem: p for kind in ("research", "ablation") for p in Path("autosample/configs", kind).glob("*.yaml")}
     hint = nearest(path.stem, grids)
     for name, place in grids.items():
         hint = hint.replace(f'"{name}"', f'"{place}"')
@@ -145,7 +145,7 @@ def _sizes(c: Mapping[str, Any]) -> list[Size]:
 def _spec_fields() -> list[str]:
     from dataclasses import fields
 
-    from autosample.spec import Spec
+    from autosample.sampling.spec import Spec
 
     return [f.name for f in fields(Spec)]
 

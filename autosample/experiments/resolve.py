@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from autosample.budget import fit_budget, stored_bytes
 from autosample.errors import ConfigError
 from autosample.experiments.grid import NARROW, Cell, Size
+from autosample.model.budget import fit_budget, stored_bytes
+from autosample.model.report import report
 from autosample.models import create
 from autosample.models.narrow import width_args
-from autosample.report import report
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 import torch
 
 import autosample.data
-from autosample.convert import summary_layers
 from autosample.data import ClassificationData
 from autosample.errors import ConfigError, nearest
 from autosample.experiments.grid import Cell
@@ -21,8 +20,9 @@ from autosample.experiments.record import Record
 from autosample.experiments.resolve import resolve
 from autosample.experiments.teacher import arguments, dense_weights
 from autosample.experiments.trainer import deterministic_on_cpu, quiet, trainer_for
-from autosample.quantize import quantize_
-from autosample.timing import processor, time_in_turn
+from autosample.model.convert import summary_layers
+from autosample.model.quantize import quantize_
+from autosample.system.timing import processor, time_in_turn
 from autosample.training import Classifier, FakeQuantize
 from autosample.training.callbacks import distances, learning_layers
 
@@ -186,7 +186,7 @@ def _window_maps(net: torch.nn.Module) -> dict[str, Any]:
 
 def measure_latency(net: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
     """Milliseconds of a forward pass of the deployed net, batch 1, where the net is and with the present threads."""
-    from autosample.deploy import deploy
+    from autosample.deployment.deploy import deploy
 
     device = next(net.parameters()).device
     x = torch.zeros(1, *shape, device=device)

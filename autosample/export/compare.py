@@ -11,12 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from autosample.deploy import deploy
+from autosample.deployment.deploy import deploy
 from autosample.export.check import OversizeError, Run
 from autosample.export.onnx_file import require, to_onnx
 from autosample.export.portable import dense_model, portable
 from autosample.export.write import export_onnx, export_pt2, onnx_runner
-from autosample.timing import Timing, ratio, time_in_turn
+from autosample.system.timing import Timing, ratio, time_in_turn
 
 #: What a time is compared with: the dense model as `torch.onnx.export` writes it.
 BASELINE = "dense onnx"

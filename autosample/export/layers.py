@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _single
 
 from autosample.export.weights import SampledWeight, keep, kept
-from autosample.lineage import Lineage, forget
 from autosample.nn.execution import layer_frame
+from autosample.nn.lineage import Lineage, forget
 from autosample.reuse.schedule import Pass, Vector
 from autosample.reuse.task import Task
 

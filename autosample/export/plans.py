@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import nn
 
-from autosample.lineage import Lineage
 from autosample.nn.execution import layer_frame, layer_task, reusable
+from autosample.nn.lineage import Lineage
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Slice, Task, Widened
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autosample.export.layers import Conv
 from autosample.export.weights import SampledWeight, kept
-from autosample.lineage import Lineage
+from autosample.nn.lineage import Lineage
 from autosample.reuse.task import Task
 
 

@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from autosample.coding.levels import even_levels, nearest_level
+from autosample.coding.packing import bits_for, pack
+from autosample.coding.quantizers import LinearQuantizer, Quantizer
 from autosample.nn import SummaryLayer
 from autosample.reuse.task import Slice, Task, Widened
 from autosample.sampling import Offsets, random_signs
 from autosample.sampling.hashing import random_positions
-from autosample.sampling.levels import even_levels, nearest_level
-from autosample.sampling.offsets.random import RandomOffsets
-from autosample.sampling.offsets.separable import SeparableOffsets
-from autosample.sampling.packing import bits_for, pack
-from autosample.sampling.quantizers import LinearQuantizer, Quantizer
+from autosample.sampling.rules.random import RandomOffsets
+from autosample.sampling.rules.separable import SeparableOffsets
 
 _LEVELS = 256
 # Smaller tensors stay as they are: levels would save little.
@@ -140,7 +140,7 @@ class Spaced(nn.Module):
         self.places = rule.places
 
     def forward(self) -> Int[Tensor, "n g"]:
-        from autosample.sampling.offsets.base import strided_positions
+        from autosample.sampling.rules.base import strided_positions
 
         return strided_positions(self.places, None)
 
@@ -173,7 +173,7 @@ class Added(nn.Module):
 
 def stored_positions(rule: Offsets) -> nn.Module:
     """The module that gives a hardened rule's integer positions from what the rule stores, or from a smaller table."""
-    from autosample.sampling.offsets.strided import StridedOffsets
+    from autosample.sampling.rules.strided import StridedOffsets
 
     if isinstance(rule, RandomOffsets):
         p = rule.places

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autosample.deploy import Example
+from autosample.deployment.deploy import Example
 from autosample.errors import ConversionError, ExportError
 from autosample.export.check import (
     Exported,

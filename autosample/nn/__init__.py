@@ -1,7 +1,7 @@
 """Layers that sample their weight from a summary."""
 
-from autosample.nn.summary import SummaryConv1d as SummaryConv1d
-from autosample.nn.summary import SummaryConv2d as SummaryConv2d
-from autosample.nn.summary import SummaryLayer as SummaryLayer
-from autosample.nn.summary import SummaryLinear as SummaryLinear
-from autosample.nn.summary import outer_modules as outer_modules
+from autosample.nn.layer import SummaryConv1d as SummaryConv1d
+from autosample.nn.layer import SummaryConv2d as SummaryConv2d
+from autosample.nn.layer import SummaryLayer as SummaryLayer
+from autosample.nn.layer import SummaryLinear as SummaryLinear
+from autosample.nn.layer import outer_modules as outer_modules

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from autosample.nn.summary import SummaryLayer
+from autosample.nn.layer import SummaryLayer
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task, make_task
 
 if TYPE_CHECKING:
-    from autosample.nn.summary import SummaryLayer
+    from autosample.nn.layer import SummaryLayer
 
 _FORWARD = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward)
 _CONVOLVE = (nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, None)

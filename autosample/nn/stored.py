@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from autosample.nn.summary import SummaryLayer, outer_modules
+from autosample.nn.layer import SummaryLayer, outer_modules
 
 # Where a module notes which of its own tensors a file may hold in fewer bits than they are computed with.
 _NARROW = "_autosample_stored_as"

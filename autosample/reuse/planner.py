@@ -18,7 +18,7 @@ from torch import nn
 from autosample.reuse import fused
 from autosample.reuse.schedule import Frame, Vector
 from autosample.reuse.task import Task
-from autosample.timing import time_in_turn
+from autosample.system.timing import time_in_turn
 
 #: A plan must beat the dense layer by this much to be taken.
 MARGIN = 0.95

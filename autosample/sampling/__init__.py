@@ -8,11 +8,11 @@ from autosample.sampling.fitting import relative_error as relative_error
 from autosample.sampling.geometry import Geometry as Geometry
 from autosample.sampling.geometry import kind_of as kind_of
 from autosample.sampling.hashing import random_signs as random_signs
-from autosample.sampling.offsets import OFFSET_RULES as OFFSET_RULES
-from autosample.sampling.offsets import LearnedOffsets as LearnedOffsets
-from autosample.sampling.offsets import Offsets as Offsets
-from autosample.sampling.offsets import Places as Places
-from autosample.sampling.offsets import TableOffsets as TableOffsets
+from autosample.sampling.rules import OFFSET_RULES as OFFSET_RULES
+from autosample.sampling.rules import LearnedOffsets as LearnedOffsets
+from autosample.sampling.rules import Offsets as Offsets
+from autosample.sampling.rules import Places as Places
+from autosample.sampling.rules import TableOffsets as TableOffsets
 from autosample.sampling.sample import sample_weight as sample_weight
 from autosample.sampling.sizing import gain_count as gain_count
 from autosample.sampling.sizing import plan_geometry as plan_geometry

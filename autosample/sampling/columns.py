@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from autosample.coding.packing import bits_for, pack, unpack
 from autosample.errors import ArtifactError
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import layer_seed, random_columns
-from autosample.sampling.offsets.base import is_set
-from autosample.sampling.packing import bits_for, pack, unpack
-from autosample.spec import Spec
+from autosample.sampling.rules.base import is_set
+from autosample.sampling.spec import Spec
 
 
 class Columns(nn.Module):

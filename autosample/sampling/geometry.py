@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from autosample.spec import Kind
+from autosample.sampling.spec import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from autosample.coding.packing import bits_for
 from autosample.errors import SpecError
 from autosample.sampling.geometry import Geometry, kind_of
-from autosample.sampling.offsets import OFFSET_RULES, LearnedOffsets
-from autosample.sampling.packing import bits_for
-from autosample.spec import Spec
+from autosample.sampling.rules import OFFSET_RULES, LearnedOffsets
+from autosample.sampling.spec import Spec
 
 # Positions of learned windows may take up to this share of the bits of a float32 summary before G is lowered, unless
 # the spec says what they may take.

@@ -11,10 +11,10 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from autosample.convert import summary_layers
+from autosample.model.convert import summary_layers
+from autosample.model.report import save_report
 from autosample.nn import SummaryLayer
-from autosample.report import save_report
-from autosample.sampling.offsets import LearnedOffsets
+from autosample.sampling.rules import LearnedOffsets
 
 
 class HardenSchedule(pl.Callback):

@@ -9,10 +9,10 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from autosample.convert import convert_, summary_layers
 from autosample.errors import ConfigError
+from autosample.model.convert import convert_, summary_layers
+from autosample.model.report import Report, report
 from autosample.models import create
-from autosample.report import Report, report
 from autosample.training.callbacks import HardenSchedule
 from autosample.training.distill import check_distillation, distillation_loss, make_teacher
 from autosample.training.groups import parameter_groups

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 
-from autosample.convert import summary_layers
 from autosample.errors import ConfigError
-from autosample.nn.summary import learned_parts
-from autosample.quantize import Method, attach_quantizers, check_quantization, fix_quantizers_
+from autosample.model.convert import summary_layers
+from autosample.model.quantize import Method, attach_quantizers, check_quantization, fix_quantizers_
+from autosample.nn.layer import learned_parts
 
 
 class FakeQuantize(pl.Callback):

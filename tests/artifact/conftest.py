@@ -15,7 +15,7 @@ from torch import nn
 import autosample
 import autosample.models
 from autosample.artifact import compact_state
-from autosample.convert import summary_layers
+from autosample.model.convert import summary_layers
 from autosample.nn.execution import materialized
 
 

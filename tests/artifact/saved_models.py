@@ -13,7 +13,7 @@ from pathlib import Path
 import safetensors.torch, torch
 import autosample
 from autosample.artifact import compact_state
-from autosample.convert import summary_layers
+from autosample.model.convert import summary_layers
 from autosample.nn.execution import materialized
 
 torch.set_num_threads(1)

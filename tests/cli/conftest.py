@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from autosample.cli import main
+from autosample.cli.main import main
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[2] / "autosample" / "configs"
 # a net that trains in a second
 SHORT = (
     "--trainer.accelerator=cpu",

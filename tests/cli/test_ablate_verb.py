@@ -1,4 +1,4 @@
-"""Mistakes of `autosample ablate` are one line and code 2; every grid in configs/ablation can be read."""
+"""Mistakes of `autosample ablate` are one line and code 2; every grid in autosample/configs/ablation can be read."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from autosample.experiments.parse import read_grid
 
 pytestmark = pytest.mark.slow  # every cell is a process of its own
 
-GRIDS = sorted((Path(__file__).parents[2] / "configs" / "ablation").glob("*.yaml"))
+GRIDS = sorted((Path(__file__).parents[2] / "autosample" / "configs" / "ablation").glob("*.yaml"))
 GOOD = "{data: {class: Digits}, model: {name: digitnet, in_chans: 1}, presets: [dense], seeds: 1}"
 
 
@@ -22,7 +22,7 @@ def test_grids_of_the_project(path):
     assert {"wsnet", "random", "autosample"} <= {label.split()[0] for label in grid.labels}
     # whole nets at equal bytes, never layers at equal ratios
     assert {cell.size.kind for cell in grid.cells if cell.size} <= {"net_ratio", "like"}
-    scripts = (path.parents[2] / "scripts").glob("reproduce_*.sh")
+    scripts = (Path(__file__).parents[2] / "scripts").glob("reproduce_*.sh")
     assert path.stem == "quick" or any(path.stem in re.split(r"[\s/.;]", s.read_text()) for s in scripts)
 
 
@@ -60,9 +60,9 @@ def test_mistakes(autosample, tmp_path, text, options, message):
 
 def test_no_file_and_help(autosample, configs, monkeypatch):
     monkeypatch.chdir(configs.parent)
-    ended = autosample("ablate", "configs/ablation/quik.yaml")
+    ended = autosample("ablate", "autosample/configs/ablation/quik.yaml")
     assert ended.code == 2
-    assert 'did you mean "configs/ablation/quick.yaml"' in ended.err
+    assert 'did you mean "autosample/configs/ablation/quick.yaml"' in ended.err
     ended = autosample("ablate", "--help")
     assert (ended.code, ended.err) == (0, "")
     assert "--collect" in ended.out

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from autosample.bench import cases, verb
-from autosample.bench.record import Measured, Row, read
-from autosample.timing import Ratio
+from autosample.cli import bench as verb
+from autosample.experiments.bench import cases
+from autosample.experiments.bench.record import Measured, Row, read
+from autosample.system.timing import Ratio
 
 TINY = cases.Workload(name="tiny", kind="layer", layer=cases.conv(4, 8, 4), input=(4, 32), summary=cases.wsnet(2, 2))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[2] / "autosample" / "configs"
 PARTS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 BEFORE = {"trainer": (), "summary": ("experiment/digits.yaml",), "model": ("data/cifar10.yaml",), "data": ()}
 
@@ -27,7 +27,7 @@ def test_it_parses_and_prints(autosample, name):
 
 @pytest.mark.parametrize("name", [part for part in PARTS if part.startswith("experiment/")])
 def test_the_model_of_an_experiment_can_be_built(name):
-    from autosample.convert import summary_layers
+    from autosample.model.convert import summary_layers
     from autosample.training import Classifier
 
     model = Classifier(**yaml.safe_load((CONFIGS / name).read_text())["model"])
@@ -39,7 +39,10 @@ def test_the_model_of_an_experiment_can_be_built(name):
 def test_a_sweep_names_options_that_there_are(autosample, name):
     sweep = yaml.safe_load((CONFIGS / name).read_text())
     settings = [f"--{option}={choice['values'][0]}" for option, choice in sweep["parameters"].items()]
-    command = [part.replace("=configs/", f"={CONFIGS}/") for part in sweep["command"]]
+    command = [
+        part.replace("=autosample/configs/", f"={CONFIGS}/").replace("=configs/", f"={CONFIGS}/")
+        for part in sweep["command"]
+    ]
     assert command[:4] == ["${env}", "python", "-m", "${program}"]
     assert command[-1] == "${args}"
     code, _, err = autosample(*command[4:-1], *settings, "--print_config")

@@ -75,8 +75,8 @@ def test_config_files(fit, tmp_path, tmp_path_factory, text, pattern):
 def test_config_files_that_are_not_there(autosample, monkeypatch, configs):
     check(autosample("fit", "--config", "nope.yaml"), "a config must be a file, got nope.yaml")
     monkeypatch.chdir(configs.parent)
-    near = "did you mean .*configs/experiment/digits.yaml"
-    check(autosample("fit", "--config=configs/experiment/digit.yaml"), near)
+    near = "did you mean .*autosample/configs/experiment/digits.yaml"
+    check(autosample("fit", "--config=autosample/configs/experiment/digit.yaml"), near)
     check(autosample("fit", "--config"), "--config needs a value")
 
 
@@ -157,6 +157,6 @@ def test_unexpected_errors_stay_tracebacks(autosample, monkeypatch):
     def broken(model: str):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("autosample.cli.report", broken)
+    monkeypatch.setattr("autosample.cli.main.report", broken)
     with pytest.raises(ZeroDivisionError):
         autosample("report", "resnet18")

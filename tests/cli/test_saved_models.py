@@ -6,7 +6,7 @@ import yaml
 from PIL import Image
 
 from autosample.artifact import load_any
-from autosample.convert import summary_layers
+from autosample.model.convert import summary_layers
 
 
 def test_from_a_run_to_a_quantised_model_and_its_card(autosample, trained, tmp_path):

@@ -135,7 +135,7 @@ def test_threads_pass_errors_on_and_show_progress(monkeypatch, capsys):
     with pytest.raises(DataError, match="file 3"):
         cache.in_threads(work, 10, "x")
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("autosample.progress.PATIENCE", -1.0)
+    monkeypatch.setattr("autosample.system.progress.PATIENCE", -1.0)
     done = []
     cache.in_threads(done.append, 10, "decoding things")
     assert sorted(done) == list(range(10))

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from autosample.cli import main
+from autosample.cli.main import main
 from autosample.experiments.ablate import inline_runner, run_grid, worker_runner
 from autosample.experiments.parse import read_grid
 from autosample.experiments.record import records_in
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_fails_its_cell_only(tmp_path, config, console, monke
 
 
 def test_failures_end_with_code_1_and_what_is_there_is_collected(tmp_path, config, capsys, monkeypatch):
-    from autosample.experiments import verb
+    from autosample.cli import ablate as verb
 
     monkeypatch.setattr(verb, "_runner", lambda *args: inline_runner())
     # nothing this small can be stored

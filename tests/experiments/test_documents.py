@@ -57,7 +57,7 @@ def test_what_is_published_tells_command_machine_and_dates_and_can_be_restored(s
     publish.publish(finished, "--threads 1")
     folder = tmp_path / "results/ablation/small"
     assert json.loads((folder / "about.json").read_text()) == {
-        "command": "autosample ablate configs/ablation/small.yaml --threads 1",
+        "command": "autosample ablate autosample/configs/ablation/small.yaml --threads 1",
         "hardware": "a processor",
         "torch": "0",
         "date": "2026-01-02 to 2026-01-03",
@@ -91,5 +91,8 @@ def test_documents_are_filled_between_their_marks(script, finished):
     text = docs.ablations()
     assert text.startswith("## small\n")
     assert "1 of 2" in text
-    assert "`autosample ablate configs/ablation/small.yaml`, a processor, torch 0, 2026-01-02 to 2026-01-03." in text
+    assert (
+        "`autosample ablate autosample/configs/ablation/small.yaml`, a processor, torch 0, 2026-01-02 to 2026-01-03."
+        in text
+    )
     assert "](../results/ablation/small/accuracy.png)" in text

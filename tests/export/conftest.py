@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import autosample
 import autosample.models
-from autosample.bench.sides import _liven
+from autosample.experiments.bench.sides import _liven
 
 NETS = ("signal", "image")
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 import autosample
 from autosample.artifact import load_any
-from autosample.cli import main
+from autosample.cli.main import main
 from autosample.export import onnx_runner
 from autosample.export.check import OversizeError
 from autosample.export.compare import compare_runtimes

@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from autosample import convert_, export_onnx, export_pt2
-from autosample.deploy import deploy
+from autosample.deployment.deploy import deploy
 from autosample.export.plans import fits_rows
 from autosample.export.portable import portable
 from autosample.export.rows import RowSums
-from autosample.lineage import lineage_of
 from autosample.nn import SummaryConv1d
 from autosample.nn.execution import layer_frame, layer_task
+from autosample.nn.lineage import lineage_of
 
 SUMMARIES = {
     "channel groups": {"spec": "wsnet", "spatial": 8, "channel": 4},

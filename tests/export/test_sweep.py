@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import autosample
-from autosample.bench.sides import _liven
+from autosample.experiments.bench.sides import _liven
 from autosample.export.check import TOLERANCE
 from autosample.models import create
 

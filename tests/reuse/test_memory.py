@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import autosample
-from autosample.bench.cases import Workload, suite
-from autosample.bench.memory import peak_memory
-from autosample.bench.sides import Side
+from autosample.experiments.bench.cases import Workload, suite
+from autosample.experiments.bench.memory import peak_memory
+from autosample.experiments.bench.sides import Side
 from autosample.nn import SummaryConv1d, SummaryConv2d
 from autosample.nn.dense import to_dense_
 

@@ -6,7 +6,7 @@ import torch
 from autosample import spec
 from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear
 from autosample.sampling import Geometry, Placement, Places, TableOffsets, plan_geometry, random_signs, sample_weight
-from autosample.sampling.offsets.interpolated import InterpolatedOffsets
+from autosample.sampling.rules.interpolated import InterpolatedOffsets
 
 
 @pytest.mark.parametrize(("taps", "channels", "filters"), [(32, 8, 16), (9, 6, 5), (4, 16, 33)])
@@ -149,7 +149,7 @@ def _layer(shape, preset, **changes):
 
 def _any_spec(name, changes):
     """A spec by preset, or by rule where no preset has the name."""
-    from autosample.spec import PRESETS, Spec
+    from autosample.sampling.spec import PRESETS, Spec
 
     size = {} if "spatial" in changes else {"ratio": 4}
     return spec(name, **size, **changes) if name in PRESETS else Spec(rule=name, **size, **changes)

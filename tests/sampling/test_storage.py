@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from autosample.coding.packing import bits_for, pack, packed_bytes, unpack
 from autosample.sampling import random_signs
 from autosample.sampling.hashing import hash_table, hash_words, layer_seed, random_columns, random_positions
-from autosample.sampling.packing import bits_for, pack, packed_bytes, unpack
 
 FROZEN_POSITIONS = [[865, 450, 997], [109, 378, 916]]
 FROZEN_SIGNS = [[-1.0, -1.0, -1.0], [1.0, -1.0, -1.0]]

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.loggers import CSVLogger
 
-from autosample.convert import summary_layers
 from autosample.errors import ConfigError
+from autosample.model.convert import summary_layers
 from autosample.training import Classifier
 from autosample.training.optim import SCHEDULERS
 

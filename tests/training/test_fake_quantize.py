@@ -6,9 +6,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from autosample.artifact import compact_state, load_any, save
-from autosample.convert import summary_layers
+from autosample.coding.quantizers import FIXED, LEARNING, WAITING
 from autosample.errors import ConfigError, QuantizationError
-from autosample.sampling.quantizers import FIXED, LEARNING, WAITING
+from autosample.model.convert import summary_layers
 from autosample.training import Classifier, FakeQuantize
 
 

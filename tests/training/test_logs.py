@@ -5,7 +5,7 @@ import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
-from autosample.convert import summary_layers
+from autosample.model.convert import summary_layers
 from autosample.training import Classifier, OffsetLog, PredictionFile, SizeReport
 from autosample.training.callbacks import BestCheckpoint, last_checkpoint
 

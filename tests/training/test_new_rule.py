@@ -11,9 +11,9 @@ from torch import nn
 import autosample
 import autosample.models
 from autosample import Spec
-from autosample.convert import summary_layers
+from autosample.model.convert import summary_layers
 from autosample.sampling import OFFSET_RULES, LearnedOffsets, Offsets, Placement
-from autosample.sampling.offsets.base import start_positions
+from autosample.sampling.rules.base import start_positions
 
 INPUTS = {"mlp784": (1, 28, 28), "m5": (1, 8000), "test_resnet": (3, 64, 64)}
 README = Path(__file__).parents[2] / "README.md"

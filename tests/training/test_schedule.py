@@ -4,8 +4,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from autosample.convert import summary_layers
-from autosample.sampling.offsets.categorical import CategoricalOffsets
+from autosample.model.convert import summary_layers
+from autosample.sampling.rules.categorical import CategoricalOffsets
 
 
 class Watch(pl.Callback):

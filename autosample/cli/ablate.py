@@ -1,0 +1,107 @@
+"""`autosample ablate`: run a grid, go on with it, and make its tables and pictures."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from autosample.errors import ConfigError, nearest
+
+_ABOUT = """Run a grid of {data x model x preset x size x seed or fold}: one record per run, then tables and figures.
+
+Records are written whole or not at all; calling it again goes on where it stopped, and tries again what failed.
+Ends with code 0, or 1 if runs failed (their errors are in OUT/failed), or 2 after a mistake."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        text = message.replace("unrecognized arguments: ", "")
+        if text != message:
+            given = text.split()[0].partition("=")[0]
+            hint = nearest(given.lstrip("-"), [o.lstrip("-") for o in self._option_string_actions if len(o) > 2])
+            raise ConfigError(f'no option is called "{given.lstrip("-")}": {hint}')
+        raise ConfigError(f"{message}: see autosample ablate --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="autosample ablate", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("config", type=Path, help="a grid, such as autosample/configs/ablation/quick.yaml")
+    add("--out", type=Path, help="folder of records, tables and figures (runs/ablation/NAME)")
+    add("--root", help="folder of the data, instead of the one that the grid names")
+    add("--jobs", type=int, default=1, help="worker processes on this machine (1)")
+    add("--threads", type=int, help="threads of each worker (cores / jobs); with others, last digits may differ")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="cells whose label, or else name, matches: random '*seed0*'",
+    )
+    add("--choose", nargs="?", const=0.2, type=float, metavar="SHARE",
+        help="hold out a share (0.2) of the training data, score on it, and leave the test set alone")  # fmt: skip
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; without an address a local one")
+    add("--collect", action="store_true", help="only make tables and figures of the records that are there")
+    add("--wandb", nargs="?", const="", choices=("", "offline", "online"), metavar="offline|online",
+        help="log every run to wandb: offline unless said here or in WANDB_MODE")  # fmt: skip
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the verb.
+
+    Raises:
+        AutosampleError: Something given is unusable.
+        SystemExit: With code 1, when runs failed.
+    """
+    given = _parser().parse_args(list(args))
+    for name in ("jobs", "threads"):
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, got {getattr(given, name)}: leave it out for the usual")
+    from autosample.experiments.ablate import default_console, prepare_data, run_grid
+    from autosample.experiments.collect import write_tables
+    from autosample.experiments.figures import draw
+    from autosample.experiments.parse import read_grid
+    from autosample.experiments.store import Store
+
+    changes = {} if given.choose is None else {"holdout": given.choose, "test": False}
+    grid = read_grid(given.config, given.root, **changes)
+    out = given.out or Path("runs/ablation") / (grid.name if given.choose is None else f"{grid.name}-choose")
+    chosen = grid.only(given.only) if given.only else grid
+    console = default_console()
+    failed = 0
+    if not given.collect:
+        runner = _runner(given, grid.name, out)
+        prepare_data(chosen, out)
+        done = run_grid(chosen, out, runner, console)
+        failed = len(chosen.cells) - len(done)
+    store = Store(out)
+    records = {cell.id: record for cell in grid.cells if (record := store.record(cell)) is not None}
+    if records:
+        print(write_tables(grid, records, out), end="")
+        draw(grid, records, out)
+        print(f"\n{len(records)} of {len(grid.cells)} runs; table.md, table.csv, tests.csv and *.png are in {out}")
+    elif given.collect:
+        raise ConfigError(f"there must be records to collect, got none of {grid.name} in {out}: run it first")
+    if failed:
+        sys.exit(1)
+
+
+def _runner(given: argparse.Namespace, group: str, out: Path):
+    from autosample.experiments.ablate import threads_for, worker_runner
+
+    wandb = None
+    if given.wandb is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        mode = given.wandb or os.environ.get("WANDB_MODE", "offline")
+        wandb = {"group": group, "folder": str(out.resolve()), "mode": mode}
+    if given.ray is None:
+        return worker_runner(given.jobs, given.threads, wandb)
+    from autosample.experiments.ray_runner import ray_runner
+
+    return ray_runner(given.ray or None, given.threads or threads_for(given.jobs), wandb)

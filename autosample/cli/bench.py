@@ -1,0 +1,202 @@
+"""The verb `bench` of the command line."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from autosample.errors import ConfigError, ConversionError
+from autosample.experiments.bench.cases import SUITES, Workload, altered, chosen, own, suite
+from autosample.experiments.bench.growth import slopes
+from autosample.experiments.bench.measure import measure
+from autosample.experiments.bench.record import Record, Row, write
+from autosample.experiments.bench.show import plot, print_record
+from autosample.reuse import fused
+from autosample.sampling.spec import spec
+from autosample.system.progress import tracked
+from autosample.system.timing import keep_memory, processor
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_ROUNDS = 31
+
+
+def add_arguments(parser: Any) -> None:
+    """Declare the options of `bench`."""
+    parser.description = (
+        "Time converted layers and models against the fastest dense torch, in turn in one process, and write a JSON "
+        "record and a picture for each suite and number of threads."
+    )
+    add = parser.add_argument
+    add("suites", nargs="*", type=str, help=f"what to measure: {', '.join(SUITES)}")
+    add("--threads", nargs="+", type=int, default=[1], help="numbers of threads, measured one after the other")
+    add("--batch", type=int, help="examples in a batch, instead of the suite's own; targets hold for these only")
+    add("--dtype", type=str, default="float32", help=f"one of {', '.join(_DTYPES)}")
+    add("--device", type=str, default="cpu", help="cpu or cuda")
+    add("--out", type=Path, default=Path("runs/bench"), help="folder for records and pictures")
+    add("--no-compile", dest="compile", action="store_false", default=True, help="leave torch.compile out")
+    add("--no-memory", dest="memory", action="store_false", default=True, help="do not measure peak memory")
+    add("--rounds", type=int, default=_ROUNDS, help="most rounds; a row ends after two minutes")
+    add("--keep-memory", dest="keep", action="store_true", default=False,
+        help="let the process keep freed memory, for both sides, as jemalloc and tcmalloc do")  # fmt: skip
+    add("--only", nargs="+", type=str, help="names of workloads, to measure only these")
+    add("--model", type=str, help="a model of your own choice instead of suites")
+    add("--summary", type=str, default="autosample", help="preset for --model")
+    add("--ratio", type=float, default=8.0, help="dense weights per stored number for --model")
+    add("--input", nargs="+", type=int, help="shape of one example for --model, without the batch")
+
+
+def bench(
+    suites: Sequence[str],
+    *,
+    threads: Sequence[int] = (1,),
+    batch: int | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    out: Path = Path("runs/bench"),
+    compile: bool = True,
+    memory: bool = True,
+    keep: bool = False,
+    rounds: int = _ROUNDS,
+    only: Sequence[str] | None = None,
+    model: str | None = None,
+    summary: str = "autosample",
+    ratio: float = 8,
+    input: Sequence[int] | None = None,
+) -> None:
+    """Measure suites, or a user's own model; print tables and write records. The options are those of `add_arguments`.
+
+    Raises:
+        ConfigError: A suite, workload, model or option is not usable; found before anything is measured.
+        ConversionError: Outputs were wrong somewhere; all records are written before.
+    """
+    _check(threads=threads, batch=(batch,), rounds=(rounds,), input=input or ())
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype}: leave it out for float32")
+    place = _device(device)
+    plan = _own(suites, model, summary, ratio, input, only) if model else _suites(suites, only)
+    given: dict[str, Any] = {"batch": batch, "dtype": dtype, "device": device, "rounds": rounds, "only": only}
+    given |= {"compile": compile, "memory": memory, "keep": keep}
+    given |= {"model": model, "summary": summary, "ratio": ratio, "input": input} if model else {}
+    options: dict[str, Any] = {"device": place, "dtype": _DTYPES[dtype], "memory": memory, "rounds": rounds}
+    options["compiled"] = compile
+    if keep:
+        keep_memory()
+    console, wrong = Console(width=None if Console().is_terminal else 200), []
+    for name, rows in plan.items():
+        rows = [altered(row, batch, usual=(dtype, device) == ("float32", "cpu")) for row in rows]
+        for count in threads:
+            label = f"{name}, {_threads(count)}"
+            measured = tuple(_measured(rows, {**options, "threads": count}, label))
+            about = _about(() if model else (name,), count, given)
+            record = Record(name, about, measured, slopes(measured))
+            _publish(record, out / f"{_file_name(name, batch, dtype, device, keep)}-{count}t.json", console)
+            wrong += [f"{row.workload.name} ({label})" for row in measured if row.error]
+    if wrong:
+        raise ConversionError(f"outputs must be those of dense torch, got errors in {', '.join(wrong)}: see above")
+
+
+def _measured(rows: Sequence[Workload], options: dict[str, Any], label: str) -> Iterator[Row]:
+    # tracked() wants to see each row end
+    return tracked((measure(work, **options) for work in rows), len(rows), label)
+
+
+def _publish(record: Record, path: Path, console: Console) -> None:
+    print_record(record, console)
+    write(record, path)
+    plot(record, path.with_suffix(".png"))
+    console.print(f"written: {path}")
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _check(**counts: Sequence[int | None]) -> None:
+    for name, numbers in counts.items():
+        for number in numbers:
+            if number is not None and number < 1:
+                raise ConfigError(f"{name} must be at least 1, got {number}: leave it out for the usual number")
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be cpu or cuda, got {name}: leave it out for the CPU")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda needs a GPU that torch can use, got none: leave it out for the CPU")
+    return torch.device(name)
+
+
+def _suites(names: Sequence[str], only: Sequence[str] | None) -> dict[str, list[Workload]]:
+    if not names:
+        raise ConfigError(f"bench needs suites or --model, got neither: known: {', '.join(SUITES)}")
+    plan = {name: suite(name) for name in names}
+    if only is None:
+        return plan
+    every = [row for rows in plan.values() for row in rows]
+    wanted = {id(row) for row in chosen(every, only)}
+    plan = {name: [row for row in rows if id(row) in wanted] for name, rows in plan.items()}
+    return {name: rows for name, rows in plan.items() if rows}
+
+
+def _own(
+    suites: Sequence[str],
+    model: str,
+    summary: str,
+    ratio: float,
+    shape: Sequence[int] | None,
+    only: Sequence[str] | None,
+) -> dict[str, list[Workload]]:
+    from autosample.models import create
+
+    if suites:
+        raise ConfigError(f"bench takes suites or --model, got {suites[0]} and {model}: drop one of them")
+    if not shape:
+        raise ConfigError("--model needs the shape of one example, got none: write --input 3 224 224")
+    spec(summary, ratio=ratio)
+    with torch.device("meta"):  # only to see that there is such a model
+        create(model, num_classes=10)
+    return {"model": chosen(own(model, summary, ratio, shape), only)}
+
+
+def _file_name(name: str, batch: int | None, dtype: str, device: str, keep: bool) -> str:
+    usual = {"float32": "", "cpu": ""}
+    parts = (name, f"b{batch}" if batch else "", usual.get(dtype, dtype), usual.get(device, device))
+    return "-".join(part for part in (*parts, "kept" if keep else "") if part)
+
+
+def _about(suites: Sequence[str], threads: int, given: dict[str, Any]) -> dict[str, Any]:
+    why = fused.why_not()
+    return {
+        "command": _command(suites, {"threads": [threads], **given}),
+        "date": date.today().isoformat(),
+        "hardware": processor() if given["device"] == "cpu" else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "threads": threads,
+        "dtype": given["dtype"],
+        "compiled": given["compile"],
+        "memory_kept": given["keep"],
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(("OMP_", "MALLOC_"))},
+        "fused_kernel": {"available": not why, "why_not": why, "version": fused.version()},
+    }
+
+
+def _command(suites: Sequence[str], given: dict[str, Any]) -> str:
+    """The line that measures this record again."""
+    words = ["autosample", "bench", *suites]
+    for name, value in given.items():
+        if name == "keep":
+            words += ["--keep-memory"] if value else []
+        elif isinstance(value, bool):
+            words += [] if value else [f"--no-{name}"]
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(words)

@@ -1,0 +1,187 @@
+"""Lightning's command line over our module and data, with a CSV log always and wandb's when asked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import (
+    MisconfigurationException,  # pyright: ignore[reportPrivateImportUsage]
+)
+
+import autosample.data  # noqa: F401  (its classes are known to --data by their short names)
+from autosample.cli.explain import explain, original
+from autosample.data import ClassificationData
+from autosample.errors import ConfigError, one_line
+from autosample.training.callbacks import BestCheckpoint, OffsetLog, PredictionFile, SizeReport, last_checkpoint
+from autosample.training.module import Classifier
+
+# what `fit` trains when no data are named: these options come first, so that all others change them
+EMBEDDED = (
+    "--data=Digits",
+    "--data.image_size=16",
+    "--model.model=test_resnet",
+    "--model.in_chans=1",
+    "--model.ratio=8",
+    "--trainer.max_epochs=10",
+)
+# what decides which tensors a checkpoint holds, and their meaning
+_SHAPING = (
+    "model",
+    "num_classes",
+    "in_chans",
+    "model_args",
+    "summary",
+    "ratio",
+    "summary_args",
+    "include",
+    "exclude",
+    "overrides",
+)
+
+
+class AutosampleCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict` for `Classifier` and any of `autosample.data`."""
+
+    @classmethod
+    def start(cls, args: Sequence[str]) -> "AutosampleCLI":
+        """Parse, build and run: the verb, then its options.
+
+        Raises:
+            ConfigError: An option, a file or a checkpoint is not usable.
+        """
+        verb, *options = args
+        asks_only = any(option in ("-h", "--help") or option.startswith("--data.help") for option in options)
+        if not _names_data(options):
+            if verb != "fit" and not asks_only:
+                raise ConfigError(
+                    f"{verb} needs the data to use, got none: pass --config with the config.yaml that the run wrote "
+                    "beside its log, or --data CLASS"
+                )
+            options = [*EMBEDDED, *options]
+        return cls(
+            Classifier,
+            ClassificationData,
+            subclass_mode_data=True,
+            trainer_defaults={
+                "default_root_dir": "runs/fit",
+                "max_epochs": 20,
+                "enable_model_summary": False,
+                "callbacks": _callbacks(),
+            },
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, verb: {"allow_abbrev": False}},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            # the seed is always given: the checkpoint's check parses without defaults, yet the link needs it
+            args=[verb, "--seed_everything=0", *options],
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="", help="Name of the run; its folder is made under it.")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the last model after `fit`.")
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with mistakes as one line each."""
+        assert isinstance(args, list)
+        self.args = args
+        try:
+            self.config = parser.parse_args(args)
+        except (ArgumentError, ValueError) as error:
+            if (own := original(error)) is not None:
+                raise own from error
+            options = list(self._parser(args[0]).get_defaults().keys())
+            raise ConfigError(explain(error, [*options, "config", "data", "model", "trainer"])) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's arguments from the checkpoint, unless the user gives others.
+
+        Raises:
+            ConfigError: What the user gives makes another model than that of the checkpoint.
+        """
+        chosen = self.config[self.config["subcommand"]]
+        path = chosen.get("ckpt_path")
+        if not path or not Path(path).is_file():
+            return
+        saved = torch.load(path, weights_only=True, map_location="meta")["hyper_parameters"]
+        given = self.parser.parse_args(self.args, defaults=False)[self.config["subcommand"]].get("model") or {}
+        for name, value in saved.items():
+            if name not in given or name == "seed":
+                chosen["model"][name] = value
+            elif name in _SHAPING and given[name] != value:
+                raise ConfigError(
+                    f"a checkpoint must be of the same configuration, got model.{name}={given[name]} for one trained "
+                    f"with {value}: leave model.{name} out, or pass the config.yaml that the run wrote"
+                )
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; an error of our own comes out as it was raised."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if (own := original(error)) is not None and own is not error:
+                raise own from error
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Add the CSV log to whatever loggers the configuration asks for."""
+        config = self._get(self.config_init, "trainer", default={})
+        asked = config.get("logger")
+        if asked is not False and not config.get("fast_dev_run"):
+            loggers = list(asked) if isinstance(asked, list | tuple) else [asked] if asked not in (None, True) else []
+            if not any(isinstance(logger, CSVLogger) for logger in loggers):
+                folder = config.get("default_root_dir") or "runs/fit"
+                loggers.insert(0, CSVLogger(folder, name=self._get(self.config, "name") or None))
+            kwargs["logger"] = loggers
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise ConfigError(f"the trainer must accept its options, got: {one_line(error)}") from error
+
+    def after_fit(self) -> None:
+        """Test the model as it stands at the end: hardened, on data that no choice was made on."""
+        if self._get(self.config, "test_after_fit") and not self.trainer.fast_dev_run:  # pyright: ignore
+            self.trainer.test(self.model, datamodule=self.datamodule)
+            result = self.model.size_report()
+            print(f"stored {result.stored_bytes:,} bytes, {result.ratio:.1f} times smaller than dense")
+            print(f"log and checkpoints: {self.trainer.log_dir}")
+
+    def before_validate(self) -> None:
+        self._need_checkpoint()
+
+    before_test = before_predict = before_validate
+
+    def _need_checkpoint(self) -> None:
+        if not self._get(self.config, "ckpt_path"):
+            raise ConfigError(f"{self.subcommand} needs a trained model, got none: pass --ckpt_path FILE.ckpt")
+
+
+def _callbacks() -> list[pl.Callback]:
+    kept = [BestCheckpoint(), last_checkpoint()]
+    return [*kept, SizeReport(), OffsetLog(), LearningRateMonitor("epoch"), PredictionFile()]
+
+
+def _names_data(options: Sequence[str]) -> bool:
+    """Whether an option or one of the configuration files says which data to use."""
+    named = {option.partition("=")[0] for option in options}
+    if named & {"--data", "--data.class_path"}:
+        return True
+    return any("data" in yaml.safe_load(path.read_text()) for path in config_files(options))
+
+
+def config_files(options: Sequence[str]) -> list[Path]:
+    """What is given for `--config`, in order."""
+    found = []
+    for i, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name in ("-c", "--config"):
+            found += [value] if equals else options[i + 1 : i + 2]
+    return [Path(value) for value in found]

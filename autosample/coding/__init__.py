@@ -1,0 +1,1 @@
+"""Numbers at few bits: packing, levels, quantizers."""

@@ -1,0 +1,232 @@
+"""What keeps a learned tensor at few bits: the levels it may take, while they are learned and once they are fixed."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autosample.coding.levels import even_levels, even_range, kmeans_levels, nearest_level, soft_kmeans
+from autosample.coding.packing import pack, packed_bytes, unpack
+
+WAITING, LEARNING, FIXED = 0, 1, 2
+
+
+class _Straight(torch.autograd.Function):
+    """The second tensor forward, the gradient of the first backward."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, shown: Tensor) -> Tensor:
+        return shown.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad, None
+
+
+class Quantizer(nn.Module):
+    """Shows a tensor as it will be stored: every value at one of `2**bits` levels, gradients straight through.
+
+    Until `start` is called it changes nothing; then the levels follow the values (fake quantisation); `fix` decides
+    them for good, and from then on values that were moved are shown at the nearest of these. All state is in buffers.
+
+    Attributes:
+        bits: Of one stored value, 2 to 8.
+        now: 0 before the start, 1 while levels are learned, 2 once they are fixed.
+        state: `now` and `bits`, a buffer.
+    """
+
+    method: ClassVar[str]
+    #: name of the buffer that the levels are stored in
+    table: ClassVar[str]
+    state: Tensor
+
+    def __init__(self, bits: int, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.bits, self.now = bits, WAITING
+        self.register_buffer("state", torch.tensor([WAITING, bits], dtype=torch.uint8, device=device))
+        self._clean: tuple | None = None
+
+    def levels(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "k"]:
+        """The levels that `values` may take now, ascending and exact in their precision, as float32."""
+        raise NotImplementedError
+
+    def _decide(self, values: Float[Tensor, "*shape"]) -> None:
+        """Set the stored levels from the values."""
+        raise NotImplementedError
+
+    def start(self, values: Float[Tensor, "*shape"]) -> None:
+        """Begin with fake quantisation."""
+        if self.now == WAITING:
+            if not values.is_meta:
+                self._decide(values)
+            self._enter(LEARNING)
+
+    @torch.no_grad()
+    def fix(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Decide the levels, if that is not done, and return the values at them."""
+        if values.is_meta:
+            self._enter(FIXED)
+            return values
+        if self.now == WAITING:
+            self._decide(values)
+        elif self.now == LEARNING:
+            self._settle(values)
+        self._enter(FIXED)
+        return self.shown(values)
+
+    def _settle(self, values: Float[Tensor, "*shape"]) -> None:
+        """Keep what was shown last."""
+        self._decide(values)
+
+    def _enter(self, stage: int) -> None:
+        self.state[0] = stage
+        self.now, self._clean = stage, None
+
+    def forward(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        if self.now == WAITING or self.holds(values):
+            return values
+        return _Straight.apply(values, self.shown(values))  # pyright: ignore[reportReturnType]
+
+    def holds(self, values: Tensor) -> bool:
+        """Whether the levels are fixed and the values are at them."""
+        return self.now == FIXED and self._untouched(values)
+
+    def _untouched(self, values: Tensor) -> bool:
+        """Whether the values are at their levels, as found out once and then known by the tensor's version."""
+        if torch.compiler.is_compiling():
+            return not self.training
+        if torch._C._are_functorch_transforms_active() or values.is_inference() or values.is_meta:
+            return values.is_meta
+        state = (values.data_ptr(), values._version, values.dtype, values.device)
+        if self._clean != state:
+            self._clean = state if torch.equal(self.shown(values), values) else None
+        return self._clean is not None
+
+    @torch.no_grad()
+    def shown(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The values at their nearest levels."""
+        levels = self.levels(values)
+        return levels[nearest_level(values, levels)].to(values.dtype)
+
+    def stored_bytes(self, count: int) -> int:
+        """Bytes of `count` values with their levels."""
+        return packed_bytes(count, self.bits) + self.get_buffer(self.table).nbytes
+
+    def packed(self, values: Float[Tensor, "*shape"]) -> dict[str, Tensor]:
+        """The tensors that a file needs to give the values back."""
+        if values.is_meta:
+            codes = torch.empty(values.shape, dtype=torch.long, device="meta")
+        else:
+            codes = nearest_level(values, self.levels(values))
+        return {"codes": pack(codes, self.bits), self.table: self.stored_levels(values)}
+
+    def stored_levels(self, values: Float[Tensor, "*shape"]) -> Tensor:
+        """What the file holds of the levels."""
+        return self.get_buffer(self.table)
+
+    @torch.no_grad()
+    def unpacked(self, codes: Tensor, table: Tensor, empty: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The inverse of `packed`: values of the shape and precision of `empty`, with these levels from now on."""
+        self.get_buffer(self.table).copy_(table)
+        self._enter(FIXED)
+        levels = self.levels(torch.empty(0, dtype=empty.dtype))
+        return levels[unpack(codes, self.bits, empty.numel())].to(empty.dtype).view(empty.shape)
+
+    def _apply(self, fn, recurse: bool = True):
+        """Levels stay float32 in half-precision models, so that values find theirs again."""
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            now = self._buffers[name]
+            if before is not None and now is not None and now.dtype != before.dtype:
+                self._buffers[name] = before.to(now.device)
+        self._clean = None
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if not self.state.is_meta:
+            self.now, self.bits = self.state.tolist()
+        self._clean = None
+
+    def extra_repr(self) -> str:
+        return f"{self.bits} bits, {('waiting', 'learning', 'fixed')[self.now]}"
+
+
+class LinearQuantizer(Quantizer):
+    """Even levels between the least and the largest value (WSNet-Q, FSNet-WQ).
+
+    Attributes:
+        range: Lowest level and distance of levels, shape `(2,)`, float32.
+    """
+
+    method, table = "linear", "range"
+    range: Tensor
+
+    def __init__(self, bits: int, device: torch.device | None = None) -> None:
+        super().__init__(bits, device)
+        self.register_buffer("range", torch.zeros(2, device=device))
+
+    def _decide(self, values: Float[Tensor, "*shape"]) -> None:
+        self.range.copy_(even_range(values, self.bits))
+
+    def levels(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "k"]:
+        return even_levels(self.stored_levels(values), self.bits).to(values.dtype).float()
+
+    def stored_levels(self, values: Float[Tensor, "*shape"]) -> Tensor:
+        return even_range(values, self.bits) if self.now == LEARNING and not values.is_meta else self.range
+
+
+class CodebookQuantizer(Quantizer):
+    """Levels found by k-means; learned with the values as in DKM (Cho et al. 2022).
+
+    In training, values are shown as DKM's differentiable mixtures; in evaluation at the nearest level.
+
+    Attributes:
+        codebook: The levels, ascending, shape `(2**bits,)`, float32.
+        temperature: DKM's `τ`, as a share of the mean distance between levels.
+    """
+
+    method, table = "codebook", "codebook"
+    codebook: Tensor
+
+    def __init__(self, bits: int, device: torch.device | None = None, temperature: float = 0.1) -> None:
+        super().__init__(bits, device)
+        self.temperature = temperature
+        self.register_buffer("codebook", torch.zeros(2**bits, device=device))
+
+    def _decide(self, values: Float[Tensor, "*shape"]) -> None:
+        self.codebook.copy_(kmeans_levels(values, self.bits).to(values.dtype))
+
+    def _settle(self, values: Float[Tensor, "*shape"]) -> None:
+        self.codebook.copy_(self.levels(values))
+
+    def levels(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "k"]:
+        return self.codebook.to(values.dtype).float()
+
+    def forward(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        if not (self.now == LEARNING and self.training and torch.is_grad_enabled()):
+            return super().forward(values)
+        shown, levels = soft_kmeans(values, self.codebook.clone(), self.temperature)
+        with torch.no_grad():
+            self.codebook.copy_(levels)
+        return shown
+
+
+def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
+    """The quantizer that the tensors of its `state_dict` describe."""
+    kind = next(kind for kind in QUANTIZERS.values() if kind.table in state)
+    quantizer = kind(int(state["state"][1]))
+    quantizer.load_state_dict(dict(state))
+    return quantizer
+
+
+QUANTIZERS: dict[str, type[Quantizer]] = {"linear": LinearQuantizer, "codebook": CodebookQuantizer}

@@ -1,0 +1,139 @@
+"""Measuring one workload: all sides in turn on the same threads, each of them checked against dense torch first."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from autosample.errors import one_line
+from autosample.experiments.bench.cases import Workload
+from autosample.experiments.bench.memory import peak_memory
+from autosample.experiments.bench.record import Measured, Row, fastest_dense
+from autosample.experiments.bench.sides import Built, Side, build
+from autosample.system.timing import ratio, time_in_turn
+
+#: How far outputs may be from those of dense torch, relative to the largest of these.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+_BUDGET = 120.0  # seconds for a row, after which no further round is begun
+
+
+def measure(
+    work: Workload,
+    *,
+    threads: int = 1,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = True,
+    rounds: int = 31,
+    memory: bool = True,
+) -> Row:
+    """Build the sides of a workload, check them and time them.
+
+    Args:
+        work: The workload.
+        threads: Of torch, for the time of this call.
+        device, dtype: Where and in which type to compute; the CPU by default.
+        compiled: Whether what `torch.compile` makes of dense torch takes part.
+        rounds: Most rounds; fewer where they take more than two minutes.
+        memory: Measure peak memory as well, in one more process for each side; never in a sweep.
+
+    Raises:
+        AutosampleError: The workload's model, shape or spec is unusable.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.compiler.reset()  # graphs of another row count against the limit of recompilations
+    try:
+        built = build(work, device=device or torch.device("cpu"), dtype=dtype, compiled=compiled)
+        memory = memory and not work.sweep
+        return measure_sides(work, built, threads=threads, tolerance=TOLERANCE[dtype], rounds=rounds, memory=memory)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def measure_sides(
+    work: Workload, built: Built, *, threads: int, tolerance: float, rounds: int, memory: bool = False
+) -> Row:
+    """The row of a workload from its sides; the first of them is the one that all others must equal."""
+    row = Row(work, threads, plan=tuple(built.plan), error=built.error)
+    notes, errors = list(built.notes), [built.error] if built.error else []
+    calls, differences = _check(built.sides, tolerance, notes, errors)
+    sides = [side for side in built.sides if side.name in calls]
+    if not any(side.dense for side in sides):
+        return replace(row, notes=tuple(notes), error="; ".join(errors))
+    timings = time_in_turn(list(calls.values()), rounds=rounds, budget=_BUDGET, device=sides[0].args[0].device)
+    taken = dict(zip(calls, timings, strict=True))
+    measured = {}
+    for side in sides:
+        peak, why = peak_memory(side, threads) if memory else (None, "")
+        notes += [why] if why and why not in notes else []
+        t = taken[side.name]
+        measured[side.name] = Measured(t.median, t.low, t.high, t.rounds, differences[side.name], peak)
+    baseline = taken[fastest_dense({name: t.median for name, t in taken.items()})]
+    others = [side.name for side in sides if not side.dense]
+    ratios = {} if errors else {name: ratio(baseline, taken[name]) for name in others}
+    return replace(row, sides=measured, ratios=ratios, notes=tuple(notes), error="; ".join(errors))
+
+
+def _check(
+    sides: list[Side], tolerance: float, notes: list[str], errors: list[str]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+    """The calls of the sides that run and give the right outputs, and how far these are from dense torch's.
+
+    What is wrong with a side that autosample answers for goes to `errors`; torch's own compiler and variants may fail,
+    which goes to `notes`.
+    """
+    calls: dict[str, Callable[[], Any]] = {}
+    differences: dict[str, float] = {}
+    expected: list[Tensor] = []
+    for side in sides:
+        optional = side.compiled or (side.dense and bool(expected))
+        try:
+            call = side.start()
+            torch.manual_seed(1)
+            with _exactly(side.args[0].device):
+                got = _tensors(call())
+        except Exception as error:  # one side of one row must not end the others
+            said = f"{side.name}: {type(error).__name__}: {one_line(error)[:200]}"
+            (notes if optional else errors).append(said)
+            continue
+        expected = expected or got
+        difference = relative_difference(expected, got)
+        if not difference <= tolerance:
+            said = (
+                f"{side.name}: outputs differ by {difference:.2g} from those of dense torch, {tolerance:g} is allowed"
+            )
+            (notes if side.dense else errors).append(said)
+            continue
+        calls[side.name], differences[side.name] = call, difference
+    return calls, differences
+
+
+def _exactly(device: torch.device) -> contextlib.AbstractContextManager:
+    """No rounding to TensorFloat-32, which would hide what is to be checked; timing uses torch's defaults."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    # copies: a compiled function may use its memory again
+    return [t.detach().clone() for t in tree_leaves(out) if isinstance(t, Tensor)]
+
+
+def relative_difference(expected: list[Tensor], got: list[Tensor]) -> float:
+    """The largest difference of any two tensors, relative to the largest number expected of them; infinite if shapes
+    differ or numbers are missing."""
+    if [t.shape for t in expected] != [t.shape for t in got]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(expected, got, strict=True):
+        if a.numel():
+            difference = ((a.double() - b.double()).abs().amax() / a.double().abs().amax().clamp_min(1e-30)).item()
+            worst = max(worst, difference if difference == difference else float("inf"))
+    return worst

@@ -1,0 +1,219 @@
+"""The sides of a workload: dense torch in all its variants, and the ways in which autosample computes the same."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from autosample.deployment.deploy import deploy
+from autosample.errors import one_line
+from autosample.experiments.bench.cases import Workload
+from autosample.model.convert import convert_, harden_, summary_layers
+from autosample.nn import SummaryLayer
+from autosample.nn.dense import to_dense_
+from autosample.nn.execution import layer_frame, layer_task
+from autosample.nn.layer import SummaryConv1d, SummaryConv2d
+from autosample.reuse import fused, planner
+from autosample.reuse.layer import WindowConv
+from autosample.sampling.spec import spec
+
+
+@dataclass
+class Side:
+    """One way to compute a workload.
+
+    Attributes:
+        name: Of the side; those of dense torch begin with `dense`.
+        module: What is called, not compiled.
+        args: With what; in training the input and the classes.
+        compiled: Whether `torch.compile` comes before.
+        train: Whether a call is a training step.
+    """
+
+    name: str
+    module: nn.Module
+    args: tuple[Tensor, ...]
+    compiled: bool = False
+    train: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """Whether this is a baseline."""
+        return self.name.startswith("dense")
+
+    def start(self) -> Callable[[], Any]:
+        """The call to be timed; it gives the outputs."""
+        run = cast(nn.Module, torch.compile(self.module)) if self.compiled else self.module
+        if not self.train:
+            return lambda: run(*self.args)
+        x, y = self.args
+        optimizer = torch.optim.SGD(self.module.parameters(), lr=1e-3, momentum=0.9)
+
+        @torch.enable_grad()
+        def step() -> Tensor:
+            optimizer.zero_grad()
+            out = run(x)
+            nn.functional.cross_entropy(out, y).backward()
+            optimizer.step()
+            return out.detach()
+
+        return step
+
+
+@dataclass
+class Built:
+    """The sides of a workload, the baseline that all others must equal first.
+
+    Attributes:
+        sides: In the order of the tables.
+        plan: What `deploy` chose, layer by layer, as plain data.
+        notes: What had to be left out, and why.
+        error: Why a side that belongs to the product could not be built; empty if all is well.
+    """
+
+    sides: list[Side] = field(default_factory=list)
+    plan: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+def build(work: Workload, *, device: torch.device, dtype: torch.dtype, compiled: bool) -> Built:
+    """Make the sides of a workload.
+
+    Args:
+        work: The workload.
+        device, dtype: Where and in which type to compute.
+        compiled: Whether sides that `torch.compile` has worked on take part.
+
+    Raises:
+        AutosampleError: Its model, shape or spec is unusable.
+    """
+    torch.manual_seed(0)
+    x = torch.randn(work.batch, *work.input).to(device, dtype)
+    made = {"layer": _layer, "model": _model, "training": _training}[work.kind]
+    built = made(work, x, device, dtype)
+    if work.sides:
+        built.sides = [side for side in built.sides if side.name in work.sides]
+    elif compiled:
+        built.sides = [*built.sides, *_compiled(built.sides, work)]
+    return built
+
+
+def _compiled(sides: list[Side], work: Workload) -> Iterator[Side]:
+    """The compiled twins of dense sides and of a deployed model."""
+    for side in sides:
+        thorough = work.every or "folded" in side.name
+        if (side.dense and (work.kind != "model" or thorough)) or (side.name == "deployed" and work.kind == "model"):
+            module = copy.deepcopy(side.module) if side.train else side.module  # steps change it
+            yield Side(f"{side.name} compiled", module, side.args, True, side.train)
+
+
+def _layouts(name: str, module: nn.Module, x: Tensor) -> Iterator[Side]:
+    """A module as it is and, for images, with channels last."""
+    yield Side(name, module, (x,))
+    if x.dim() == 4:
+        last = cast(Any, copy.deepcopy(module)).to(memory_format=torch.channels_last)
+        yield Side(f"{name} channels_last", last, (x.contiguous(memory_format=torch.channels_last),))
+
+
+# --- a single layer --------------------------------------------------------------------------------------------------
+
+
+def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
+    face: Any = SummaryConv1d if x.dim() == 3 else SummaryConv2d
+    layer = face(**work.layer, bias=False, spec=spec(dict(work.summary)))
+    layer.harden_()
+    layer = layer.to(device, dtype).eval().requires_grad_(False)
+    built = Built([*_layouts("dense", to_dense_(copy.deepcopy(layer)), x)])
+    built.sides.append(Side("materialize", _materializing(copy.deepcopy(layer)), (x,)))
+    why = fused.why_not() if device.type == "cpu" else "it runs on CPUs only"
+    built.notes += [f"no fused kernel: {why}"] if why else []
+    task = layer_task(layer)
+    if task is None:
+        built.notes.append("its windows share no work")
+    ways = {} if task is None else planner.variants(task, not why)
+    frame, pad = layer_frame(layer)
+    for kind in sorted(ways, key=("fold", "reuse", "fused").index):
+        bank, kernel = ways[kind].source(layer.summary), kind == "fused"
+        parts: dict[str, Any] = {"factors": layer._factors(), "bias": layer.bias, "mix": layer.densify, "pad": pad}
+        built.sides.append(Side(kind, WindowConv(ways[kind], frame, bank, **parts, kernel=kernel).eval(), (x,)))
+    _deploy(built, layer, x)
+    return built
+
+
+def _materializing(model: nn.Module) -> nn.Module:
+    """Let all summary layers make their weight at every call."""
+    for layer in summary_layers(model).values():
+        layer.spec = layer.spec.replace(execution="materialize")
+    return model
+
+
+def _deploy(built: Built, model: nn.Module, x: Tensor) -> None:
+    """Add what `autosample.deploy` makes of a model."""
+    try:
+        fast = deploy(model, x)
+    except Exception as error:  # a wrong result of one row must not end the others
+        built.error = f"deploy: {type(error).__name__}: {one_line(error)[:300]}"
+        return
+    built.sides.append(Side("deployed", fast, (x,)))
+    for row in cast(Any, fast).deployment.rows:
+        plan = {"kind": row.plan.kind, "reason": row.plan.reason, "fewer_macs": row.plan.saving}
+        built.plan.append({"layer": row.name, **plan, "folded": list(row.folded)})
+
+
+# --- whole models ----------------------------------------------------------------------------------------------------
+
+
+def converted(work: Workload) -> nn.Module:
+    """The model of a workload, hardened, with numbers in all its parts."""
+    from autosample.models import create
+
+    model = create(work.model, num_classes=10)
+    convert_(model, dict(work.summary), include=work.include or None)
+    harden_(model)
+    _liven(model)
+    return model
+
+
+def _dense_twin(model: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(model)
+    for layer in summary_layers(twin).values():
+        to_dense_(layer)
+    return twin
+
+
+def _model(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
+    model = cast(Any, converted(work)).to(device, dtype).eval().requires_grad_(False)
+    plain = _dense_twin(model)
+    built = Built([*_layouts("dense", plain, x)])
+    try:
+        built.sides += _layouts("dense folded", deploy(plain, x, measure=False), x)
+    except Exception as error:  # a model that cannot be folded is compared without
+        built.notes.append(f"dense folded: {one_line(error)[:200]}")
+    _deploy(built, model, x)
+    return built
+
+
+def _training(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
+    model = cast(Any, converted(work)).to(device, dtype).train()
+    y = torch.randint(0, 10, (work.batch,), device=device)
+    modules = {"dense": _dense_twin(model).requires_grad_(True), "auto": model}
+    modules["materialize"] = _materializing(copy.deepcopy(model))
+    return Built([Side(name, module, (x, y), train=True) for name, module in modules.items()])
+
+
+@torch.no_grad()
+def _liven(model: nn.Module) -> None:
+    """Give numbers to what starts as all zeros or ones: a branch times zero would hide wrong outputs."""
+    inside = {id(p) for layer in model.modules() if isinstance(layer, SummaryLayer) for p in layer.parameters()}
+    for p in model.parameters():
+        if id(p) not in inside and p.numel() > 1 and bool((p == p.flatten()[0]).all()):
+            p.uniform_(0.5, 1.5) if p.flatten()[0] != 0 else p.normal_(std=0.1)
+    for norm in model.modules():
+        if isinstance(norm, _NormBase) and isinstance(norm.running_mean, Tensor):
+            norm.running_mean.normal_(std=0.1)
+            cast(Tensor, norm.running_var).uniform_(0.5, 1.5)

@@ -1,0 +1,283 @@
+"""Fewer bits for what a model stores: summaries at 2 to 8 bits a number, everything else in half precision."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from autosample.coding.quantizers import QUANTIZERS, CodebookQuantizer, Quantizer
+from autosample.errors import QuantizationError, nearest
+from autosample.model.convert import harden_, summary_layers
+from autosample.nn import SummaryLayer, outer_modules
+from autosample.nn.layer import become_summary
+from autosample.nn.stored import compact_state, own_tensors, store_as
+from autosample.sampling.spec import spec
+
+Method = Literal["linear", "codebook"]
+Half = Literal["fp16", "bf16"]
+
+_HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_GAIN_BITS = 8
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """One tensor that has been brought to fewer bits.
+
+    Attributes:
+        name: Of the tensor; `(rest)` for all that went to half precision.
+        method, bits: How, and bits of a stored number.
+        numbers: How many numbers there are.
+        before, after: Their bytes in a file, levels included [bytes].
+        error: `‖x − x̂‖ / ‖x‖`.
+        worst: The largest `|x − x̂|`.
+    """
+
+    name: str
+    method: str
+    bits: int
+    numbers: int
+    before: int
+    after: int
+    error: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """What quantising did; prints as a table.
+
+    Attributes:
+        rows: One for each tensor; one, `(rest)`, for all that went to half precision.
+        before, after: Bytes of the model in a file, without the file's header.
+    """
+
+    rows: tuple[QuantizedTensor, ...]
+    before: int
+    after: int
+
+    @property
+    def ratio(self) -> float:
+        """`before / after`."""
+        return self.before / self.after if self.after else 1.0
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table()
+        for head in ("tensor", "method", "bits", "numbers", "before", "after", "error", "worst"):
+            table.add_column(head, justify="left" if head in ("tensor", "method") else "right")
+        for r in self.rows:
+            sizes = (f"{r.numbers:,}", f"{r.before:,}", f"{r.after:,}")
+            table.add_row(r.name, r.method, str(r.bits), *sizes, f"{r.error:.2e}", f"{r.worst:.2e}")
+        table.add_section()
+        table.add_row("model", "", "", "", f"{self.before:,}", f"{self.after:,}", f"{self.ratio:.2f}x", "")
+        console = Console(file=io.StringIO(), width=120)
+        console.print(table)
+        return cast(io.StringIO, console.file).getvalue().rstrip()
+
+
+@torch.no_grad()
+def quantize_(
+    model: nn.Module,
+    bits: int = 8,
+    *,
+    method: Method = "linear",
+    layers: Literal["sampled", "all"] = "sampled",
+    gains: Half | Literal["int8"] | None = None,
+    rest: Half | None = None,
+) -> QuantizationReport:
+    """Bring what a model stores to few bits, in place. The model is hardened, and computes with the new values.
+
+    Each summary (and each mixing matrix of denser sampling) gets its own levels: `2**bits` even ones between its least
+    and largest value (WSNet-Q of Jin et al. 2018, FSNet-WQ of Yang et al. 2020), or a codebook found by k-means (Deep
+    k-Means). Layers that share a summary go on sharing it. Nothing is trained; `autosample.training.FakeQuantize`
+    trains with the same levels first.
+
+    Args:
+        model: A converted model, or a single layer.
+        bits: Of one number, 2 to 8.
+        method: `linear` or `codebook`.
+        layers: `sampled`: the layers that sample their filters. `all`: other convolutions and linear layers too; their
+            weight becomes a summary of its own that every filter reads once.
+        gains: Precision of learned gains; `None` treats them as the rest.
+        rest: Precision that all other floating-point numbers (norms, biases, dense weights) are rounded to and stored
+            in; they are still computed with as before.
+
+    Returns:
+        Bytes and errors, per tensor and in total.
+
+    Raises:
+        QuantizationError: An argument is unusable, the model has no layer to quantise, or a number is not finite or
+            does not fit into half precision.
+    """
+    check_quantization(bits, method, layers, gains, rest)
+    if hasattr(model, "deployment"):
+        raise QuantizationError("a model is quantised before it is deployed, got a deployed one: quantise the original")
+    before = _bytes(model)
+    if layers == "all":
+        _sample_everything(model)
+    if not summary_layers(model):
+        raise QuantizationError(
+            'quantize_ needs a converted model, got none: call convert_ first, or pass layers="all"'
+        )
+    harden_(model)
+    originals = {name: t.detach().clone() for name, t in _quantised(model, gains)}
+    attach_quantizers(model, bits, method, int8_gains=gains == "int8")
+    fix_quantizers_(model)
+    rows = [_row(name, layer, key, originals) for name, layer, key in _parameters(model, gains)]
+    halves = {"gains": gains if gains in _HALVES else rest, "": rest}
+    rows += _to_half(model, {key: _HALVES[value] for key, value in halves.items() if value in _HALVES})
+    return QuantizationReport(tuple(row for row in rows if row is not None), before, _bytes(model))
+
+
+def check_quantization(bits: int, method: str, layers: str, gains: str | None, rest: str | None) -> None:
+    """Raise `QuantizationError` unless these are arguments of `quantize_`."""
+    if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
+        raise QuantizationError(f"bits must be a whole number from 2 to 8, got {bits!r}: 8 keeps most of the accuracy")
+    for name, value, known in (
+        ("method", method, tuple(QUANTIZERS)),
+        ("layers", layers, ("sampled", "all")),
+        ("gains", gains, (None, *_HALVES, "int8")),
+        ("rest", rest, (None, *_HALVES)),
+    ):
+        if value not in known:
+            words = [str(k) for k in known]
+            raise QuantizationError(
+                f"{name} must be one of {', '.join(words)}, got {value!r}: {nearest(str(value), words)}"
+            )
+
+
+def attach_quantizers(
+    model: nn.Module, bits: int, method: Method, *, int8_gains: bool = False, temperature: float = 0.1
+) -> list[tuple[SummaryLayer, str]]:
+    """Give summaries and mixing matrices (and gains) a quantizer each, shared ones one; they wait for their start.
+
+    Returns the layers with the names of the parameters.
+    """
+    made: dict[int, Quantizer] = {}
+    found = [(layer, key) for _, layer, key in _parameters(model, "int8" if int8_gains else None)]
+    for layer, key in found:
+        parameter: Tensor = getattr(layer, key)
+        before = layer.quantizer(key)
+        wanted = ("linear", _GAIN_BITS) if key == "gains" else (method, bits)
+        if before is not None and (before.method, before.bits) == wanted and before.holds(parameter):
+            made[id(parameter)] = before  # quantised so already: the same levels once more
+        if id(parameter) not in made:
+            made[id(parameter)] = (
+                QUANTIZERS["linear"](_GAIN_BITS, parameter.device)
+                if key == "gains"
+                else CodebookQuantizer(bits, parameter.device, temperature)
+                if method == "codebook"
+                else QUANTIZERS[method](bits, parameter.device)
+            )
+        layer.quantise_with(key, made[id(parameter)])
+    return found
+
+
+def fix_quantizers_(model: nn.Module) -> None:
+    """Bring everything that has a quantizer to its levels for good; positions become integers before."""
+    layers = list(summary_layers(model).values())
+    for layer in layers:
+        layer.freeze_()
+        for name in layer.quantizers or ():
+            layer.start_levels(name)
+    for layer in layers:
+        layer.fix_levels_()
+
+
+def _parameters(model: nn.Module, gains: str | None) -> Iterator[tuple[str, SummaryLayer, str]]:
+    """What gets a quantizer: name of the layer, the layer, and the parameter's name in it."""
+    for name, layer in summary_layers(model).items():
+        for key in ("summary", "densify", *(["gains"] if gains == "int8" else [])):
+            if getattr(layer, key) is not None:
+                yield name, layer, key
+
+
+def _quantised(model: nn.Module, gains: str | None) -> Iterator[tuple[str, Tensor]]:
+    seen: set[int] = set()
+    for name, layer, key in _parameters(model, gains):
+        values: Tensor = getattr(layer, key)
+        if id(values) in seen:
+            continue
+        seen.add(id(values))
+        full = f"{name}.{key}" if name else key
+        if not values.is_meta and not values.isfinite().all():
+            raise QuantizationError(f"numbers must be finite to be quantised, got others in {full}: train again")
+        yield full, values
+
+
+def _row(name: str, layer: SummaryLayer, key: str, originals: dict[str, Tensor]) -> QuantizedTensor | None:
+    full = f"{name}.{key}" if name else key
+    quantizer, now = layer.quantizer(key), getattr(layer, key)
+    if full not in originals:  # shared, and told under its first name
+        return None
+    assert quantizer is not None
+    old = originals[full]
+    return QuantizedTensor(
+        full, quantizer.method, quantizer.bits, now.numel(), old.nbytes, quantizer.stored_bytes(now.numel()),
+        *_errors([(old, now)]),
+    )  # fmt: skip
+
+
+def _errors(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Relative and largest error over all pairs of old and new."""
+    if not pairs or pairs[0][0].is_meta:
+        return 0.0, 0.0
+    wide = [(old.double(), new.double()) for old, new in pairs]
+    lost = sum(float((a - b).square().sum()) for a, b in wide)
+    total = sum(float(a.square().sum()) for a, _ in wide)
+    worst = max((float((a - b).abs().max()) for a, b in wide if a.numel()), default=0.0)
+    return (lost / total) ** 0.5 if total else 0.0, worst
+
+
+def _to_half(model: nn.Module, wanted: dict[str, torch.dtype]) -> list[QuantizedTensor | None]:
+    """Round everything else, and note that it may be stored so."""
+    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for prefix, module in outer_modules(model):
+        for name, tensor in own_tensors(module).items():
+            coded = isinstance(module, SummaryLayer) and module.quantizer(name) is not None
+            dtype = wanted.get(name if isinstance(module, SummaryLayer) and name == "gains" else "")
+            if dtype is None or coded or tensor.dtype not in (torch.float32, torch.float64):
+                continue
+            rounded = tensor.to(dtype).to(tensor.dtype)
+            if not tensor.is_meta and not torch.equal(rounded.isfinite(), tensor.isfinite()):
+                raise QuantizationError(
+                    f"numbers must fit into half precision, got {float(tensor.abs().max()):.3g} in "
+                    f'{prefix}.{name}: use rest="bf16"'
+                )
+            pairs.setdefault(dtype, []).append((tensor.detach().clone(), rounded))
+            tensor.copy_(rounded)
+            store_as(module, name, dtype)
+    rows = []
+    for dtype, found in pairs.items():
+        count = sum(new.numel() for _, new in found)
+        old = sum(a.nbytes for a, _ in found)
+        rows.append(QuantizedTensor("(rest)", str(dtype)[6:], 16, count, old, count * dtype.itemsize, *_errors(found)))
+    return rows
+
+
+def _sample_everything(model: nn.Module) -> None:
+    """Turn dense convolutions and linear layers into summary layers whose filters are disjoint windows: exact."""
+    uses: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or isinstance(layer, SummaryLayer):
+            continue
+        weight = layer._parameters.get("weight")
+        lazy = isinstance(weight, nn.UninitializedParameter)
+        if weight is None or lazy or uses[id(weight)] > 1 or not weight.is_floating_point() or not weight.numel():
+            continue
+        sampled = become_summary(layer, spec("dense"), name, spread=0.0)
+        sampled.summary.copy_(weight.detach().reshape(-1, 1))
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(t.nbytes for t in compact_state(model).values())

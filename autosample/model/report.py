@@ -1,0 +1,318 @@
+"""What a model is made of: parameters, bytes on disk and multiply-adds, per layer and in total."""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autosample.nn import SummaryLayer, outer_modules
+from autosample.nn.execution import materialized
+from autosample.nn.stored import compact_state, full_types
+from autosample.reuse.layer import WindowConv
+from autosample.sampling.presets import PRESETS
+
+_NOTE = "_autosample_reason"
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, WindowConv)
+# Tensors of a summary layer that stand for its weight.
+_SAMPLING = ("summary", "gains", "densify", "sign_seed", "offsets", "columns")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer. Sizes in bytes count everything a file must hold, bias included.
+
+    Attributes:
+        name, kind: Where the layer is and of what class.
+        method: The preset, or `dense`.
+        note: Why the layer is dense, or what the asked ratio became.
+        dense_params, stored_params: Numbers of weights, gains and biases, dense and stored.
+        dense_bytes, stored_bytes: The same in bytes, with positions at the bits they need.
+        ratio: Dense weights divided by stored numbers (weights only).
+        position_bits: Bits of all positions and selections.
+        multiplicity: Weights served by one element of the summary, on average.
+        macs: Multiply-adds of one forward pass as a dense layer, or `None` without an example.
+        fit_error: `‖W − Ŵ‖/‖W‖` of a warm start.
+        plan: How a deployed layer is computed.
+    """
+
+    name: str
+    kind: str
+    method: str
+    note: str
+    dense_params: int
+    stored_params: int
+    dense_bytes: int
+    stored_bytes: int
+    ratio: float
+    position_bits: int
+    multiplicity: float
+    macs: int | None = None
+    fit_error: float | None = None
+    plan: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows by layer; the last one, `(rest)`, is everything that is neither convolution nor linear layer."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the dense model."""
+        return sum(row.dense_bytes for row in self.rows)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the model as it would be saved, without the file's header."""
+        return sum(row.stored_bytes for row in self.rows)
+
+    @property
+    def dense_params(self) -> int:
+        """Parameters and buffers of the dense model."""
+        return sum(row.dense_params for row in self.rows)
+
+    @property
+    def stored_params(self) -> int:
+        """Parameters and buffers that are stored."""
+        return sum(row.stored_params for row in self.rows)
+
+    @property
+    def ratio(self) -> float:
+        """`dense_bytes / stored_bytes` of the whole model."""
+        return self.dense_bytes / self.stored_bytes if self.stored_bytes else 1.0
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds of one forward pass [MACs], or `None` without an example."""
+        counts = [row.macs for row in self.rows if row.macs is not None]
+        return sum(counts) if counts else None
+
+    @property
+    def converted(self) -> tuple[Row, ...]:
+        """Rows of layers that sample their weight."""
+        return tuple(row for row in self.rows if row.method not in ("dense", ""))
+
+    def total(self) -> Row:
+        """All rows added up."""
+        served = sum(row.multiplicity * row.stored_params for row in self.converted)
+        return Row(
+            name="total",
+            kind="",
+            method="",
+            note=f"{len(self.converted)} of {len(self.rows) - 1} layers sampled",
+            dense_params=self.dense_params,
+            stored_params=self.stored_params,
+            dense_bytes=self.dense_bytes,
+            stored_bytes=self.stored_bytes,
+            ratio=self.ratio,
+            position_bits=sum(row.position_bits for row in self.rows),
+            multiplicity=served / sum(row.stored_params for row in self.converted) if self.converted else 1.0,
+            macs=self.macs,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: `rows` and `total`."""
+        return {"rows": [asdict(row) for row in self.rows], "total": asdict(self.total())}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_csv(self) -> str:
+        """One line per layer and one for the total, under a header."""
+        out = io.StringIO()
+        writer = csv.DictWriter(out, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in (*self.rows, self.total()))
+        return out.getvalue()
+
+    def to_markdown(self) -> str:
+        """A Markdown table of the columns that people read."""
+        lines = [" | ".join(_HEADS), " | ".join("---" if i < 2 else "---:" for i in range(len(_HEADS)))]
+        for row in (*self.rows, self.total()):
+            lines.append(" | ".join(cell.replace("|", r"\|") for cell in _cells(row)))
+        return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=140)
+        console.print(self.__rich__())
+        return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __rich__(self):
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(show_footer=False)
+        for head in _HEADS:
+            table.add_column(head, justify="left" if head in ("layer", "method", "plan", "note") else "right")
+        for row in self.rows:
+            table.add_row(*map(Text, _cells(row)))  # not markup: a pattern may hold brackets
+        table.add_section()
+        table.add_row(*map(Text, _cells(self.total())), style="bold")
+        return table
+
+
+_HEADS = ("layer", "method", "weights", "stored", "bytes", "ratio", "uses", "MACs", "fit error", "plan", "note")
+
+
+def _cells(row: Row) -> list[str]:
+    macs = "" if row.macs is None else f"{row.macs:,}"
+    fit = "" if row.fit_error is None else f"{row.fit_error:.3f}"
+    uses = f"{row.multiplicity:.1f}" if row.method not in ("dense", "") or row.name == "total" else ""
+    sizes = [f"{row.dense_params:,}", f"{row.stored_params:,}", f"{row.stored_bytes:,}", f"{row.ratio:.2f}"]
+    return [row.name or "(itself)", row.method, *sizes, uses, macs, fit, row.plan, row.note]
+
+
+def note_reason(layer: nn.Module, reason: str) -> None:
+    """Remember why a layer was left dense, for later reports."""
+    setattr(layer, _NOTE, reason)
+
+
+def reasons(model: nn.Module) -> dict[str, str]:
+    """Why layers were left dense, by name."""
+    return {name: vars(layer)[_NOTE] for name, layer in model.named_modules() if _NOTE in vars(layer)}
+
+
+def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
+    """Per layer and in total: parameters, bytes as saved, multiplicity, and multiply-adds if an example is given.
+
+    Args:
+        model: A model or a single layer, converted or not.
+        example: An input (or a tuple of inputs) for one forward pass in evaluation mode without gradients.
+    """
+    macs = count_macs(model, example) if example is not None else {}
+    state, full = compact_state(model), full_types(model)
+    wide = {name: t.numel() * full.get(name, t.dtype).itemsize for name, t in state.items()}  # before any rounding
+    layers = {name: layer for name, layer in outer_modules(model) if isinstance(layer, _LAYERS)}
+    owned: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
+    sizes: dict[str, dict[str, int]] = {}
+    for name in sorted(layers, key=len, reverse=True):  # the innermost layer takes its own first
+        prefix = f"{name}." if name else ""
+        owned[name] = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
+        sizes[name] = {key: wide.pop(prefix + key) for key in owned[name]}
+    rows = [_row(name, layer, owned[name], sizes[name], macs.get(name)) for name, layer in layers.items()]
+    plans = {row.name: row.plan for row in getattr(getattr(model, "deployment", None), "rows", ())}
+    rows = [
+        replace(r, plan=plans[r.name].kind, note=r.note or plans[r.name].reason) if r.name in plans else r for r in rows
+    ]
+    rest, size = sum(t.numel() for t in state.values()), sum(t.nbytes for t in state.values())
+    dense = sum(wide.values())
+    rows.append(Row("(rest)", "", "", "norms, other layers", rest, rest, dense, size, 1.0, 0, 1.0, macs.get(None)))
+    return Report(tuple(rows))
+
+
+def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str, int], macs: int | None) -> Row:
+    kind, size = type(layer).__name__, sum(t.nbytes for t in tensors.values())
+    numbers = sum(t.numel() for t in tensors.values())
+    if isinstance(layer, WindowConv):
+        extra = sum(t.numel() for t in (layer.factors, layer.bias, layer.mix) if t is not None)
+        dense, ratio = layer.task.dense + extra, layer.task.dense / max(layer.bank.numel(), 1)
+        return Row(name, kind, "deployed", "", dense, numbers, 4 * dense, size, ratio, 0, 1.0, macs)
+    if not isinstance(layer, SummaryLayer):
+        note, full = getattr(layer, _NOTE, ""), sum(wide.values())
+        return Row(name, kind, "dense", note, numbers, numbers, full, size, 1.0, 0, 1.0, macs)
+    g, weight = layer.geometry, layer.summary
+    bits = layer.offsets.stored_bits() + (layer.columns.stored_bits() if layer.columns is not None else 0)
+    gains = layer.gains.numel() if layer.gains is not None else 0
+    others = [key for key in tensors if key.split(".")[0] not in _SAMPLING]  # biases and the like
+    extra = sum(tensors[key].numel() for key in others)
+    asked = layer.spec.ratio
+    ratio = g.dense / (g.stored + gains)
+    far = asked is not None and abs(ratio / asked - 1) > 0.01
+    return Row(
+        name=name,
+        kind=kind,
+        method=layer.spec.preset,
+        note="; ".join(_notes(layer, f"asked {asked:g}x, the layer allows {ratio:.3g}x" if far else "")),
+        dense_params=g.dense + extra,
+        stored_params=g.stored + gains + extra,
+        dense_bytes=g.dense * weight.element_size() + sum(wide[key] for key in others),
+        stored_bytes=size,
+        ratio=ratio,
+        position_bits=bits,
+        multiplicity=g.multiplicity,
+        macs=macs,
+        fit_error=layer.fit_error,
+    )
+
+
+def _notes(layer: SummaryLayer, size: str) -> list[str]:
+    quantizer = layer.quantizer("summary")
+    left_dense = getattr(layer, _NOTE, "")
+    bits = "" if quantizer is None else f"{quantizer.bits} bits, {quantizer.method}"
+    rule = ""
+    if layer.spec.rule != PRESETS.get(layer.spec.preset, {}).get("rule"):
+        # learned positions would have cost too much, or the layer's share holds all its weights
+        rule = "whole" if layer.geometry.stored == layer.geometry.dense else f"{layer.spec.rule} positions"
+    return [note for note in (size, rule, bits, left_dense) if note]
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, int]:
+    """Multiply-adds of one forward pass by layer name; under `None`, those outside of convolutions and linear layers.
+
+    Counted by `torch.utils.flop_counter`: for summary layers those of the dense layer, without the making of its
+    weight; for deployed ones those that are left.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts: dict[str | None, int] = {}
+    counter = FlopCounterMode(display=False)
+    started: dict[str, int] = {}
+    made: list[int] = []  # a layer that is called twice makes its weight twice
+
+    def before(name: str):
+        return lambda module, args: started.__setitem__(name, counter.get_total_flops())
+
+    def after(name: str, layer: nn.Module):
+        def hook(module, args, output) -> None:
+            spent = counter.get_total_flops() - started[name] - making[name]
+            counts[name] = counts.get(name, 0) + spent // 2
+            made.append(making[name])
+
+        return hook
+
+    layers = {n: m for n, m in outer_modules(model) if isinstance(m, _LAYERS)}
+    making = {name: _making(layer) for name, layer in layers.items()}
+    hooks = [layer.register_forward_pre_hook(before(name)) for name, layer in layers.items()]
+    hooks += [layer.register_forward_hook(after(name, layer)) for name, layer in layers.items()]
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with materialized(), counter:
+            model(*example) if isinstance(example, tuple) else model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    counts[None] = (counter.get_total_flops() - sum(made)) // 2 - sum(counts.values())
+    return counts
+
+
+def _making(layer: nn.Module) -> int:
+    """Operations spent on making the weight from its summary (densify, learned columns)."""
+    if not isinstance(layer, SummaryLayer):
+        return 0
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        _ = layer.weight
+    return counter.get_total_flops()
+
+
+def save_report(result: Report, folder: Path) -> None:
+    """Write `report.json`, `report.csv` and `report.md` into a folder."""
+    for suffix, text in (("json", result.to_json()), ("csv", result.to_csv()), ("md", result.to_markdown())):
+        target = folder / f"report.{suffix}"
+        partial = target.with_suffix(f".{suffix}.partial")
+        partial.write_text(text)
+        partial.replace(target)

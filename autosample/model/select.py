@@ -1,0 +1,258 @@
+"""Which layers of a model are converted, and with what: rules by exact name, `re:` pattern or type."""
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from autosample.errors import ConversionError, SpecError, nearest
+from autosample.nn import SummaryLayer
+from autosample.sampling import gain_count, kind_of, plan_geometry
+from autosample.sampling.presets import PRESETS
+from autosample.sampling.sharing import root_ratios
+from autosample.sampling.spec import Spec, kinds_without
+from autosample.sampling.spec import spec as make_spec
+
+Rule = str | type[nn.Module]
+Override = None | str | Spec | Mapping[str, Any]
+
+_CONVERTIBLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_RELATED = (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Names that an error message lists at most.
+_MOST_NAMES = 12
+# Saving less than this share of a layer is not worth a conversion.
+_LEAST_SAVING = 0.02
+# Bits of a weight that stays dense.
+_DENSE_BITS = 32
+# A layer whose share holds all its weights: each filter has a window of its own, and nothing that makes windows differ.
+_WHOLE = {**PRESETS["dense"], "denser": 1, "signs": "none", "gains": "none", "afford": None, "by_kind": {}}
+# Fields of a spec that say how much a layer stores.
+_SIZES = ("ratio", "spatial", "channel")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to become of one layer: a spec, or the reason why it stays dense."""
+
+    name: str
+    layer: nn.Module
+    spec: Spec | None
+    reason: str = ""
+
+
+class _Rules:
+    """A list of rules that remembers which of them have matched."""
+
+    def __init__(self, rules: Iterable[Rule], what: str) -> None:
+        if isinstance(rules, str | type):
+            rules = [rules]
+        self.rules, self.what, self.matched = list(rules), what, set()
+        for rule in self.rules:
+            if not isinstance(rule, str | type):
+                raise ConversionError(f"{what} takes names, re: patterns and layer types, got {rule!r}: pass strings")
+            if isinstance(rule, str) and rule.startswith("re:"):
+                _compile(rule)
+
+    def best(self, name: str, layer: nn.Module) -> tuple[Rule, int] | None:
+        """The rule that decides for a layer, with its rank: 3 exact name, 2 pattern, 1 type. All matches are noted."""
+        hits = [(rule, rank) for rule in self.rules if (rank := _rank(rule, name, layer))]
+        self.matched.update(str(rule) for rule, _ in hits)
+        return max(hits, key=lambda hit: (hit[1], len(str(hit[0])) if hit[1] == 3 else 0), default=None)
+
+    def warn_unused(self, names: Iterable[str]) -> None:
+        known = list(names)
+        for rule in self.rules:
+            if str(rule) not in self.matched:
+                hint = f": {nearest(rule, known)}" if isinstance(rule, str) and not rule.startswith("re:") else ""
+                warnings.warn(f"{self.what} rule {rule!r} matched no layer{hint}", stacklevel=4)
+
+
+def _compile(rule: str) -> re.Pattern[str]:
+    try:
+        return re.compile(rule[3:])
+    except re.error as error:
+        raise ConversionError(f"a re: rule must be a regular expression, got {rule!r}: {error}") from error
+
+
+def _rank(rule: Rule, name: str, layer: nn.Module) -> int:
+    if isinstance(rule, type):
+        return int(isinstance(layer, rule))
+    if rule.startswith("re:"):
+        return 2 * bool(_compile(rule).fullmatch(name))
+    if name == rule or name.startswith(rule + "."):
+        return 3
+    return int(rule in {base.__name__ for base in type(layer).__mro__ if issubclass(base, nn.Module)} - {"Module"})
+
+
+def choose_layers(
+    model: nn.Module,
+    spec: Spec,
+    include: Iterable[Rule] | None = None,
+    exclude: Iterable[Rule] | None = None,
+    overrides: Mapping[Rule, Override] | None = None,
+) -> list[Choice]:
+    """Decide for every layer of a model that has a weight to sample; see `autosample.convert_` for the rules.
+
+    Raises:
+        ConversionError: A rule is malformed, the model is converted already, or no layer matched.
+    """
+    _refuse_converted(model)
+    changes = dict(overrides or {})
+    included = _Rules(include if include is not None else [], "include")
+    excluded, overridden = _Rules(exclude or [], "exclude"), _Rules(changes, "overrides")
+    ends, shared = _ends(model), _shared_weights(model)
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _CONVERTIBLE + _RELATED)]
+    if not any(isinstance(layer, _CONVERTIBLE) for _, layer in layers):
+        raise ConversionError("a model needs a Conv1d, Conv2d or Linear layer to convert, got none: check the model")
+    choices, matched = [], False
+    for name, layer in layers:
+        rule, special = included.best(name, layer), overridden.best(name, layer)
+        stop = excluded.best(name, layer)
+        if include is not None and rule is None:
+            choices.append(Choice(name, layer, None, "not included"))
+        elif stop is not None:
+            choices.append(Choice(name, layer, None, f"excluded by {stop[0]!r}"))
+        elif not isinstance(layer, _CONVERTIBLE):
+            choices.append(Choice(name, layer, None, "only Conv1d, Conv2d and Linear can be sampled"))
+        elif (end := _covering(ends, name)) and not any(hit and hit[1] > 1 for hit in (rule, special)):
+            choices.append(Choice(name, layer, None, end))
+        else:
+            matched = True
+            choices.append(_decide(name, layer, spec, changes[special[0]] if special else {}, shared))
+    names = [name for name, _ in layers]
+    if not matched:
+        known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
+        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {nearest('', known)}")
+    for rules in (included, excluded, overridden):
+        rules.warn_unused(names)
+    return [_worth(choice) for choice in _shared_out(choices, spec.ratio)]
+
+
+def _told(include: object, exclude: object) -> str:
+    return f"include={include!r} and exclude={exclude!r}"
+
+
+def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: Mapping[int, str]) -> Choice:
+    if change is None or change == "dense":
+        return Choice(name, layer, None, "dense by an override")
+    if isinstance(change, Spec):
+        spec = change.replace(share="even")
+    elif isinstance(change, str):
+        spec = make_spec(change, ratio=spec.ratio)
+    else:
+        # a layer with a size of its own shares with no other
+        change = {**({"share": "even"} if any(change.get(size) for size in _SIZES) else {}), **change}
+        if "preset" in change:
+            spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
+        else:
+            spec = spec.replace(**{"by_kind": kinds_without(spec.by_kind, change), **change})
+    reason = _obstacle(layer, shared)
+    return Choice(name, layer, None if reason else spec, reason)
+
+
+def _shared_out(choices: list[Choice], ratio: float | None) -> list[Choice]:
+    """Choices with a ratio of their own for each layer whose spec shares with the others."""
+    sharing = [c for c in choices if c.spec is not None and c.spec.share == "root" and _open_size(c)]
+    if ratio is None or not sharing:
+        return choices
+    ratios = root_ratios([_weights(c).numel() for c in sharing], ratio)
+    own = {c.name: _with_share(c.spec, r) for c, r in zip(sharing, ratios, strict=True) if c.spec}
+    return [replace(c, spec=own.get(c.name, c.spec)) for c in choices]
+
+
+def _with_share(spec: Spec, ratio: float) -> Spec:
+    """The spec of a layer that has got its share. With fewer bits a number, whole layers are to have these too."""
+    whole = _WHOLE if ratio == 1 and spec.bits < _DENSE_BITS else {}
+    return spec.replace(**{**whole, "ratio": ratio, "share": "even"})  # what is a layer's own is shared no more
+
+
+def _open_size(choice: Choice) -> bool:
+    """Whether nothing but the ratio for all layers says what a layer is to store."""
+    assert choice.spec is not None
+    kind = choice.spec.by_kind.get(kind_of(tuple(_weights(choice).shape[2:])), {})
+    return choice.spec.ratio is not None and not any(kind.get(size) for size in _SIZES)
+
+
+def _weights(choice: Choice) -> nn.Parameter:
+    weight = choice.layer._parameters["weight"]
+    assert weight is not None
+    return weight
+
+
+def _worth(choice: Choice) -> Choice:
+    """The choice, or that its layer stays dense, since sampling would not make it smaller."""
+    reason = "" if choice.spec is None else _no_gain(choice.layer, choice.spec)
+    return Choice(choice.name, choice.layer, None, reason) if reason else choice
+
+
+def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:
+    """Why a layer cannot be sampled at all, or nothing."""
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return "its weight is computed by something else (weight norm, a parametrization)"
+    if isinstance(weight, nn.UninitializedParameter):
+        return "its weight has no shape yet (lazy)"
+    if not weight.is_floating_point():
+        return f"its weight is {weight.dtype}"
+    if id(weight) in shared:
+        return f"its weight is shared: {shared[id(weight)]}"
+    if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups > 1 and weight.shape[1] == 1:
+        return "depthwise"
+    return ""
+
+
+def _no_gain(layer: nn.Module, spec: Spec) -> str:
+    """Why sampling would not make a layer smaller, or nothing."""
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    if spec.preset == "dense":
+        return "dense by its preset"
+    asked = spec.for_kind(kind_of(tuple(weight.shape[2:])))
+    try:
+        planned = plan_geometry(spec, weight.shape)
+    except SpecError as error:
+        if asked.ratio is None and asked.spatial is None and asked.channel is None:
+            raise  # no layer can do without a size
+        return str(error)
+    stored = planned.stored + gain_count(asked, planned)
+    if stored * asked.bits > (1 - _LEAST_SAVING) * planned.dense * _DENSE_BITS:
+        return f"too small: {stored} stored numbers for {planned.dense} weights"
+    return ""
+
+
+def _refuse_converted(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        if isinstance(layer, SummaryLayer):
+            where = f'layer "{name}"' if name else "the layer itself"
+            raise ConversionError(f"a model is converted once, got one where {where} is: start from the dense model")
+
+
+def _ends(model: nn.Module) -> dict[str, str]:
+    """First convolution and classifier of a timm model, or of one inside of the model, by its `pretrained_cfg`."""
+    ends = {}
+    for prefix, module in model.named_modules():
+        config = getattr(module, "pretrained_cfg", None) or {}
+        for key, why in (("first_conv", "first convolution"), ("classifier", "classifier")):
+            value = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+            for name in [value] if isinstance(value, str) else value or []:
+                where = f"{prefix}.{name}" if prefix else name
+                ends[where] = f"{why} (name it in include to convert it)"
+    return ends
+
+
+def _covering(ends: Mapping[str, str], name: str) -> str:
+    """What `ends` says of a layer or of a module above it."""
+    return next((why for end, why in ends.items() if name == end or name.startswith(end + ".")), "")
+
+
+def _shared_weights(model: nn.Module) -> dict[int, str]:
+    """Weights that several modules hold, by id."""
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append(f"{name}.{key}" if name else key)
+    return {key: " and ".join(names) for key, names in holders.items() if len(names) > 1}

@@ -1,0 +1,73 @@
+"""Equal bytes: what is asked for is met within 1 %, for the net as it is really stored."""
+
+import pytest
+
+from autosample.errors import ConfigError
+from autosample.model.budget import fit_budget, fit_ratio, stored_bytes
+from autosample.model.convert import convert_
+from autosample.model.report import report
+from autosample.models import create
+from autosample.sampling.spec import PRESETS, spec
+
+SAMPLING = [name for name in PRESETS if name not in ("dense", "kmeans")]
+
+
+def net(name):
+    return lambda: create(name, num_classes=10)
+
+
+@pytest.mark.parametrize("preset", SAMPLING)
+@pytest.mark.parametrize(("name", "ratio"), [("digitnet", 32), ("wave4", 16), ("mlp784", 8)])
+def test_within_one_percent_on_the_real_net(preset, name, ratio):
+    target = stored_bytes(net(name)) / ratio
+    fit = fit_budget(net(name), preset, target)
+    model = net(name)()
+    convert_(model, preset, ratio=fit.ratio, overrides=fit.overrides)
+    assert report(model).stored_bytes == fit.stored_bytes
+    assert fit.stored_bytes == pytest.approx(target, rel=0.01)
+
+
+def test_positions_leave_less_to_the_summary():
+    target = stored_bytes(net("digitnet")) / 16
+    random, learned = (fit_ratio(net("digitnet"), spec("autosample", afford=share), target) for share in (0, 0.1))
+    assert learned > random
+
+
+@pytest.mark.parametrize("preset", ["fsnet", "wsnet"])
+def test_whole_strides_give_way_where_they_cannot_meet_it(preset):
+    include = ["stages.0.fc", "head.fc"]
+    target = stored_bytes(net("mlp784")) / 64
+    with pytest.raises(ConfigError, match=r"stored bytes must come within 1.00% of 49,688, got .* as the nearest"):
+        fit_ratio(net("mlp784"), preset, target, include=include)
+    fit = fit_budget(net("mlp784"), preset, target, include=include)
+    assert fit.stored_bytes == pytest.approx(target, rel=0.01)
+    assert all(change["strides"] == "any" for change in fit.overrides.values())
+
+
+def test_the_first_solution_from_the_dense_end_is_taken():
+    # far out, learned windows of this layer need so many positions that bytes grow again
+    include = ["stages.0.fc"]
+    dear = {"preset": "random", "rule": "interpolated"}
+    assert stored_bytes(net("mlp784"), spec=dear, ratio=1e6, include=include) > 140_000
+    assert fit_ratio(net("mlp784"), dear, 95_000, include=include) < 100
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [(0, "above 0 bytes, got 0"), (5_000, "lie between [0-9,]+ and 1,118,928 bytes, got 5,000"), (2e6, "lie between")],
+)
+def test_out_of_reach(target, message):
+    with pytest.raises(ConfigError, match=message):
+        fit_ratio(net("digitnet"), "random", target)
+    with pytest.raises(ConfigError, match="got dense"):
+        fit_ratio(net("digitnet"), "dense", 50_000)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_bytes_on_the_meta_device_are_those_of_the_real_net(preset):
+    if preset == "dense":
+        return
+    model = net("digitnet")()
+    convert_(model, preset, ratio=20)
+    found = {stored_bytes(net("digitnet"), spec=preset, ratio=20) for _ in range(5)}
+    assert found == {report(model).stored_bytes}

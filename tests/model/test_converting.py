@@ -1,0 +1,151 @@
+"""What a conversion does to a layer."""
+
+import copy
+
+import pytest
+import torch
+from nets import NAMES, Net, distance, image, row
+from torch import nn
+
+from autosample import PRESETS, convert, convert_, harden_, report
+from autosample.model.convert import summary_layers
+from autosample.nn import SummaryLayer
+
+
+def test_convert_leaves_the_original_untouched():
+    model = Net()
+    before, kinds = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
+    x = image()
+    out = model.eval()(x)
+    twin, result = convert(model, "autosample", ratio=4, warm_start=True)
+    assert set(summary_layers(twin)) == set(NAMES)
+    assert result == report(twin)
+    assert [type(m) for m in model.modules()] == kinds
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert torch.equal(model(x), out)
+    # and nothing is shared with it
+    storages = {p.data_ptr() for p in model.parameters()}
+    assert not storages & {p.data_ptr() for p in twin.parameters()}
+    # of its rows, none remembers a reason
+    assert {r.note for r in report(model).rows if r.kind} == {""}
+
+
+def test_modules_keep_their_identity_hooks_and_biases():
+    model = Net()
+    conv, calls = model.block.conv1, []
+    conv.register_forward_hook(lambda *args: calls.append(1))
+    bias = conv.bias
+    convert_(model, ratio=4)
+    assert model.block.conv1 is conv
+    assert conv.bias is bias
+    model(image())
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(64, 32), (5, 64)),
+        (nn.Conv1d(16, 32, 9, padding="same"), (2, 16, 20)),
+        (nn.Conv2d(16, 32, 3, bias=False), (2, 16, 6, 6)),
+    ],
+)
+def test_single_layers(layer, shape):
+    layer = copy.deepcopy(layer)
+    kind, keys = type(layer), set(layer.state_dict()) - {"weight"}
+    result = convert_(layer, "wsnet", ratio=4)
+    assert isinstance(layer, kind)
+    assert isinstance(layer, SummaryLayer)
+    assert set(layer.state_dict()) == keys | {"summary"}
+    assert summary_layers(layer) == {"": layer}
+    assert [r.name for r in result.rows] == ["", "(rest)"]
+    assert layer(torch.randn(shape)).isfinite().all()
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+def test_a_fresh_summary_has_the_scale_of_the_weight(preset):
+    model = nn.Conv2d(32, 64, 3)
+    nn.init.normal_(model.weight, std=0.37)
+    convert_(model, preset, ratio=4)
+    assert model.summary.std().item() == pytest.approx(0.37, rel=0.1)
+    assert model.weight.std().item() == pytest.approx(0.37, rel=0.15)
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+def test_a_warm_start_lowers_the_error_and_reports_it(preset):
+    model = Net()
+    dense = {name: model.get_submodule(name).weight.detach().clone() for name in NAMES}
+    cold, cold_result = convert(model, preset, ratio=4)
+    warm, result = convert(model, preset, ratio=4, warm_start=True)
+    for name in NAMES:
+        error, cold_error = (distance(twin.get_submodule(name).weight, dense[name]) for twin in (warm, cold))
+        assert error < 1 <= cold_error  # zeros would have an error of 1
+        assert row(cold_result, name).fit_error is None
+        if preset not in ("dfsnet", "nes"):  # soft until hardened
+            assert row(result, name).fit_error == pytest.approx(error, abs=1e-4)
+    harden_(warm)
+    for name in NAMES:
+        error = distance(warm.get_submodule(name).weight, dense[name])
+        assert row(result, name).fit_error == pytest.approx(error, abs=1e-4)
+        assert row(report(warm), name).fit_error == row(result, name).fit_error
+
+
+@pytest.mark.parametrize("preset", ["kmeans", "dfsnet", "autosample"])  # those that can place their windows freely
+def test_at_a_ratio_near_one_a_warm_start_is_close_to_the_model(preset):
+    """Filters that repeat one another, as trained ones do: three copies of each, with a little noise."""
+    model = nn.Sequential(nn.Conv2d(8, 48, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48 * 16, 30)).eval()
+    with torch.no_grad():
+        for layer in (model[0], model[3]):
+            base = layer.weight[: len(layer.weight) // 3]
+            layer.weight.copy_(base.repeat(3, *[1] * (base.dim() - 1)) + 1e-3 * torch.randn_like(layer.weight))
+    x = torch.randn(20, 8, 6, 6)
+    expected = model(x)
+    twin, result = convert(model, preset, ratio=1.1, share="even", afford=10, warm_start=True)
+    assert len(result.converted) == 2
+    assert max(r.fit_error for r in result.converted) < 0.1
+    assert distance(harden_(twin)(x), expected) < 0.1
+
+
+def test_frozen_layers_stay_frozen():
+    model = Net()
+    model.block.requires_grad_(False)
+    for preset in ("autosample", "nes", "wsnet"):
+        twin, _ = convert(model, preset, ratio=4, gains="filter")
+        learned = {name for name, p in twin.named_parameters() if p.requires_grad}
+        assert not any(name.startswith("block") for name in learned)
+        assert "stem.summary" in learned
+        assert "stem.gains" in learned
+        twin(image()).sum().backward()
+        assert all(p.grad is None for p in twin.block.parameters())
+
+
+def test_an_evaluated_model_stays_in_evaluation():
+    model = Net().eval()
+    convert_(model, "nes", ratio=4)
+    assert not any(module.training for module in model.modules())
+    routing = model.stem.offsets.routing.clone()
+    x = image()
+    assert torch.equal(model(x), model(x))
+    assert torch.equal(model.stem.offsets.routing, routing)
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_nothing_changes_its_dtype(preset, dtype):
+    model = Net().to(dtype)
+    convert_(model, preset, ratio=4, gains="filter", signs="random", warm_start=True)
+    for layer in summary_layers(model).values():
+        assert {layer.summary.dtype, layer.gains.dtype, layer.bias.dtype, layer.weight.dtype} == {dtype}
+    out = model(image(dtype))
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+def test_nothing_leaves_its_device(preset):
+    model = Net().cuda()
+    convert_(model, preset, ratio=4, gains="filter", signs="random", columns="shuffle", warm_start=True)
+    assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"cuda"}
+    assert model(image().cuda()).isfinite().all()
