@@ -142,7 +142,7 @@ def test_files(tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])  # where the grids are that a hint may name
     for name, hint in (
         ("none.yaml", "check the path"),
-        ("digits_gain.yaml", "autosample/configs/research/digits_gains.yaml"),
+        ("digits_gain.yaml", "configs/research/digits_gains.yaml"),
     ):
         with pytest.raises(AutosampleError, match=f"must be a file.*{hint}"):
             read_grid(tmp_path / name)
