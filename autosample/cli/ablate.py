@@ -93,7 +93,8 @@ def main(args: Sequence[str]) -> None:
 
 
 def _runner(given: argparse.Namespace, group: str, out: Path):
-    from autosample.experiments.ablate import threads_for, worker_runner
+    from autosample.experiments.ablate import worker_runner
+    from autosample.system.machine import threads_for
 
     wandb = None
     if given.wandb is not None:

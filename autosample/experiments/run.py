@@ -19,10 +19,12 @@ from autosample.experiments.plots import WindowMap
 from autosample.experiments.record import Record
 from autosample.experiments.resolve import resolve
 from autosample.experiments.teacher import arguments, dense_weights
-from autosample.experiments.trainer import deterministic_on_cpu, quiet, trainer_for
+from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
 from autosample.model.convert import summary_layers
 from autosample.model.quantize import quantize_
-from autosample.system.timing import processor, time_in_turn
+from autosample.system.machine import hardware
+from autosample.system.quiet import quiet
+from autosample.system.timing import time_in_turn
 from autosample.training import Classifier, FakeQuantize
 from autosample.training.callbacks import distances, learning_layers
 
@@ -126,7 +128,7 @@ def train(
     pl.seed_everything(settings.get("seed", 0), verbose=False)
     model, watch = Classifier(**settings), _Watch(tick)
     callbacks = [watch, *_levels(model, quantize, quantize_from)]
-    with quiet(), deterministic_on_cpu():
+    with quiet(*NOISY), deterministic_on_cpu():
         trainer = trainer_for(epochs, precision=precision, logger=logger, validate=validate, callbacks=callbacks)
         start = time.perf_counter()
         trainer.fit(model, datamodule=data)
@@ -164,9 +166,9 @@ def train(
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware()
     day = date.today().isoformat()
-    return {"device": str(device), "hardware": hardware, "threads": torch.get_num_threads(), "date": day}
+    return {"device": str(device), "hardware": name, "threads": torch.get_num_threads(), "date": day}
 
 
 def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float) -> list[pl.Callback]:
