@@ -13,7 +13,7 @@ import torch
 
 import autosample.data
 from autosample.data import ClassificationData
-from autosample.errors import ConfigError, nearest
+from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import Cell
 from autosample.experiments.plots import WindowMap
 from autosample.experiments.record import Record
@@ -43,13 +43,13 @@ def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None
     found = getattr(importlib.import_module(module) if module else autosample.data, short, None)
     if not (isinstance(found, type) and issubclass(found, ClassificationData)):
         known = [n for n in autosample.data.__all__ if "Data" not in n and "Batch" not in n and "Loader" not in n]
-        raise ConfigError(f'data must name a class, got "{name}": {nearest(name, known)}')
+        raise ConfigError(f'data must name a class, got "{name}": {hint(name, known)}')
     folds = {} if fold is None else {"fold": fold}
     for key in (*args, *folds):
         options = {p for base in found.__mro__ for p in inspect.signature(base.__init__).parameters}
         options -= {"self", "args", "kwargs", "common"}
         if key not in options:
-            raise ConfigError(f'{short} has no option "{key}": {nearest(key, options)}')
+            raise ConfigError(f'{short} has no option "{key}": {hint(key, options)}')
     return found(**{**args, **folds}, seed=seed, val_fraction=holdout)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.coding.quantizers import QUANTIZERS, CodebookQuantizer, Quantizer
-from autosample.errors import QuantizationError, nearest
+from autosample.errors import QuantizationError, hint
 from autosample.model.convert import harden_, summary_layers
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.layer import become_summary
@@ -143,7 +143,7 @@ def check_quantization(bits: int, method: str, layers: str, gains: str | None, r
         if value not in known:
             words = [str(k) for k in known]
             raise QuantizationError(
-                f"{name} must be one of {', '.join(words)}, got {value!r}: {nearest(str(value), words)}"
+                f"{name} must be one of {', '.join(words)}, got {value!r}: {hint(str(value), words)}"
             )
 
 
