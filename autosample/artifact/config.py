@@ -11,7 +11,7 @@ import torch
 
 from autosample.artifact.upgrade import by_value, since_1, since_2
 from autosample.coding.quantizers import QUANTIZERS
-from autosample.errors import ArtifactError, nearest, one_line
+from autosample.errors import ArtifactError, hint, one_line
 from autosample.system.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
 
 FORMAT, SCHEMA = "autosample", 3
@@ -259,9 +259,7 @@ def _tensors(data: Any) -> TensorFile:
 def _choice(value: Any, where: str, known: Any) -> str:
     text = as_text(value, where)
     if text not in known:
-        raise ArtifactError(
-            f"{where} must be one of {', '.join(known)}, got {text[:80]!r}: {nearest(text[:80], known)}"
-        )
+        raise ArtifactError(f"{where} must be one of {', '.join(known)}, got {text[:80]!r}: {hint(text[:80], known)}")
     return text
 
 

@@ -1,7 +1,7 @@
 """Saved models of earlier formats, brought into the present one before they are checked.
 
-Format 1 had no checksum, and listed the precision of every rounded tensor. Format 2 knew summary layers only, with specs
-as version 0.1.0 wrote them; rules and factors that are gone since are turned into what gives the same weights.
+Format 1 had no checksum, and listed the precision of every rounded tensor. Format 2 knew summary layers only, with
+specs as version 0.1.0 wrote them; rules and factors that are gone since are turned into what gives the same weights.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def since_2(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _spec(layer: Mapping[str, Any]) -> Mapping[str, Any]:
-    return spec if isinstance(spec := layer.get("spec"), Mapping) else {}
+    return found if isinstance(found := layer.get("spec"), Mapping) else {}
 
 
 def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from autosample.errors import ConversionError, SpecError
+from autosample.errors import ConversionError, NothingToConvert, SpecError
 from autosample.model.report import Report, note_reason, report
 from autosample.model.select import Choice, Override, Pattern, choose_layers
 from autosample.nn import become, compressed_layers
@@ -50,7 +50,8 @@ def convert_(
 
     Raises:
         SpecError: The spec is unusable.
-        ConversionError: The model is converted already, nothing matched, or nothing would shrink.
+        ConversionError: The model is converted already, or nothing matched.
+        NothingToConvert: No layer would become smaller.
     """
     resolved = make_spec(spec, **changes)
     if not (isinstance(planned_bits, int) and 2 <= planned_bits <= 32) or isinstance(planned_bits, bool):
@@ -58,7 +59,7 @@ def convert_(
     choices = choose_layers(model, resolved, include, exclude, overrides, planned_bits)
     if resolved.preset != "dense" and all(choice.spec is None for choice in choices):
         reasons = "; ".join(f"{c.name or type(c.layer).__name__}: {c.reason}" for c in choices[:3])
-        raise ConversionError(f"at least one layer must be worth converting, got none ({reasons}): lower the demands")
+        raise NothingToConvert(f"at least one layer must be worth converting, got none ({reasons}): lower the demands")
     for choice in tracked(choices, len(choices), "fitting summaries" if warm_start else "converting"):
         _apply(choice, warm_start, planned_bits)
     return report(model)

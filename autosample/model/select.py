@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from autosample.errors import ConversionError, SpecError, nearest
+from autosample.errors import ConversionError, SpecError, hint
 from autosample.nn import Compressed
 from autosample.nn.become import method_of
 from autosample.nn.kinds import is_kind, names_of_kinds
@@ -69,8 +69,8 @@ class _Patterns:
         for pattern in self.patterns:
             if str(pattern) not in self.matched:
                 named = isinstance(pattern, str) and not pattern.startswith("re:")
-                hint = f": {nearest(pattern, known)}" if named else ""
-                warnings.warn(f"{self.what} pattern {pattern!r} matched no layer{hint}", stacklevel=4)
+                near = f": {hint(pattern, known)}" if named else ""
+                warnings.warn(f"{self.what} pattern {pattern!r} matched no layer{near}", stacklevel=4)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -129,7 +129,7 @@ def choose_layers(
     names = [name for name, _ in layers]
     if not matched:
         known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
-        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {nearest('', known)}")
+        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {hint('', known)}")
     for patterns in (included, excluded, overridden):
         patterns.warn_unused(names)
     return [_worth(choice, bits) for choice in _shared_out(choices, spec.ratio, bits)]

@@ -21,7 +21,7 @@ from autosample.nn.kinds import in_features
 from autosample.nn.reading import read_geometry, read_spec
 from autosample.nn.running import Reuse
 from autosample.sampling.columns import Columns, LearnedColumns, build_columns
-from autosample.sampling.fitting import fit_offsets, fit_summary, relative_error
+from autosample.sampling.fitting import fit_offsets, fit_summary
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import layer_seed, random_signs
 from autosample.sampling.presets import PRESETS
@@ -31,6 +31,7 @@ from autosample.sampling.sizing import plan_geometry
 from autosample.sampling.spec import Spec
 from autosample.sampling.windows import Placement
 from autosample.system.checking import as_map, take
+from autosample.system.difference import relative_error
 
 # Where something is learned and the rule has no say: channel selections over fixed offsets.
 _FREEZE_AT = LearnedOptions.freeze_at

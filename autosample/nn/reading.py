@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from autosample.errors import ArtifactError, SpecError, nearest, one_line
+from autosample.errors import ArtifactError, SpecError, hint, one_line
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.spec import Spec
 from autosample.system.checking import as_int, as_list, as_map, as_plain, as_text, take
@@ -36,8 +36,8 @@ def read_geometry(data: Any, where: str = "geometry") -> Geometry:
     sizes = {name: as_int(got[name], f"{where}.{name}", 1) for name in _NUMBERS}
     layout = as_text(got["layout"], f"{where}.layout")
     if layout not in ("taps", "flat"):
-        hint = nearest(layout[:80], ["taps", "flat"])
-        raise ArtifactError(f"{where}.layout must be taps or flat, got {layout[:80]!r}: {hint}")
+        near = hint(layout[:80], ["taps", "flat"])
+        raise ArtifactError(f"{where}.layout must be taps or flat, got {layout[:80]!r}: {near}")
     g = Geometry(layout=layout, kernel=kernel, **sizes)
     most = g.channels if layout == "taps" else g.channels * g.taps
     if g.windows > most or g.window > g.length or g.sampled % g.filters:

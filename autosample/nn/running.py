@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from autosample.errors import SpecError, nearest
+from autosample.errors import SpecError, hint
 from autosample.nn.kinds import is_plain
 from autosample.reuse import fused, ops, planner
 from autosample.reuse.layer import in_autocast
@@ -75,8 +75,8 @@ def execution(way: Way) -> Iterator[None]:
         SpecError: There is no such way.
     """
     if way not in get_args(Way):
-        hint = nearest(str(way), get_args(Way))
-        raise SpecError(f"execution must be one of {', '.join(get_args(Way))}, got {way!r}: {hint}")
+        near = hint(str(way), get_args(Way))
+        raise SpecError(f"execution must be one of {', '.join(get_args(Way))}, got {way!r}: {near}")
     token = _way.set(way)
     try:
         yield

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from autosample.errors import SpecError, nearest
+from autosample.errors import SpecError, hint
 
 
 def fail(rule: str, got: object, fix: str) -> NoReturn:
@@ -46,4 +46,4 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
     """One of the words that there are."""
     words = list(known)
     if value not in words:
-        fail(f"{name} must be one of {', '.join(words)}", value, nearest(str(value), words))
+        fail(f"{name} must be one of {', '.join(words)}", value, hint(str(value), words))

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from autosample.errors import SpecError, nearest, one_line
+from autosample.errors import SpecError, hint, one_line
 from autosample.sampling.checks import check_choice, check_whole, fail, is_number
 from autosample.sampling.geometry import Kind
 from autosample.sampling.moved import moved
@@ -170,7 +170,7 @@ def _known(changes: Mapping[str, Any]) -> None:
     names = [f.name for f in fields(Spec)]
     for name in changes:
         if name not in names:
-            raise SpecError(moved(str(name)) or f'a spec has no field "{name}": {nearest(str(name), names)}')
+            raise SpecError(moved(str(name)) or f'a spec has no field "{name}": {hint(str(name), names)}')
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,15 +221,15 @@ def _check(s: Spec) -> None:
 
 def _check_rule(s: Spec) -> None:
     if s.rule not in RULES:
-        fail("rule must name an offset rule", s.rule, moved(str(s.rule)) or nearest(str(s.rule), RULES))
+        fail("rule must name an offset rule", s.rule, moved(str(s.rule)) or hint(str(s.rule), RULES))
     if not isinstance(s.options, Mapping):
         fail("options must be a mapping of the rule's settings", s.options, 'write {"rate": 0.1}')
     kind: type[Options] = RULES[s.rule].Options
     known = [f.name for f in fields(kind)]
     for name in s.options:
         if name not in known:
-            hint = nearest(str(name), known) if known else "it has none"
-            raise SpecError(f'rule {s.rule} has no option "{name}": {hint}')
+            near = hint(str(name), known) if known else "it has none"
+            raise SpecError(f'rule {s.rule} has no option "{name}": {near}')
     kind(**s.options)
     if s.ratio is not None and any(s.options.get(name) for name in _COMPACTNESS):
         fail("give either ratio or the options spatial and channel", f"ratio={s.ratio}", "drop one of them")
@@ -257,7 +257,7 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
             unless `by_kind` is given too.
 
     Raises:
-        SpecError: The preset, a field or an option is unknown (the nearest names are given), or a value is out of
+        SpecError: The preset, a field or an option is unknown (the hint names are given), or a value is out of
             range.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -271,7 +271,7 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
         return spec(preset.get("preset", "autosample"), **_merged(given, changes))
     changes.pop("preset", None)
     if not isinstance(preset, str) or preset not in {*PRESETS, *RULES}:
-        raise SpecError(f'no preset is called "{preset}": {nearest(str(preset), [*PRESETS, *RULES])}')
+        raise SpecError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, *RULES])}')
     _known(changes)
     if preset == "dense":
         # every weight is stored, at any ratio that the rest of a grid runs at
