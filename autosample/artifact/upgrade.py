@@ -57,7 +57,7 @@ def _spec(layer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in layer.items() if key not in ("spec", "geometry")}
-    new = upgraded(_spec(layer))
+    new = upgraded(_spec(layer), "strided")
     if _is_sum(_spec(layer)):
         new["rule"] = "interpolated"  # what its table of offsets is stored by now
     if isinstance(kept.get("coding"), Mapping):

@@ -27,7 +27,7 @@ def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]
 
     Args:
         data: Fields by name.
-        rule: The rule of the preset that the fields are for, where `data` does not name one.
+        rule: The rule where `data` does not name one: that of the preset for changes to one, `strided` for a whole spec.
     """
     if "options" in data:
         return dict(data)
@@ -39,6 +39,8 @@ def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]
     if data.get("grid") == 0:
         old["grid"] = "window"
     known = _OPTIONS.get(str(old.get("rule", rule)), _EVERY)
+    if "spatial" not in known and (data.get("spatial") or data.get("channel")):
+        old["ratio"] = (data.get("spatial") or 1) * (data.get("channel") or 1)  # what these rules made of them
     options = {name: data[name] for name in known if data.get(name) is not None}
     if options:
         old["options"] = options
