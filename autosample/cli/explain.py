@@ -86,9 +86,9 @@ def _near_class(key: str, name: str) -> str:
     if module is None:
         return "give its full path, such as package.module.Class"
     found = importlib.import_module(module)
-    classes = [n for n in getattr(found, "__all__", dir(found)) if isinstance(getattr(found, n), type)]
-    hidden = {"ClassificationData", "AudioData", "ResidentLoader", "BatchPlan"}  # bases and helpers
-    by_lower = {n.lower(): n for n in classes if n not in hidden}
+    sets = getattr(found, "DATASETS", None)
+    classes = sets or [n for n in getattr(found, "__all__", dir(found)) if isinstance(getattr(found, n), type)]
+    by_lower = {n.lower(): n for n in classes}
     hint = nearest(name, by_lower)
     for lower, n in sorted(by_lower.items(), key=lambda item: -len(item[0])):
         hint = re.sub(rf"(?<!\w){lower}(?!\w)", n, hint)

@@ -11,8 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-import autosample.data
-from autosample.data import ClassificationData
+from autosample.data import DATASETS, ClassificationData
 from autosample.errors import ConfigError, nearest
 from autosample.experiments.grid import Cell
 from autosample.experiments.plots import WindowMap
@@ -37,18 +36,25 @@ def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None
         ConfigError: There is no such class, or it does not take an argument.
         DataError: An argument is out of range.
     """
-    module, _, short = name.rpartition(".")
-    found = getattr(importlib.import_module(module) if module else autosample.data, short, None)
+    found = DATASETS.get(name) or _imported(name)
     if not (isinstance(found, type) and issubclass(found, ClassificationData)):
-        known = [n for n in autosample.data.__all__ if "Data" not in n and "Batch" not in n and "Loader" not in n]
-        raise ConfigError(f'data must name a class, got "{name}": {nearest(name, known)}')
+        raise ConfigError(f'data must name a class, got "{name}": {nearest(name, DATASETS)}')
     folds = {} if fold is None else {"fold": fold}
     for key in (*args, *folds):
         options = {p for base in found.__mro__ for p in inspect.signature(base.__init__).parameters}
         options -= {"self", "args", "kwargs", "common"}
         if key not in options:
-            raise ConfigError(f'{short} has no option "{key}": {nearest(key, options)}')
+            raise ConfigError(f'{found.__name__} has no option "{key}": {nearest(key, options)}')
     return found(**{**args, **folds}, seed=seed, val_fraction=holdout)
+
+
+def _imported(path: str) -> Any:
+    """What a full path `package.module.Class` names, or `None`."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None) if module else None
+    except ModuleNotFoundError:
+        return None
 
 
 def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = False) -> Record:
