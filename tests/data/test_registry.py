@@ -46,7 +46,7 @@ def test_a_set_with_a_row_works_on_the_command_line(toy, tmp_path, capsys):
         "--model.ratio=4",
         f"--trainer.default_root_dir={tmp_path}",
     ]
-    few = ["--trainer.fast_dev_run=1", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    few = ["--trainer.fast_dev_run=1", "--trainer.enable_progress_bar=false"]
     assert main(["fit", "--data=ToyDigits", *options, *few]) == 0
     assert main(["fit", "--data=ToyDigit", *options, *few]) == 2
     assert 'did you mean "ToyDigits"' in capsys.readouterr().err
