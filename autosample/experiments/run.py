@@ -25,7 +25,7 @@ from autosample.system.machine import hardware
 from autosample.system.quiet import quiet
 from autosample.system.timing import time_in_turn
 from autosample.training import Classifier, FakeQuantize
-from autosample.training.callbacks import distances, learning_layers
+from autosample.training.callbacks import distances, learned_offsets
 
 # Layers whose windows a record keeps: the largest ones.
 _MAPPED = 2
@@ -95,11 +95,11 @@ class _Watch(pl.Callback):
         self.moved: dict[str, list[list[float]]] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = {name: layer.offsets().cpu() for name, layer in learning_layers(pl_module).items()}
+        self.start = learned_offsets(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for name, layer in learning_layers(pl_module).items():
-            found = [round(float(x), 4) for x in distances(layer, self.start[name]).values()]
+        for name, values in distances(trainer, pl_module, self.start).items():
+            found = [round(float(x), 4) for x in values.values()]
             self.moved.setdefault(name, []).append([trainer.current_epoch, *found])
         self.tick()
 
