@@ -4,10 +4,10 @@
 # Usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md}")
-source "$(dirname "$0")/setup.sh" export >&2
-configs=$PWD/configs place=$(mktemp -d)
+source "$(dirname "$0")/setup.sh" train,export >&2
+place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
-ln -s "$data" "$place/data" && ln -s "$configs" "$place/configs" && cd "$place"
+ln -s "$data" "$place/data" && cd "$place"
 export COLUMNS=110 PYTHONWARNINGS=ignore
 
 show() { # LINES COMMAND…: the command, and the last lines of what it prints without its progress
@@ -23,7 +23,7 @@ hand_over() { # CONFIG NAME RATIO EPOCHS EPOCHS FILE…: the whole way on one da
   local config=$1 name=$2 ratio=$3 epochs=$4 more=$5 out=runs/fit
   shift 5
   printf '\nTrain the dense net, and save it:\n'
-  show 5 autosample fit --config "$config" --model.summary dense --model.ratio null --trainer.max_epochs "$epochs" \
+  show 5 autosample fit --config "$config" --model.spec dense --model.ratio null --trainer.max_epochs "$epochs" \
     --name "$name-dense" "${options[@]}"
   show 3 autosample export "$out/$name-dense/version_0/checkpoints/last.ckpt" --format artifact --out "$name-dense"
   printf '\nStart from its weights, with a summary fitted to each of them, and fine-tune:\n'
@@ -40,19 +40,19 @@ cat <<'TEXT'
 
 Warm start, fine-tuning, quantisation, export: the command line alone. Every output below is real;
 `bash scripts/tutorial.sh DATA_ROOT > docs/tutorial.md` writes this page, with `data` for DATA_ROOT. Times are
-medians [ms] on a machine that may have other things to do, with quartiles for what they are worth.
+medians [ms], with quartiles, on a machine that may be busy with other work.
 TEXT
 printf '\n%s, %s cores, torch %s, %s.\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)" "$(nproc --all)" \
   "$(python -c 'import torch; print(torch.__version__)')" "$(date +%F)"
 
 printf '\n## Spoken digits, raw waves\n'
 options=()
-hand_over autosample/configs/experiment/spoken_digits.yaml digits 16 6 2 \
+hand_over experiment/spoken_digits digits 16 6 2 \
   data/fsdd/recordings/{7_jackson_0,3_theo_1,0_lucas_2}.wav
 
 printf '\n## CIFAR-10\n\nA small net of timm and few epochs: this is a walk on a CPU, not a result.\n'
-options=(--config autosample/configs/data/cifar10.yaml --model.model test_resnet)
-hand_over autosample/configs/experiment/cifar10.yaml cifar 4 1 1 "$(find -L data/cifar10/test -name '*.png' | sort | head -n 1)"
+options=(--config data/cifar10 --model.model test_resnet)
+hand_over experiment/cifar10 cifar 4 1 1 "$(find -L data/cifar10/test -name '*.png' | sort | head -n 1)"
 cat <<'TEXT'
 
 ## In Python

@@ -53,7 +53,7 @@ def read_grid(path: str | Path, root: str | None = None, **changes: Any) -> Grid
 
 
 def make_grid(config: Mapping[str, Any]) -> Grid:
-    """The grid that plain data describe; see `read_grid`, and autosample/configs/ablation for examples."""
+    """The grid that plain data describe; see `read_grid`, and the grid `ablation/quick` for an example."""
     _known(config, _KEYS, "a grid")
     c = {**_KEYS, **config}
     for key in ("data", "model", "presets"):
