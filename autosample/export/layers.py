@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.utils import _single
 
-from autosample.export.weights import SampledWeight, keep, kept
+from autosample.coding.written import keep, kept
+from autosample.export.weights import SampledWeight
 from autosample.nn.execution import layer_frame
 from autosample.nn.lineage import Lineage, forget
 from autosample.reuse.schedule import Pass, Vector

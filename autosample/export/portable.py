@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from autosample.coding.written import is_half
 from autosample.deployment.deploy import Deployment, Example, arguments, deploy, hardened
 from autosample.deployment.folding import swap
 from autosample.deployment.parts import ConvInParts
@@ -14,7 +15,7 @@ from autosample.errors import ExportError
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.plans import by_product, choose_form
 from autosample.export.rows import RowSums
-from autosample.export.weights import PlainWeight, SampledWeight, is_half
+from autosample.export.weights import PlainWeight, SampledWeight
 from autosample.nn import SummaryLayer
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import is_plain

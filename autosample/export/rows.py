@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autosample.coding.written import kept
 from autosample.export.layers import Conv
-from autosample.export.weights import SampledWeight, kept
+from autosample.export.weights import SampledWeight
 from autosample.nn.lineage import Lineage
 from autosample.reuse.task import Task
 
