@@ -20,6 +20,10 @@ class ConversionError(AutosampleError):
     """A model cannot be converted, or is not in the state that the call needs."""
 
 
+class NothingToConvert(ConversionError):
+    """No layer of a model would become smaller by a conversion."""
+
+
 class QuantizationError(AutosampleError):
     """A model cannot be quantised as asked."""
 
@@ -45,11 +49,21 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def nearest(got: str, known: Iterable[str]) -> str:
-    """A hint such as `did you mean "wsnet"?`, or the list of what there is when nothing is close."""
-    names = sorted(known)
-    folded = {name.lower(): name for name in names}
-    close = get_close_matches(got.lower(), folded, n=2, cutoff=0.55)
-    if close:
-        return "did you mean " + " or ".join(f'"{folded[name]}"' for name in close) + "?"
-    return "known: " + ", ".join(names)
+def closest(got: str, known: Iterable[str]) -> list[str]:
+    """The names in `known` that `got` may be a mistyping of: at most two, the nearest first; none if none is near."""
+    folded = {name.lower(): name for name in sorted(known)}
+    return [folded[name] for name in get_close_matches(got.lower(), folded, n=2, cutoff=0.55)]
+
+
+def hint(got: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """What an error message suggests instead of `got`, such as `did you mean "wsnet"?`.
+
+    Args:
+        got: What was given.
+        known: What could have been given.
+        otherwise: The suggestion where nothing is near; by default the list of all that is known.
+    """
+    names = list(known)
+    if close := closest(got, names):
+        return "did you mean " + " or ".join(f'"{name}"' for name in close) + "?"
+    return "known: " + ", ".join(sorted(names)) if otherwise is None else otherwise

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from autosample.coding.quantizers import QUANTIZERS
-from autosample.errors import ArtifactError, SpecError, nearest, one_line
+from autosample.errors import ArtifactError, SpecError, hint, one_line
 from autosample.sampling import Geometry
 from autosample.sampling.spec import Spec
 from autosample.system.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
@@ -289,9 +289,7 @@ def _tensors(data: Any) -> TensorFile:
 def _choice(value: Any, where: str, known: Any) -> str:
     text = as_text(value, where)
     if text not in known:
-        raise ArtifactError(
-            f"{where} must be one of {', '.join(known)}, got {text[:80]!r}: {nearest(text[:80], known)}"
-        )
+        raise ArtifactError(f"{where} must be one of {', '.join(known)}, got {text[:80]!r}: {hint(text[:80], known)}")
     return text
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from autosample.errors import ConfigError, nearest
+from autosample.errors import ConfigError, hint
 
 _ABOUT = """Run a grid of {data x model x preset x size x seed or fold}: one record per run, then tables and figures.
 
@@ -20,8 +20,8 @@ class _Parser(argparse.ArgumentParser):
         text = message.replace("unrecognized arguments: ", "")
         if text != message:
             given = text.split()[0].partition("=")[0]
-            hint = nearest(given.lstrip("-"), [o.lstrip("-") for o in self._option_string_actions if len(o) > 2])
-            raise ConfigError(f'no option is called "{given.lstrip("-")}": {hint}')
+            known = [o.lstrip("-") for o in self._option_string_actions if len(o) > 2]
+            raise ConfigError(f'no option is called "{given.lstrip("-")}": {hint(given.lstrip("-"), known)}')
         raise ConfigError(f"{message}: see autosample ablate --help")
 
 
@@ -93,7 +93,8 @@ def main(args: Sequence[str]) -> None:
 
 
 def _runner(given: argparse.Namespace, group: str, out: Path):
-    from autosample.experiments.ablate import threads_for, worker_runner
+    from autosample.experiments.ablate import worker_runner
+    from autosample.system.machine import threads_for
 
     wandb = None
     if given.wandb is not None:

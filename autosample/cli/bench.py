@@ -19,8 +19,9 @@ from autosample.experiments.bench.record import Record, Row, write
 from autosample.experiments.bench.show import plot, print_record
 from autosample.reuse import fused
 from autosample.sampling.spec import spec
+from autosample.system.machine import hardware
 from autosample.system.progress import tracked
-from autosample.system.timing import keep_memory, processor
+from autosample.system.timing import keep_memory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ROUNDS = 31
@@ -175,7 +176,7 @@ def _about(suites: Sequence[str], threads: int, given: dict[str, Any]) -> dict[s
     return {
         "command": _command(suites, {"threads": [threads], **given}),
         "date": date.today().isoformat(),
-        "hardware": processor() if given["device"] == "cpu" else torch.cuda.get_device_name(),
+        "hardware": hardware() if given["device"] == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "threads": threads,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autosample.errors import ConfigError, ExportError, nearest
+from autosample.errors import ConfigError, ExportError, hint
 
 _NAMES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx", "pt2": "model.pt2", "artifact": "saved"}
 
@@ -39,7 +39,7 @@ def export(
     from autosample.export import export_onnx, export_pt2
 
     if format not in _NAMES:
-        raise ConfigError(f'format must be one of {", ".join(_NAMES)}, got "{format}": {nearest(format, _NAMES)}')
+        raise ConfigError(f'format must be one of {", ".join(_NAMES)}, got "{format}": {hint(format, _NAMES)}')
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, got {batch}: leave it out for one example")
     model, config = load_any(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autosample.cli.explain import explain
-from autosample.errors import AutosampleError, ConfigError, nearest, one_line
+from autosample.errors import AutosampleError, ConfigError, hint, one_line
 
 HELP = """usage: autosample VERB [options]
 
@@ -129,7 +129,7 @@ def _run(args: list[str]) -> None:
         _lightning(args)
     else:
         known = ["ablate", "quickstart", "report", "quantize", "card", "export", "bench", *LIGHTNING_VERBS]
-        raise ConfigError(f'no verb is called "{args[0]}": {nearest(args[0], known)}')
+        raise ConfigError(f'no verb is called "{args[0]}": {hint(args[0], known)}')
 
 
 @contextmanager
@@ -201,9 +201,8 @@ def _check_config(path: Path) -> None:
     import yaml
 
     if not path.is_file():
-        hint = nearest(str(path), [str(p) for p in Path("autosample/configs").rglob("*.yaml")])
-        hint = "check the path" if hint.startswith("known:") else hint
-        raise ConfigError(f"a config must be a file, got {path}: {hint}")
+        known = [str(p) for p in Path("autosample/configs").rglob("*.yaml")]
+        raise ConfigError(f"a config must be a file, got {path}: {hint(str(path), known, otherwise='check the path')}")
     try:
         loaded = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

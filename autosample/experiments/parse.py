@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autosample.errors import ConfigError, nearest, one_line
+from autosample.errors import ConfigError, closest, hint, one_line
 from autosample.experiments.grid import NARROW, Cell, Grid, Size
 from autosample.model.quantize import check_quantization
 from autosample.sampling.spec import PRESETS, spec
@@ -83,17 +83,15 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
     labels = [rule["label"] for rule in rules]
     compare = c["compare"] or ("autosample" if "autosample" in labels else labels[-1])
     if compare not in labels:
-        raise ConfigError(f'compare must be the label of a preset, got "{compare}": {nearest(compare, labels)}')
+        raise ConfigError(f'compare must be the label of a preset, got "{compare}": {hint(compare, labels)}')
     return Grid(str(c["name"]), str(c["title"] or c["name"]), tuple(cells), compare)
 
 
 def _grids_like(path: Path) -> str:
     """A hint: the grids that come with autosample, here or in another folder, whose names are near."""
     grids = {p.stem: p for kind in ("research", "ablation") for p in Path("autosample/configs", kind).glob("*.yaml")}
-    hint = nearest(path.stem, grids)
-    for name, place in grids.items():
-        hint = hint.replace(f'"{name}"', f'"{place}"')
-    return hint if "mean" in hint else "check the path"
+    near = [f'"{grids[name]}"' for name in closest(path.stem, grids)]
+    return f"did you mean {' or '.join(near)}?" if near else "check the path"
 
 
 def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> None:
@@ -101,7 +99,7 @@ def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> No
         raise ConfigError(f"{what} must be a mapping, got {given!r}: write KEY: VALUE")
     for key in given:
         if key not in keys:
-            raise ConfigError(f'{what} has no key "{key}": {nearest(str(key), keys)}')
+            raise ConfigError(f'{what} has no key "{key}": {hint(str(key), keys)}')
 
 
 def _list(value: Any) -> list[Any]:
@@ -156,7 +154,7 @@ def _rule(entry: Any) -> dict[str, Any]:
     _known(entry, (*_OF_RULES, *_spec_fields()), "an entry of presets")
     preset = entry.get("preset")
     if preset not in (*PRESETS, NARROW):
-        raise ConfigError(f'no preset is called "{preset}": {nearest(str(preset), [*PRESETS, NARROW])}')
+        raise ConfigError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, NARROW])}')
     changes = {k: v for k, v in entry.items() if k not in _OF_RULES}
     if preset in ("dense", NARROW) and (changes or entry.get("overrides")):
         raise ConfigError(f"{preset} samples nothing and has no fields, got {', '.join(changes) or 'overrides'}: drop")

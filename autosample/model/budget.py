@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autosample.errors import ConfigError, ConversionError
+from autosample.errors import ConfigError, NothingToConvert
 from autosample.model.convert import convert_, summary_layers
 from autosample.model.quantize import quantize_
 from autosample.model.report import report
@@ -151,9 +151,7 @@ def _converted(
     try:
         stored = (convert_(twin, **conversion) if conversion else report(twin)).stored_bytes
         return twin, quantize_(twin, **quantize).after if quantize else stored
-    except ConversionError as error:
-        if "worth converting" not in str(error):
-            raise
+    except NothingToConvert:
         return twin, report(model).stored_bytes
 
 

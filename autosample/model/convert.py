@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from autosample.errors import ConversionError
+from autosample.errors import ConversionError, NothingToConvert
 from autosample.model.report import Report, note_reason, report
 from autosample.model.select import Choice, Override, Rule, choose_layers
 from autosample.nn import SummaryLayer
@@ -47,13 +47,14 @@ def convert_(
 
     Raises:
         SpecError: The spec is unusable.
-        ConversionError: The model is converted already, nothing matched, or nothing would shrink.
+        ConversionError: The model is converted already, or nothing matched.
+        NothingToConvert: No layer would become smaller.
     """
     resolved = make_spec(spec, **changes)
     choices = choose_layers(model, resolved, include, exclude, overrides)
     if resolved.preset != "dense" and all(choice.spec is None for choice in choices):
         reasons = "; ".join(f"{c.name or type(c.layer).__name__}: {c.reason}" for c in choices[:3])
-        raise ConversionError(f"at least one layer must be worth converting, got none ({reasons}): lower the demands")
+        raise NothingToConvert(f"at least one layer must be worth converting, got none ({reasons}): lower the demands")
     for choice in tracked(choices, len(choices), "fitting summaries" if warm_start else "converting"):
         _apply(choice, warm_start)
     return report(model)

@@ -1,20 +1,21 @@
 """Fewer bits for what a model stores: summaries at 2 to 8 bits a number, everything else in half precision."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from autosample.coding.quantizers import QUANTIZERS, CodebookQuantizer, Quantizer
-from autosample.errors import QuantizationError, nearest
+from autosample.errors import QuantizationError, hint
 from autosample.model.convert import harden_, summary_layers
 from autosample.nn import SummaryLayer, outer_modules
 from autosample.nn.layer import become_summary
 from autosample.nn.stored import compact_state, own_tensors, store_as
 from autosample.sampling.spec import spec
+from autosample.system.difference import largest_difference, relative_error
+from autosample.system.tables import as_text, make_table
 
 Method = Literal["linear", "codebook"]
 Half = Literal["fp16", "bf16"]
@@ -65,20 +66,14 @@ class QuantizationReport:
         return self.before / self.after if self.after else 1.0
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table()
-        for head in ("tensor", "method", "bits", "numbers", "before", "after", "error", "worst"):
-            table.add_column(head, justify="left" if head in ("tensor", "method") else "right")
-        for r in self.rows:
-            sizes = (f"{r.numbers:,}", f"{r.before:,}", f"{r.after:,}")
-            table.add_row(r.name, r.method, str(r.bits), *sizes, f"{r.error:.2e}", f"{r.worst:.2e}")
-        table.add_section()
-        table.add_row("model", "", "", "", f"{self.before:,}", f"{self.after:,}", f"{self.ratio:.2f}x", "")
-        console = Console(file=io.StringIO(), width=120)
-        console.print(table)
-        return cast(io.StringIO, console.file).getvalue().rstrip()
+        rows = [
+            (r.name, r.method, str(r.bits), f"{r.numbers:,}", f"{r.before:,}", f"{r.after:,}", f"{r.error:.2e}",
+             f"{r.worst:.2e}")
+            for r in self.rows
+        ]  # fmt: skip
+        total = ("model", "", "", "", f"{self.before:,}", f"{self.after:,}", f"{self.ratio:.2f}x", "")
+        heads = ("tensor", "method", "bits", "numbers", "before", "after", "error", "worst")
+        return as_text(make_table(heads, rows, left=("tensor", "method"), last=total), width=120)
 
 
 @torch.no_grad()
@@ -148,7 +143,7 @@ def check_quantization(bits: int, method: str, layers: str, gains: str | None, r
         if value not in known:
             words = [str(k) for k in known]
             raise QuantizationError(
-                f"{name} must be one of {', '.join(words)}, got {value!r}: {nearest(str(value), words)}"
+                f"{name} must be one of {', '.join(words)}, got {value!r}: {hint(str(value), words)}"
             )
 
 
@@ -228,11 +223,8 @@ def _errors(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Relative and largest error over all pairs of old and new."""
     if not pairs or pairs[0][0].is_meta:
         return 0.0, 0.0
-    wide = [(old.double(), new.double()) for old, new in pairs]
-    lost = sum(float((a - b).square().sum()) for a, b in wide)
-    total = sum(float(a.square().sum()) for a, _ in wide)
-    worst = max((float((a - b).abs().max()) for a, b in wide if a.numel()), default=0.0)
-    return (lost / total) ** 0.5 if total else 0.0, worst
+    old, new = (torch.cat([t.double().flatten() for t in side]) for side in zip(*pairs, strict=True))
+    return relative_error(old, new), largest_difference([old], [new]).absolute
 
 
 def _to_half(model: nn.Module, wanted: dict[str, torch.dtype]) -> list[QuantizedTensor | None]:

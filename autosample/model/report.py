@@ -15,6 +15,8 @@ from autosample.nn.execution import materialized
 from autosample.nn.stored import compact_state, full_types
 from autosample.reuse.layer import WindowConv
 from autosample.sampling.presets import PRESETS
+from autosample.system.files import write_text
+from autosample.system.tables import as_markdown, as_text, make_table
 
 _NOTE = "_autosample_reason"
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear, WindowConv)
@@ -134,32 +136,16 @@ class Report:
 
     def to_markdown(self) -> str:
         """A Markdown table of the columns that people read."""
-        lines = [" | ".join(_HEADS), " | ".join("---" if i < 2 else "---:" for i in range(len(_HEADS)))]
-        for row in (*self.rows, self.total()):
-            lines.append(" | ".join(cell.replace("|", r"\|") for cell in _cells(row)))
-        return "\n".join(f"| {line} |" for line in lines) + "\n"
+        return as_markdown(_HEADS, [_cells(row) for row in (*self.rows, self.total())], left=2)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=140)
-        console.print(self.__rich__())
-        return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
+        return as_text(self.__rich__(), width=140)
 
     def __rich__(self):
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(show_footer=False)
-        for head in _HEADS:
-            table.add_column(head, justify="left" if head in ("layer", "method", "plan", "note") else "right")
-        for row in self.rows:
-            table.add_row(*map(Text, _cells(row)))  # not markup: a pattern may hold brackets
-        table.add_section()
-        table.add_row(*map(Text, _cells(self.total())), style="bold")
-        return table
+        return make_table(_HEADS, map(_cells, self.rows), left=_LEFT, last=_cells(self.total()))
 
 
+_LEFT = ("layer", "method", "plan", "note")
 _HEADS = ("layer", "method", "weights", "stored", "bytes", "ratio", "uses", "MACs", "fit error", "plan", "note")
 
 
@@ -312,7 +298,4 @@ def _making(layer: nn.Module) -> int:
 def save_report(result: Report, folder: Path) -> None:
     """Write `report.json`, `report.csv` and `report.md` into a folder."""
     for suffix, text in (("json", result.to_json()), ("csv", result.to_csv()), ("md", result.to_markdown())):
-        target = folder / f"report.{suffix}"
-        partial = target.with_suffix(f".{suffix}.partial")
-        partial.write_text(text)
-        partial.replace(target)
+        write_text(folder / f"report.{suffix}", text)

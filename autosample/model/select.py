@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from autosample.errors import ConversionError, SpecError, nearest
+from autosample.errors import ConversionError, SpecError, hint
 from autosample.nn import SummaryLayer
 from autosample.sampling import gain_count, kind_of, plan_geometry
 from autosample.sampling.presets import PRESETS
@@ -66,8 +66,8 @@ class _Rules:
         known = list(names)
         for rule in self.rules:
             if str(rule) not in self.matched:
-                hint = f": {nearest(rule, known)}" if isinstance(rule, str) and not rule.startswith("re:") else ""
-                warnings.warn(f"{self.what} rule {rule!r} matched no layer{hint}", stacklevel=4)
+                near = f": {hint(rule, known)}" if isinstance(rule, str) and not rule.startswith("re:") else ""
+                warnings.warn(f"{self.what} rule {rule!r} matched no layer{near}", stacklevel=4)
 
 
 def _compile(rule: str) -> re.Pattern[str]:
@@ -125,7 +125,7 @@ def choose_layers(
     names = [name for name, _ in layers]
     if not matched:
         known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
-        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {nearest('', known)}")
+        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {hint('', known)}")
     for rules in (included, excluded, overridden):
         rules.warn_unused(names)
     return [_worth(choice) for choice in _shared_out(choices, spec.ratio)]

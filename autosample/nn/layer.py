@@ -30,7 +30,6 @@ from autosample.sampling import (
     multiplicity,
     plan_geometry,
     random_signs,
-    relative_error,
     sample_weight,
     settle,
 )
@@ -39,6 +38,7 @@ from autosample.sampling.hashing import layer_seed
 from autosample.sampling.rules.indexed import IndexedOffsets
 from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
+from autosample.system.difference import relative_error
 
 
 class SummaryLayer(QuantisedParameters):

@@ -4,7 +4,6 @@ from autosample.sampling.columns import Columns as Columns
 from autosample.sampling.columns import build_columns as build_columns
 from autosample.sampling.fitting import fit_positions as fit_positions
 from autosample.sampling.fitting import fit_summary as fit_summary
-from autosample.sampling.fitting import relative_error as relative_error
 from autosample.sampling.geometry import Geometry as Geometry
 from autosample.sampling.geometry import kind_of as kind_of
 from autosample.sampling.hashing import random_signs as random_signs

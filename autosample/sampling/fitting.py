@@ -110,8 +110,3 @@ def _reseed(
         summary = summary.clone()
         summary[: slots * window].view(slots, window, -1)[empty[: len(worst)]] = flat[worst].transpose(1, 2)
     return summary
-
-
-def relative_error(weight: Tensor, fitted: Tensor) -> float:
-    """`‖W − Ŵ‖ / ‖W‖`; zero for a weight that is all zeros."""
-    return float((weight - fitted).norm() / weight.norm().clamp_min(1e-30)) if weight.any() else 0.0

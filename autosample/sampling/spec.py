@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from autosample.errors import SpecError, nearest, one_line
+from autosample.errors import SpecError, hint, one_line
 from autosample.sampling.presets import PRESETS as PRESETS
 
 Layout = Literal["auto", "taps", "flat"]
@@ -202,7 +202,7 @@ def _known(changes: Mapping[str, Any]) -> None:
     names = [f.name for f in fields(Spec)]
     for name in changes:
         if name not in names:
-            raise SpecError(f'a spec has no field "{name}": {nearest(str(name), names)}')
+            raise SpecError(f'a spec has no field "{name}": {hint(str(name), names)}')
 
 
 def _displaced(changes: Mapping[str, Any]) -> dict[str, None]:
@@ -259,11 +259,11 @@ def _check_names(s: Spec) -> None:
 
     for name, choices in _CHOICES.items():
         if getattr(s, name) not in choices:
-            hint = nearest(str(getattr(s, name)), choices)
-            _fail(f"{name} must be one of {', '.join(choices)}", getattr(s, name), hint)
+            near = hint(str(getattr(s, name)), choices)
+            _fail(f"{name} must be one of {', '.join(choices)}", getattr(s, name), near)
     for name in ("rule", "along", "across"):
         if getattr(s, name) not in OFFSET_RULES:
-            _fail(f"{name} must name an offset rule", getattr(s, name), nearest(str(getattr(s, name)), OFFSET_RULES))
+            _fail(f"{name} must name an offset rule", getattr(s, name), hint(str(getattr(s, name)), OFFSET_RULES))
     for name in ("along", "across"):
         if getattr(s, name) in ("separable", "indexed"):
             _fail(f"{name} must be a rule that stands alone", getattr(s, name), "use strided, random or a learned one")
@@ -271,7 +271,7 @@ def _check_names(s: Spec) -> None:
         _fail("by_kind must map layer kinds to fields", s.by_kind, 'write {"linear": {"layout": "flat"}}')
     for kind, changes in s.by_kind.items():
         if kind not in get_args(Kind):
-            _fail(f"by_kind knows the kinds {', '.join(get_args(Kind))}", kind, nearest(str(kind), get_args(Kind)))
+            _fail(f"by_kind knows the kinds {', '.join(get_args(Kind))}", kind, hint(str(kind), get_args(Kind)))
         if not isinstance(changes, Mapping) or "by_kind" in changes:
             _fail(f"by_kind must map {kind} to fields", changes, 'write {"layout": "flat"}')
         s.replace(**dict(changes), by_kind={})  # checks itself
@@ -301,7 +301,7 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
         return spec(preset.get("preset", "autosample"), **{**kept, **changes})
     changes.pop("preset", None)
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise SpecError(f'no preset is called "{preset}": {nearest(str(preset), PRESETS)}')
+        raise SpecError(f'no preset is called "{preset}": {hint(str(preset), PRESETS)}')
     _known(changes)
     if preset == "dense":
         # every weight is stored, whatever ratio the rest of a grid is run at
