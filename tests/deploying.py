@@ -11,7 +11,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from autosample import deploy, harden_
 from autosample.nn import SummaryLayer
 from autosample.nn.execution import layer_task, materialized, reusable
-from autosample.reuse import fused, planner
+from autosample.reuse import fused
+from autosample.reuse.planner import variants
+from autosample.reuse.plans import PLANS as KINDS
+from autosample.reuse.plans import dense
+from autosample.reuse.task import Task
 
 PLANS = ("dense", "fold", "reuse", "fused")
 
@@ -20,8 +24,19 @@ def force(monkeypatch: pytest.MonkeyPatch, plan: str) -> None:
     """Make the cost model prefer a plan; skips where the plan cannot run at all."""
     if plan == "fused" and not fused.available():
         pytest.skip(fused.why_not())
-    costs = {"dense": 1.0, plan: 0.1}
-    monkeypatch.setattr(planner, "cost", lambda kind, *args: costs.get(kind, 10.0))
+    set_costs(monkeypatch, {"dense": 1.0, plan: 0.1}, others=10.0)
+
+
+def set_costs(monkeypatch: pytest.MonkeyPatch, costs: dict[str, float], others: float) -> None:
+    """Make the cost model predict these numbers for every layer."""
+    monkeypatch.setattr(dense, "cost", lambda *args: costs.get("dense", others))
+    for kind, plan in KINDS.items():
+        monkeypatch.setattr(plan, "cost", lambda *args, kind=kind: costs.get(kind, others))
+
+
+def all_variants(task: Task) -> dict[str, Task]:
+    """What the plans compute on a CPU in float32, with the fused kernel where it can be built."""
+    return variants(task, torch.device("cpu"), torch.float32, fuse=True)
 
 
 def possible(layer: SummaryLayer, plan: str) -> str:
@@ -29,7 +44,7 @@ def possible(layer: SummaryLayer, plan: str) -> str:
     if reusable(layer):
         return "dense"
     task = layer_task(harden_(copy.deepcopy(layer)))
-    return plan if task is not None and plan in planner.variants(task, fuse=True) else "dense"
+    return plan if task is not None and plan in all_variants(task) else "dense"
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from autosample.coding.written import is_half
-from autosample.deployment.deploy import Deployment, Example, arguments, deploy, hardened
+from autosample.deployment.deploy import Deployment, deploy, hardened
 from autosample.deployment.folding import swap
 from autosample.deployment.parts import ConvInParts
+from autosample.deployment.verify import Example, arguments
 from autosample.errors import ExportError
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.plans import by_product, choose_form
@@ -20,7 +21,7 @@ from autosample.nn import SummaryLayer
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import is_plain
 from autosample.nn.lineage import Lineage, forget, lineage_of
-from autosample.reuse.layer import WindowConv
+from autosample.reuse.deployed import Deployed
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,16 @@ def _dense(layer: nn.Module) -> nn.Module:
     """The dense layers that a deployed one stands for."""
     origin = lineage_of(layer)
     assert origin is not None
-    if not isinstance(layer, WindowConv):
+    if not isinstance(layer, Deployed):
         forget(layer)
         return layer
     dense: Any = to_dense_(copy.deepcopy(origin.layer))
-    weight = SampledWeight(origin.layer, origin.scale, False)()
+    after = origin.after
+    weight = SampledWeight(origin.layer, after.scale, False)()
     dense.weight = nn.Parameter(weight, requires_grad=False)
-    dense.bias = None if origin.bias is None else nn.Parameter(origin.bias.float(), requires_grad=False)
-    steps = [nn.ReLU()] if origin.relu else []
-    return nn.Sequential(dense, *steps, *([nn.MaxPool1d(origin.pool)] if origin.pool > 1 else []))
+    dense.bias = None if after.shift is None else nn.Parameter(after.shift.float(), requires_grad=False)
+    steps = [nn.ReLU()] if after.relu else []
+    return nn.Sequential(dense, *steps, *([nn.MaxPool1d(after.pool)] if after.pool > 1 else []))
 
 
 def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module | None, str]:
@@ -126,7 +128,7 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
     origin = lineage_of(layer)
     if origin is not None:
         return _sampled(layer, origin, shape, int8)
-    if isinstance(layer, WindowConv | SummaryLayer):
+    if isinstance(layer, Deployed | SummaryLayer):
         raise ExportError(
             f"a model is exported as it was trained or deployed, got a bare {type(layer).__name__}: "
             "pass what autosample.deploy returned"
@@ -143,7 +145,7 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
 
 def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:
     source = origin.layer
-    weight = SampledWeight(source, origin.scale, int8)
+    weight = SampledWeight(source, origin.after.scale, int8)
     if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source._dense_class):
         return with_weight(layer, weight), "direct"
     form, task = choose_form(origin, shape) if shape is not None else ("direct", None)
@@ -155,7 +157,7 @@ def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, i
         assert task is not None
         return SummedConv(source, weight, origin, task, product), form
     splits = source.geometry.windows if form == "folded" else 1
-    return DirectConv(source, weight, origin.bias, origin, splits, product), form
+    return DirectConv(source, weight, origin.after.shift, origin, splits, product), form
 
 
 def _shapes(model: nn.Module, example: Example) -> dict[nn.Module, tuple[int, ...]]:

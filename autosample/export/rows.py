@@ -20,7 +20,7 @@ class RowSums(Conv):
     """
 
     def __init__(self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, origin: Lineage, task: Task) -> None:
-        super().__init__(layer, origin.bias, origin)
+        super().__init__(layer, origin.after.shift, origin)
         self.sampled, self.task, self.in_order = weight, task, task.in_order
 
     def convolve(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:

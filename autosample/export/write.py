@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autosample.deployment.deploy import Example
+from autosample.deployment.verify import Example
 from autosample.errors import ConversionError, ExportError
 from autosample.export.check import (
     Exported,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from autosample.reuse import fused, ops, planner
+from autosample.reuse import fused, ops
 from autosample.reuse.layer import in_autocast
+from autosample.reuse.planner import variants
+from autosample.reuse.plans import PLANS, dense
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task, make_task
 
@@ -153,11 +155,11 @@ def _worth(task: Task, frame: Frame, x: Tensor, kernel: bool, mixed: int) -> Tas
     shape = tuple(x.shape)
     if min(frame.out(shape[2:])) < 1 or x.device.type != "cpu":
         return None  # an accelerator multiplies faster than it adds
-    allowed = _CLEARLY * planner.cost("dense", task, frame, shape, mixed)
-    if kernel and planner.cost("fused", task, frame, shape, mixed) < allowed and fused.available():
+    allowed = _CLEARLY * dense.cost(task, frame, shape, mixed)
+    if kernel and PLANS["fused"].cost(task, frame, shape, mixed) < allowed and fused.available():
         return task
-    ways = planner.variants(task, fuse=False)
-    costs = {kind: planner.cost(kind, way, frame, shape, mixed) for kind, way in ways.items()}
+    ways = variants(task, x.device, x.dtype, fuse=False)
+    costs = {kind: PLANS[kind].cost(way, frame, shape, mixed) for kind, way in ways.items() if PLANS[kind].trains}
     best = min(costs, key=lambda kind: costs[kind])
     return ways[best] if costs[best] < allowed else None
 

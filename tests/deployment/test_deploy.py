@@ -1,7 +1,6 @@
 """Deployed layers and small models against the hardened model in float64, for every plan."""
 
 import copy
-import importlib
 import io
 import math
 
@@ -11,6 +10,7 @@ from deploying import PLANS, check, error, expected, force, kinds, possible, scr
 from torch import nn
 
 from autosample import PRESETS, convert_, deploy, harden_
+from autosample.deployment import whole
 from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLayer, SummaryLinear
 from autosample.nn.execution import layer_task
 from autosample.reuse import planner
@@ -192,14 +192,13 @@ def test_measured_plans_compute_the_same():
 
 def test_layers_stay_dense_where_that_is_faster_for_the_model_as_a_whole(monkeypatch):
     """Each layer by itself may gain what the changes of the memory format between them cost again."""
-    module = importlib.import_module("autosample.deployment.deploy")
     model = scramble(nn.Sequential(SummaryConv2d(8, 16, 3, spec="wsnet", ratio=4), nn.BatchNorm2d(16), nn.ReLU()))
     x, found = torch.randn(2, 8, 9, 9), lambda *args, **options: dict.fromkeys(args[1], 0.1) | {"dense": 1.0}
     monkeypatch.setattr(planner, "_HOPELESS", math.inf)
     monkeypatch.setattr(planner, "remembered", found)
     for seconds in ([1.0, 1.0, 1.01], [1.0, 0.9, 1.1], [1.0, 1.1, 0.9]):
         taken = [Timing(t, t, t, 1) for t in seconds]
-        monkeypatch.setattr(module, "time_in_turn", lambda sides, taken=taken, **options: taken[: len(sides)])
+        monkeypatch.setattr(whole, "time_in_turn", lambda sides, taken=taken, **options: taken[: len(sides)])
         fast, dense = deploy(model, x), min(seconds) == 0.9
         assert error(fast(x), expected(model, x)) < 1e-5
         assert isinstance(fast[0], nn.Conv2d if dense else WindowConv)

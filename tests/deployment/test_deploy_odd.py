@@ -1,7 +1,6 @@
 """Models and examples that are not as one would like them."""
 
 import copy
-import importlib
 
 import numpy
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from autosample import convert_, deploy
+from autosample.deployment import whole
 from autosample.errors import ConversionError
 from autosample.nn import SummaryConv2d, SummaryLayer, SummaryLinear
 from autosample.nn.execution import materialized
@@ -254,7 +254,7 @@ def test_views_that_need_the_usual_layout(monkeypatch):
             side.median = next(times)
         return found
 
-    monkeypatch.setattr(importlib.import_module("autosample.deployment.deploy"), "time_in_turn", in_turn)
+    monkeypatch.setattr(whole, "time_in_turn", in_turn)
     for view, layout in ((torch.flatten, torch.channels_last), (lambda y, d: y.view(len(y), -1), None)):
         model = Toy(lambda m, x, view=view: m.fc(view(m.other(m.relu(m.conv(x))), 1)),
                     conv=nn.Conv2d(8, 32, 3), other=nn.Conv2d(32, 16, 3), fc=nn.Linear(400, 3))  # fmt: skip

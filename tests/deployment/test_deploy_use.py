@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from deploying import PLANS, check, error, expected, force, kinds, possible, scramble
+from deploying import PLANS, check, error, expected, force, kinds, possible, scramble, set_costs
 from torch import nn
 from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -223,8 +223,7 @@ def test_standard_operators_only(monkeypatch):
     force(monkeypatch, "fused")
     for make in MODELS.values():
         model, x = make()
-        costs = {"dense": 1.0, "fused": 0.1, "reuse": 0.2}
-        monkeypatch.setattr("autosample.reuse.planner.cost", lambda kind, *args, costs=costs: costs.get(kind, 10.0))
+        set_costs(monkeypatch, {"dense": 1.0, "fused": 0.1, "reuse": 0.2}, others=10.0)
         assert kinds(check(model, x)) == ["fused"]
         fast = check(model, x, fuse=False)
         assert kinds(fast) == ["reuse"]
@@ -235,7 +234,7 @@ def test_standard_operators_only(monkeypatch):
 WITHOUT_KERNEL = """
 import torch, sys
 sys.path.insert(0, {here!r})
-from deploying import check, kinds, scramble
+from deploying import check, kinds, scramble, set_costs
 from torch import nn
 from autosample.nn import SummaryConv1d
 from autosample.reuse import fused

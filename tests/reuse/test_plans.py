@@ -32,7 +32,7 @@ def run_fused(case: Case, x: torch.Tensor | None = None, **options) -> torch.Ten
 @given(cases())
 def test_operators_equal_dense(case: Case) -> None:
     expected = case.dense()
-    for way in variants(case.task, fuse=False).values():
+    for way in variants(case.task, case.x.device, case.x.dtype, fuse=False).values():
         got = ops.convolve(case.x, way.source(case.layer.summary), case.layer._factors(), way, case.frame)
         assert relative_error(got, expected) < 1e-6
 
@@ -95,7 +95,7 @@ def test_gradients_equal_those_of_the_dense_layer(case: Case) -> None:
     cotangent = expected.detach()
     wanted = torch.autograd.grad(expected, learned, cotangent)
     plain = torch.autograd.grad(case.dense(torch.float32), learned, cotangent.float())
-    for way in variants(case.task, fuse=False).values():
+    for way in variants(case.task, case.x.device, case.x.dtype, fuse=False).values():
         got = ops.convolve(x, way.source(layer.summary), layer._factors(), way, case.frame)
         for a, b, c in zip(torch.autograd.grad(got, learned, cotangent.float()), wanted, plain, strict=True):
             assert relative_error(a, b) < max(2e-6, 2 * relative_error(c, b))  # torch sums in float32 too
