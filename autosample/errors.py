@@ -1,6 +1,6 @@
 """How autosample fails: one family of errors, each message stating the rule, what was got, and the fix."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -40,6 +40,10 @@ class ExportError(AutosampleError):
     """A model cannot be written for another runtime, or what was written is not right."""
 
 
+class MissingExtra(AutosampleError, ImportError):
+    """A package that belongs to an extra of autosample is not installed."""
+
+
 class ConfigError(AutosampleError):
     """A configuration or checkpoint given to the training side is not usable."""
 
@@ -64,6 +68,10 @@ def hint(got: str, known: Iterable[str], otherwise: str | None = None) -> str:
         otherwise: The suggestion where nothing is near; by default the list of all that is known.
     """
     names = list(known)
-    if close := closest(got, names):
-        return "did you mean " + " or ".join(f'"{name}"' for name in close) + "?"
-    return "known: " + ", ".join(sorted(names)) if otherwise is None else otherwise
+    fallback = f"known: {', '.join(sorted(names))}" if otherwise is None else otherwise
+    return did_you_mean(closest(got, names)) or fallback
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """`did you mean "a" or "b"?`; empty without names."""
+    return "did you mean " + " or ".join(f'"{name}"' for name in names) + "?" if names else ""

@@ -1,9 +1,10 @@
-"""What jsonargparse says about a mistake on the command line, in one line that names the fix."""
+"""What Lightning's parser (jsonargparse) says about a mistake, in one line that names the fix."""
 
 import importlib
 import re
 from collections.abc import Iterable
 
+from autosample.cli.options import RENAMED
 from autosample.errors import AutosampleError, closest, hint, one_line
 
 _UNKNOWN = re.compile(r"(?i)(?:unrecognized arguments?: -*|does not accept option '|Option ')([\w.+]*)")
@@ -40,7 +41,7 @@ def explain(error: Exception, options: Iterable[str]) -> str:
             return f'{inside[1].rpartition(".")[2]} has no option "{name}": {hint(name, known)}'
         if "--" not in text and "unrecognized" in text:
             return f'every option needs its name, got a lone "{name}": write --OPTION {name}'
-        return f'no option is called "{name}": {_near_option(name, options)}'
+        return _unknown(name, options)
     keys = _KEY.findall(text)
     if keys and (missing := _NO_CLASS.search(text)):
         name = next(filter(None, missing.groups()))
@@ -71,14 +72,16 @@ def original(error: BaseException) -> AutosampleError | None:
     return None
 
 
-def _near_option(name: str, options: Iterable[str]) -> str:
-    """A hint from all options; too many to list where none is near."""
+def _unknown(name: str, options: Iterable[str]) -> str:
+    """What to say of an option that there is not; there are too many to list where none is near."""
+    parts = name.split(".")
+    if len(parts) > 1 and parts[1] in RENAMED:
+        return f'no option is called "{name}" any more: write "{".".join([parts[0], RENAMED[parts[1]], *parts[2:]])}"'
     known = set(options)
     if not closest(name, known):  # perhaps only the part before the dot is wrong
-        last = name.rpartition(".")[2]
-        known = {option for option in known if option.rpartition(".")[2] == last}
+        known = {option for option in known if option.rpartition(".")[2] == name.rpartition(".")[2]}
     text = hint(name, known)
-    return text if known and len(text) < 200 else "see --help"
+    return f'no option is called "{name}": {text if known and len(text) < 200 else "see --help"}'
 
 
 def _near_class(key: str, name: str) -> str:

@@ -14,7 +14,7 @@ from autosample.deployment.verify import Example, checked_error, outputs
 from autosample.deployment.whole import fastest
 from autosample.errors import ConversionError
 from autosample.model.convert import harden_
-from autosample.nn import SummaryLayer
+from autosample.nn import Compressed
 from autosample.system.tables import as_text, make_table
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -112,6 +112,6 @@ def hardened(model: nn.Module) -> nn.Module:
         del module.parametrizations
         for name, value in values.items():
             module.register_parameter(name, nn.Parameter(value, requires_grad=False))
-    if any(isinstance(m, SummaryLayer) for m in fast.modules()):
+    if any(isinstance(m, Compressed) for m in fast.modules()):
         harden_(fast)
     return fast.requires_grad_(False)

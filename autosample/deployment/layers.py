@@ -1,7 +1,7 @@
 """How each layer of a model is computed: the plan, what is folded in, and the module that takes its place."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -11,14 +11,11 @@ from autosample.deployment.chains import HOOKS, Chain
 from autosample.deployment.folding import Following, swap
 from autosample.deployment.parts import in_parts
 from autosample.deployment.verify import Example, arguments
-from autosample.nn import SummaryLayer, outer_modules
-from autosample.nn.dense import to_dense_
-from autosample.nn.execution import is_plain, layer_frame, layer_task, reusable
+from autosample.nn import Compressed, outer_modules
+from autosample.nn.kinds import is_plain
 from autosample.nn.lineage import Lineage, remember
 from autosample.reuse.after import After
-from autosample.reuse.planner import Plan, choose
-from autosample.reuse.plans import Operands
-from autosample.reuse.plans.base import Pad
+from autosample.reuse.planner import Plan
 from autosample.system.progress import tracked
 
 
@@ -59,7 +56,7 @@ def plan_layers(
         The model, which is another module only if it is a single layer itself, and what was decided.
     """
     rows = []
-    layers = [(n, layer) for n, layer in outer_modules(model) if n in chains or isinstance(layer, SummaryLayer)]
+    layers = [(n, layer) for n, layer in outer_modules(model) if n in chains or isinstance(layer, Compressed)]
     for name, layer in tracked(layers, len(layers), "planning"):
         planned = _plan(model, layer, chains.get(name), inputs.get(name), measure, fuse, dense)
         model, row = _put(model, layer, name, planned, inputs.get(name) if measure and fuse else None)
@@ -80,7 +77,7 @@ class _Planned:
     plan: Plan
     module: nn.Module | None
     follow: Following
-    source: SummaryLayer | None
+    source: Compressed | None
 
 
 def _plan(
@@ -89,21 +86,20 @@ def _plan(
     """Plan one layer. A layer without a chain, or one with a way of its own, has nothing folded into it."""
     own = "no other plan is known" if chain is None else _own_way(layer, chain)
     follow = Following(model, Chain(layer="") if own or chain is None else chain)
-    if not isinstance(layer, SummaryLayer):
+    if not isinstance(layer, Compressed):
         return _Planned(Plan("dense", own or "not converted"), None, follow, None)
     source = copy.deepcopy(layer)
     if own or dense:
         return _Planned(Plan("dense", own or "as a whole, the model is faster so"), None, follow, source)
     inside = follow.disjoint
-    plan, module = summary_plan(
-        layer, x, inside.after(layer.bias), lambda: _dense(layer, inside), measure=measure, fuse=fuse
-    )
+    after = inside.after(cast(Tensor | None, layer.bias))
+    plan, module = layer.plan(x, after, lambda: _dense(layer, inside), measure=measure, fuse=fuse)
     return _Planned(plan, module, follow, source)
 
 
-def _dense(layer: SummaryLayer, follow: Following) -> nn.Module:
+def _dense(layer: Compressed, follow: Following) -> nn.Module:
     """The dense layer and what follows it, to compare with."""
-    twin = to_dense_(copy.deepcopy(layer))
+    twin = copy.deepcopy(layer).to_dense_()
     follow.fold_into(twin)
     return nn.Sequential(twin, *([nn.ReLU()] if follow.relu else []), follow.pool or nn.Identity())
 
@@ -117,8 +113,8 @@ def _put(
     if module is not None:
         follow, made = follow.disjoint, module
     else:
-        if isinstance(layer, SummaryLayer):
-            to_dense_(layer)
+        if isinstance(layer, Compressed):
+            layer.to_dense_()
         follow.fold_into(layer)
         after, made = After(after.scale, after.shift), layer
         if x is not None and (parts := in_parts(layer, follow.relu, follow.pool, x)) is not None:
@@ -137,7 +133,7 @@ def _put(
 
 def _own_way(layer: nn.Module, chain: Chain) -> str:
     """Why a layer has to stay a module of its own kind; empty if it need not."""
-    kind = layer._dense_class if isinstance(layer, SummaryLayer) else type(layer)
+    kind = layer.dense_class if isinstance(layer, Compressed) else type(layer)
     if not is_plain(kind) or "forward" in vars(layer):
         return f"{kind.__name__} has a forward pass of its own"
     if any(getattr(layer, hooks) for hooks in HOOKS):
@@ -156,7 +152,7 @@ def layer_inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
 
         return keep
 
-    layers = ((n, m) for n, m in outer_modules(model) if isinstance(m, SummaryLayer | nn.Conv1d | nn.Conv2d))
+    layers = ((n, m) for n, m in outer_modules(model) if isinstance(m, Compressed | nn.Conv1d | nn.Conv2d))
     handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers]
     try:
         model(*arguments(example))
@@ -164,41 +160,3 @@ def layer_inputs(model: nn.Module, example: Example) -> dict[str, Tensor]:
         for handle in handles:
             handle.remove()
     return seen
-
-
-def summary_plan(
-    layer: SummaryLayer, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool, fuse: bool
-) -> tuple[Plan, nn.Module | None]:
-    """The plan of a summary layer for an input like `x`, and its module; `None` for the module if it stays dense.
-
-    Args:
-        layer: Hardened.
-        x: Of the shape, type and device of the inputs, whatever its numbers; `None` if no input is known.
-        after: What follows the layer.
-        dense: Makes the dense layer with what follows, to compare with.
-        measure, fuse: As for `deploy`.
-    """
-    if why := reusable(layer):
-        return Plan("dense", why), None
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    task = layer_task(layer)
-    if task is None:
-        return Plan("dense", "its windows share no work"), None
-    if x is None:
-        return Plan("dense", "the example does not reach it"), None
-    frame, pad = layer_frame(layer)
-    shape = tuple(x.shape) if x.dim() > len(frame.kernel) + 1 else (1, *x.shape)
-    operands = _operands(layer, after, pad)
-    return choose(task, frame, shape, operands, dense, device=x.device, dtype=x.dtype, fuse=fuse, measure=measure)
-
-
-def _operands(layer: SummaryLayer, after: After, pad: Pad | None) -> Operands:
-    """The numbers of a layer with a norm folded in: into the mixing matrix if there is one, else into the factors."""
-    bias = None if after.shift is None else after.shift.to(layer.summary.dtype)
-    factors, mix = layer._factors(), layer.densify
-    if after.scale is not None and mix is not None:
-        mix = mix * after.scale.to(mix)[:, None]
-    elif after.scale is not None:
-        scale = after.scale.to(layer.summary)[:, None]
-        factors = scale if factors is None else factors * scale
-    return Operands(layer.summary, factors, bias, mix, pad, after.relu, after.pool)

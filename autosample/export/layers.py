@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _single
 
 from autosample.coding.written import keep, kept
-from autosample.export.weights import SampledWeight
-from autosample.nn.execution import layer_frame
 from autosample.nn.lineage import Lineage, forget
+from autosample.nn.planning import layer_frame
+from autosample.nn.written import SampledWeight
 from autosample.reuse.schedule import Pass, Vector
 from autosample.reuse.task import Task
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from autosample.coding.written import kept
 from autosample.export.layers import Conv
-from autosample.export.weights import SampledWeight
 from autosample.nn.lineage import Lineage
+from autosample.nn.written import SampledWeight
 from autosample.reuse.task import Task
 
 

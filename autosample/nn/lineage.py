@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from autosample.nn import SummaryLayer
+from autosample.nn.compressed import Compressed
 from autosample.reuse.after import After
 
 _KEY = "_autosample_lineage"
@@ -19,7 +19,7 @@ class Lineage:
         after: What was folded in; its `scale` is in the deployed layer's weight, its `shift` is its bias.
     """
 
-    layer: SummaryLayer
+    layer: Compressed
     after: After = field(default_factory=After)
 
 
