@@ -151,12 +151,9 @@ def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, i
     if form in ("rows", "summed"):
         assert task is not None
         assert isinstance(weight, SampledWeight)
-        made = (
-            RowSums(source, weight, origin, task)
-            if form == "rows"
-            else SummedConv(source, weight, origin, task, product)
-        )
-        return made, form
+        if form == "rows":
+            return RowSums(source, weight, origin, task), form
+        return SummedConv(source, weight, origin, task, product), form
     splits = task.splits if task is not None and form == "folded" else 1
     return DirectConv(source, weight, origin.after.shift, origin, splits, product), form
 

@@ -12,7 +12,7 @@ from torch import nn
 from autosample import PRESETS, convert_, deploy, harden_
 from autosample.deployment import whole
 from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLayer, SummaryLinear
-from autosample.nn.execution import layer_task
+from autosample.nn.planning import layer_task
 from autosample.reuse import planner
 from autosample.reuse.layer import WindowConv
 from autosample.system.timing import Timing
@@ -34,8 +34,8 @@ LAYERS = {
 }  # fmt: skip
 OPTIONS = {
     "denser": {"denser": 2}, "shuffle": {"columns": "shuffle", "windows": 2},
-    "learned": {"columns": "learned", "windows": 2}, "signs": {"signs": "random"}, "gains": {"gains": "filter"},
-    "all": {"gains": "window", "signs": "random", "denser": 2, "columns": "shuffle", "windows": 2},
+    "learned": {"columns": "learned", "windows": 2}, "signs": {"signs": "random"},
+    "all": {"signs": "random", "denser": 2, "columns": "shuffle", "windows": 2},
 }  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
@@ -49,14 +49,12 @@ def _own_cache(tmp_path, monkeypatch):
 def build(kind, preset, **changes) -> tuple[SummaryLayer, torch.Tensor]:
     face, args, options, shape = LAYERS[kind]
     layer = scramble(face(*args, **options, spec=preset, ratio=4, **changes))
-    if layer.gains is not None:
-        nn.init.normal_(layer.gains)
     return layer, torch.randn(shape)
 
 
 def chain(preset="wsnet", *, bias=True, **changes) -> tuple[nn.Sequential, torch.Tensor]:
     """A layer with all that can be folded into it."""
-    learned = {"afford": 10} if preset == "autosample" else {}
+    learned = {"options": {"afford": 10}} if preset == "autosample" else {}
     conv = SummaryConv1d(8, 16, 8, padding=2, bias=bias, spec=preset, ratio=4, **learned, **changes)
     model = nn.Sequential(conv, nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(3))
     return scramble(model), torch.randn(2, 8, 50)
@@ -103,7 +101,7 @@ def test_inputs_without_a_batch(kind, plan, monkeypatch):
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"gains": "window", "signs": "random"}, {"denser": 2, "gains": "filter"}],
+@pytest.mark.parametrize("changes", [{}, {"signs": "random"}, {"denser": 2}],
                          ids=str)  # fmt: skip
 @pytest.mark.parametrize("preset", ["wsnet", "random", "fsnet"])
 def test_norm_relu_and_pool_are_folded(preset, changes, bias, plan, monkeypatch):
@@ -256,7 +254,7 @@ def _pickled(model):
 def test_positions_in_order_are_no_constant(plan, monkeypatch):
     """A plan that takes windows as they come must notice when others are loaded."""
     force(monkeypatch, plan)
-    model = SummaryConv1d(8, 16, 8, spec="wsnet", spatial=8)
+    model = SummaryConv1d(8, 16, 8, spec="wsnet", options={"spatial": 8})
     x = torch.randn(2, 8, 30)
     fast = check(model, x)
     assert layer_task(model).in_order

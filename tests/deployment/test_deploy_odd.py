@@ -14,8 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 from autosample import convert_, deploy
 from autosample.deployment import whole
 from autosample.errors import ConversionError
-from autosample.nn import SummaryConv2d, SummaryLayer, SummaryLinear
-from autosample.nn.execution import materialized
+from autosample.nn import SummaryConv2d, SummaryLayer, SummaryLinear, execution
 from autosample.reuse.layer import WindowConv
 
 
@@ -111,7 +110,7 @@ def test_outputs_that_are_no_numbers(plan):
     fast = deploy(model, x, measure=False)
     assert kinds(fast) == [possible(model.conv, plan)]
     assert fast.deployment.error < 1e-5
-    with materialized():
+    with execution("materialize"):
         for got, wanted in zip(fast(x), model.eval()(x), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
 
@@ -154,7 +153,7 @@ def test_forward_passes_of_their_own(plan):
     for convert in (False, True):
         model = Toy(straight, conv=Twice(8, 32, 3))
         if convert:
-            convert_(model, "wsnet", ratio=4, execution="reuse")
+            convert_(model, "wsnet", ratio=4)
         assert not any(isinstance(m, WindowConv) for m in check(model, image()).modules())
 
 
@@ -268,7 +267,7 @@ def test_views_that_need_the_usual_layout(monkeypatch):
 def test_scripted_parts(plan):
     inner = torch.jit.script(scramble(nn.Sequential(nn.Conv2d(32, 8, 1), nn.BatchNorm2d(8))).eval())
     model, x = Toy(lambda m, x: m.inner(straight(m, x)), inner=inner), image()
-    with materialized():
+    with execution("materialize"):
         wanted = copy.deepcopy(model).eval()(x)
     assert error(deploy(model, x, measure=False)(x), wanted.detach()) < 1e-5
 

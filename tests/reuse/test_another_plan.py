@@ -59,7 +59,7 @@ def model(**options) -> nn.Module:
 
 def test_deploy_takes_it(toy):
     x = torch.randn(2, 8, 50)
-    fast = check(model(channel=2, spatial=4, ratio=None), x)
+    fast = check(model(options={"spatial": 4, "channel": 2}, ratio=None), x)
     assert kinds(fast) == ["toy"]
     assert isinstance(fast[0], ToyConv)
     assert fast[0].calls > 0
@@ -75,7 +75,7 @@ def test_a_measurement_decides_about_it(toy, best, monkeypatch):
     monkeypatch.setattr("autosample.reuse.planner._HOPELESS", 1e9)
     monkeypatch.setattr("autosample.reuse.planner.remembered", taken)
     monkeypatch.setattr("autosample.deployment.deploy.fastest", lambda ways, *args: ways[0])
-    x, net = torch.randn(2, 8, 50), model(channel=2, spatial=4, ratio=None)
+    x, net = torch.randn(2, 8, 50), model(options={"spatial": 4, "channel": 2}, ratio=None)
     fast = deploy(net, x)
     assert kinds(fast) == [best]
     assert error(fast(x), expected(net, x)) < 1e-5
@@ -87,6 +87,6 @@ def test_where_it_cannot_be_used_others_are_taken(toy):
 
 
 def test_the_report_knows_its_modules(toy):
-    fast = check(model(channel=2, spatial=4, ratio=None), torch.randn(2, 8, 50))
+    fast = check(model(options={"spatial": 4, "channel": 2}, ratio=None), torch.randn(2, 8, 50))
     row = report(fast).rows[0]
     assert (row.method, row.ratio, row.dense_params, row.plan) == ("deployed", 12.0, 1216, "toy")

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autosample import deploy
 from autosample.deployment import whole
 from autosample.nn import SummaryConv1d, SummaryConv2d
-from autosample.nn.execution import layer_frame, layer_task
+from autosample.nn.planning import layer_frame, layer_task
 from autosample.reuse import fused, planner, timings
 from autosample.reuse.plans import PLANS, dense
 
@@ -147,7 +147,7 @@ def test_no_plan_is_taken_that_is_slower_than_dense(seed, clock):
     """The fastest, and only if it beats dense by 5 %."""
     torch.manual_seed(seed)
     clock.times = tuple((1 + 0.2 * torch.randn(4)).abs().tolist())
-    layer = conv(channel=2, spatial=4, ratio=None)
+    layer = conv(options={"spatial": 4, "channel": 2}, ratio=None)
     worth = list(ways(layer)[0])
     times = dict(zip(["dense", *worth], clock.times, strict=False))
     plan = deploy(layer, signal()).deployment.rows[0].plan
@@ -225,7 +225,7 @@ OTHERS = {
     "ratio": (lambda: conv(ratio=8), (2, 8, 50)),
     "columns": (lambda: conv(columns="shuffle"), (2, 8, 50)),
     "denser": (lambda: conv(filters=8, denser=2), (2, 8, 50)),
-    "gains": (lambda: conv(gains="filter"), (2, 8, 50)),
+    "signs": (lambda: conv(signs="random"), (2, 8, 50)),
     "no bias": (lambda: conv(bias=False), (2, 8, 50)),
     "relu": (lambda: _of(conv(), nn.ReLU()), (2, 8, 50)),
     "pool": (lambda: _of(conv(), nn.MaxPool1d(2)), (2, 8, 50)),
