@@ -71,7 +71,9 @@ def _sizes() -> list[tuple[str, dict[str, Any], str]]:
     """Folder, results and size of all that was compared."""
     found = [(folder.name, read(f"ablation/{folder.name}/results.json")) for folder in kept_ablations()]
     return [
-        (name, made, size) for name, made in found for size in dict.fromkeys(r["size"] for r in made["rows"] if r["size"])
+        (name, made, size)
+        for name, made in found
+        for size in dict.fromkeys(r["size"] for r in made["rows"] if r["size"])
     ]
 
 
