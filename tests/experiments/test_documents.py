@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
+import autosample
 from autosample.experiments.collect import write_tables
 from autosample.experiments.record import records_in, write_record
 
@@ -146,3 +149,12 @@ def test_every_generated_part_of_a_document_is_known(script, name):
     """A mark without a table behind it would go stale silently."""
     marks = re.findall(r"<!-- ([\w:]+) -->", (ROOT / name).read_text())
     assert set(marks) == set(script("update_docs").PARTS[name])
+
+
+def test_the_verbs_of_the_readme_work(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    (code,) = re.findall(r"## Convert, train.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    model = timm.create_model("test_resnet", num_classes=10).eval()
+    exec(code, {"autosample": autosample, "torch": torch, "model": model, "example": torch.randn(1, 3, 64, 64)})
+    assert (tmp_path / "net.onnx").is_file()
