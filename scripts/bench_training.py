@@ -21,7 +21,8 @@ from rich.progress import track
 from rich.table import Table
 
 import autosample
-from autosample.system.timing import processor, ratio, time_in_turn
+from autosample.system.machine import hardware
+from autosample.system.timing import ratio, time_in_turn
 
 
 def make_step(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
@@ -81,7 +82,7 @@ def main() -> None:
         "command": f"python scripts/bench_training.py --threads {args.threads}",
         "settings": {k: v for k, v in vars(args).items() if k != "out"},
         "date": date.today().isoformat(),
-        "hardware": processor(),
+        "hardware": hardware(),
         "torch": torch.__version__,
         "convert_resnet50_s": seconds(lambda: autosample.convert_(big, "autosample", ratio=8)),
         "rows": rows,

@@ -14,7 +14,7 @@ import torch
 from autosample.experiments.bench.cases import suite
 from autosample.experiments.bench.sides import converted
 from autosample.export.compare import compare_runtimes
-from autosample.system.timing import processor
+from autosample.system.machine import hardware
 
 ROWS = ("soundnet8-s8c8", "resnet18")
 
@@ -33,7 +33,7 @@ def main() -> None:
             about = {
                 "command": f"python scripts/compare_runtimes.py OUT {threads}",
                 "date": date.today().isoformat(),
-                "hardware": processor(),
+                "hardware": hardware(),
                 "torch": torch.__version__,
                 "onnxruntime": onnxruntime.__version__,
             }

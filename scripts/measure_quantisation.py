@@ -16,10 +16,10 @@ import torch
 
 import autosample
 from autosample.data import CIFAR10, MNIST, SpokenDigits
-from autosample.experiments.record import write_json
 from autosample.experiments.run import train
 from autosample.experiments.trainer import deterministic_on_cpu, quiet
-from autosample.system.timing import processor
+from autosample.system.files import write_json
+from autosample.system.machine import hardware
 from autosample.training import Classifier, FakeQuantize
 
 LEVELS = [(8, "linear"), (8, "codebook"), (4, "linear"), (4, "codebook")]
@@ -79,7 +79,7 @@ def measure(name: str, root: str, seed: int) -> dict[str, Any]:
         "net": name, "seed": seed, "epochs": epochs, "more": more, "settings": settings, "data": options,
         "float32": record.accuracy, "float32_tuned": float_tuned, "bytes": record.stored_bytes, "rows": rows,
         "command": "python scripts/measure_quantisation.py DATA_ROOT OUT", "date": date.today().isoformat(),
-        "hardware": processor(), "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "hardware": hardware(), "torch": torch.__version__, "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 

@@ -14,7 +14,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from autosample.experiments.record import Record, write_record, write_text
+from autosample.experiments.record import Record, write_record
+from autosample.system.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from autosample.artifact.building import Factory, build
 from autosample.artifact.config import DTYPES, Config, LayerConfig
+from autosample.artifact.upgrade import multiply_gains_, upgraded_tensors
 from autosample.coding.quantizers import QUANTIZERS, Quantizer
 from autosample.errors import ArtifactError, AutosampleError, one_line
 from autosample.model.report import note_reason
-from autosample.nn import SummaryLayer, outer_modules
-from autosample.nn.layer import become_summary
+from autosample.nn import Compressed, outer_modules
+from autosample.nn.become import method_called
+from autosample.nn.kinds import is_kind
 from autosample.nn.stored import compact_state, own_tensors, shared_names, store_as
 
 
@@ -34,6 +36,7 @@ def assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | N
 
 def _assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None) -> nn.Module:
     model = build(config.source, factory, len(tensors))
+    tensors, gains = upgraded_tensors(config.old_layers, tensors)
     for name, layer in config.layers.items():
         _convert(_find(model, name), layer, name)
     for name, first in config.shared.items():
@@ -49,6 +52,7 @@ def _assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | 
         _tie(model, name, first)
     for name, reason in config.left_dense.items():
         note_reason(_find(model, name), reason)
+    multiply_gains_(model, gains)
     _finish(model)
     return model
 
@@ -61,29 +65,32 @@ def _find(model: nn.Module, name: str) -> nn.Module:
 
 
 def _convert(layer: nn.Module, config: LayerConfig, name: str) -> None:
-    weight = layer._parameters.get("weight")
-    g = config.geometry
-    shape = () if weight is None else tuple(weight.shape)
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or shape != (g.filters, g.channels, *g.kernel):
+    method = method_called(config.method)
+    if method is None:
         raise ArtifactError(
-            f'layer "{name[:80]}" must have a weight of shape {(g.filters, g.channels, *g.kernel)}, got '
-            f"{type(layer).__name__} with {shape}: the model was built with other arguments than it was saved with"
+            f'layer "{name[:80]}" needs the method {config.method[:80]!r}, which this process does not have: import '
+            "the module that adds it to autosample.sampling.RULES"
         )
-    if g.sampled != g.filters * config.spec.denser and g.sampled != g.filters:
-        raise ArtifactError(f'layer "{name[:80]}" must sample denser as its spec says, got {g.sampled} filters')
-    layer.to("meta")
-    become_summary(layer, config.spec, name, geometry=g).fit_error = config.fit_error
+    if not is_kind(layer) or layer._parameters.get("weight") is None:
+        raise ArtifactError(
+            f'layer "{name[:80]}" must be one that can be compressed, got {type(layer).__name__}: the model was built '
+            "with other arguments than it was saved with"
+        )
+    try:
+        method.rebuilt(layer, config.settings, name).fit_error = config.fit_error
+    except ArtifactError as error:
+        raise ArtifactError(f'layer "{name[:80]}" is not as it was saved: {error}') from error
 
 
 def _attach_quantizers(model: nn.Module, config: Config) -> None:
     made: dict[int, Quantizer] = {}
     for name, layer in config.layers.items():
         target = _find(model, name)
-        assert isinstance(target, SummaryLayer)
+        assert isinstance(target, Compressed)
         for key, coding in layer.coding.items():
-            parameter = getattr(target, key)
+            parameter = getattr(target, key) if key in target.coded else None
             if parameter is None:
-                raise ArtifactError(f'layer "{name[:80]}" has no {key} to be quantised: use an undamaged file')
+                raise ArtifactError(f'layer "{name[:80]}" has no {key[:80]!r} to be quantised: use an undamaged file')
             parameter.data = parameter.data.to(DTYPES[coding.dtype])
             if id(parameter) not in made:
                 made[id(parameter)] = QUANTIZERS[coding.method](coding.bits)
@@ -122,7 +129,7 @@ def _check(model: nn.Module, got: Mapping[str, Tensor], rounded: Mapping[str, st
 def _fill(module: nn.Module, own: dict[str, Tensor], rounded: Mapping[str, str]) -> None:
     """Put a module's tensors in their places; shared ones are only under the first of their names."""
     for name, old in own_tensors(module).items():
-        quantizer = module.quantizer(name) if isinstance(module, SummaryLayer) else None
+        quantizer = module.quantizer(name) if isinstance(module, Compressed) else None
         if quantizer is not None and f"{name}.codes" in own:
             value = quantizer.unpacked(own[f"{name}.codes"], own[f"{name}.{quantizer.table}"], old)
         elif name in own:
@@ -135,11 +142,8 @@ def _fill(module: nn.Module, own: dict[str, Tensor], rounded: Mapping[str, str])
             module._parameters[name] = nn.Parameter(value, requires_grad=old.requires_grad)
         else:
             module._buffers[name] = value
-    if isinstance(module, SummaryLayer):
-        for part in ("offsets", "columns"):
-            if (rule := getattr(module, part)) is not None:
-                inner = {n.removeprefix(f"{part}."): t for n, t in own.items() if n.startswith(f"{part}.")}
-                setattr(module, part, rule.restored(inner))
+    if isinstance(module, Compressed):
+        module.restore_(own)
 
 
 def _tie(model: nn.Module, name: str, first: str) -> None:

@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 import torch
 
+from autosample.artifact.upgrade import by_value, since_1, since_2
 from autosample.coding.quantizers import QUANTIZERS
-from autosample.errors import ArtifactError, SpecError, nearest, one_line
-from autosample.sampling import Geometry
-from autosample.sampling.spec import Spec
+from autosample.errors import ArtifactError, hint, one_line
 from autosample.system.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
 
-FORMAT, SCHEMA = "autosample", 2
+FORMAT, SCHEMA = "autosample", 3
 COMPRESSIONS = ("none", "xz")
 DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
@@ -59,10 +58,10 @@ class Coding:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
-    """A layer that samples its filters: its spec, its sizes, what is quantised, and the error of its warm start."""
+    """A compressed layer: its method, the method's own settings, what is quantised, and the error of its warm start."""
 
-    spec: Spec
-    geometry: Geometry
+    method: str
+    settings: Mapping[str, Any]
     coding: Mapping[str, Coding] = field(default_factory=dict)
     fit_error: float | None = None
 
@@ -83,7 +82,7 @@ class Config:
 
     Attributes:
         source: What builds the bare model.
-        layers: Those that sample their filters, by name.
+        layers: The compressed ones, by name.
         shared: Names of parameters and buffers that are others under a second name.
         rounded: Names of tensors that are stored in half precision and computed with in the precision given.
         left_dense: Why layers were not converted, by name.
@@ -93,6 +92,7 @@ class Config:
         dense_bytes, stored_bytes: Of the dense model and of this one, without file headers.
         tensors: The file; `None` for a model that was never saved.
         version: Of the library that saved it.
+        old_layers: Compressed layers as a file of an earlier format describes them, by name.
     """
 
     source: Source
@@ -107,13 +107,14 @@ class Config:
     stored_bytes: int = 0
     tensors: TensorFile | None = None
     version: str = ""
+    old_layers: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of `config.json`."""
         layers = {
             name: {
-                "spec": layer.spec.to_dict(),
-                "geometry": asdict(layer.geometry),
+                "method": layer.method,
+                "settings": dict(layer.settings),
                 "coding": {key: asdict(coding) for key, coding in layer.coding.items()},
                 "fit_error": layer.fit_error,
             }
@@ -127,7 +128,7 @@ class Config:
             "tensors": None if self.tensors is None else asdict(self.tensors),
             "layers": layers,
             "shared": dict(self.shared),
-            "rounded": _by_value(self.rounded),
+            "rounded": by_value(self.rounded),
             "left_dense": dict(self.left_dense),
             "preprocessing": dict(self.preprocessing),
             "class_names": None if self.class_names is None else list(self.class_names),
@@ -159,12 +160,11 @@ def parse(text: str) -> Config:
             f"this version reads the formats 1 to {SCHEMA}, got {schema}, saved by autosample "
             f"{str(data.get('version'))[:40]!r}: upgrade autosample"
         )
-    if schema == 1:
-        return _parse_current(_since_1(data))
-    kept = {key: value for key, value in data.items() if key != "checksum"}
-    if data.get("checksum") != _checksum(kept):
+    kept = since_1(data) if schema == 1 else {key: value for key, value in data.items() if key != "checksum"}
+    if schema > 1 and data.get("checksum") != _checksum(kept):
         raise ArtifactError("config.json must be as it was saved, got one that was changed: use another copy")
-    return _parse_current(kept)
+    kept, old = since_2(kept) if schema < SCHEMA else (kept, {})
+    return _parse_current(kept, old)
 
 
 def _checksum(data: Mapping[str, Any]) -> str:
@@ -172,19 +172,7 @@ def _checksum(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _since_1(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Format 1 had no checksum of its own, and gave every rounded tensor its precision; now they are listed by it."""
-    return {**data, "rounded": _by_value(_texts(data.get("rounded", {}), "rounded"))}
-
-
-def _by_value(names: Mapping[str, str]) -> dict[str, list[str]]:
-    listed: dict[str, list[str]] = {}
-    for name, value in names.items():
-        listed.setdefault(value, []).append(name)
-    return listed
-
-
-def _parse_current(data: Mapping[str, Any]) -> Config:
+def _parse_current(data: Mapping[str, Any], old: Mapping[str, Any]) -> Config:
     got = take(
         data,
         "config.json",
@@ -209,6 +197,7 @@ def _parse_current(data: Mapping[str, Any]) -> Config:
         stored_bytes=as_int(got["stored_bytes"], "stored_bytes", 0),
         tensors=_tensors(got["tensors"]),
         version=as_text(got["version"], "version"),
+        old_layers=old,
     )
 
 
@@ -236,41 +225,22 @@ def _bound(value: Any) -> None:
 
 
 def _layer(data: Any, where: str) -> LayerConfig:
-    got = take(as_map(data, where), where, ("spec", "geometry", "coding", "fit_error"))
-    spec = as_plain(as_map(got["spec"], f"{where}.spec"), f"{where}.spec")
-    as_text(spec.get("preset", ""), f"{where}.spec.preset")
-    try:
-        parsed = Spec.from_dict(spec)
-    except (SpecError, TypeError) as error:
-        raise ArtifactError(f"{where}.spec must be a spec, got one with this mistake: {one_line(error)}") from error
+    got = take(as_map(data, where), where, ("method", "settings", "coding", "fit_error"))
     coding = {}
     for key, value in as_map(got["coding"], f"{where}.coding").items():
         inner = take(as_map(value, f"{where}.coding.{key}"), f"{where}.coding.{key}", ("method", "bits", "dtype"))
-        coding[_choice(key, f"{where}.coding", ("summary", "densify", "gains"))] = Coding(
+        coding[key] = Coding(
             method=_choice(inner["method"], f"{where}.coding.{key}.method", QUANTIZERS),
             bits=as_int(inner["bits"], f"{where}.coding.{key}.bits", 2, 8),
             dtype=_choice(inner["dtype"], f"{where}.coding.{key}.dtype", DTYPES),
         )
     error = got["fit_error"]
     return LayerConfig(
-        spec=parsed,
-        geometry=_geometry(as_map(got["geometry"], f"{where}.geometry"), f"{where}.geometry"),
+        method=as_text(got["method"], f"{where}.method"),
+        settings=as_plain(as_map(got["settings"], f"{where}.settings"), f"{where}.settings"),
         coding=coding,
         fit_error=None if error is None else as_float(error, f"{where}.fit_error"),
     )
-
-
-def _geometry(data: Mapping[str, Any], where: str) -> Geometry:
-    numbers = ("filters", "channels", "windows", "length", "grid", "sampled")
-    got = take(data, where, ("layout", "kernel", *numbers))
-    kernel = tuple(as_int(k, f"{where}.kernel", 1) for k in as_list(got["kernel"], f"{where}.kernel"))
-    sizes = {name: as_int(got[name], f"{where}.{name}", 1) for name in numbers}
-    layout = _choice(got["layout"], f"{where}.layout", ("taps", "flat"))
-    g = Geometry(layout=layout, kernel=kernel, **sizes)  # pyright: ignore[reportArgumentType]
-    most = g.channels if layout == "taps" else g.channels * g.taps
-    if g.windows > most or g.window > g.length or g.sampled % g.filters:
-        raise ArtifactError(f"{where} must describe windows that fit, got {dict(data)}: use an undamaged file")
-    return g
 
 
 def _tensors(data: Any) -> TensorFile:
@@ -289,9 +259,7 @@ def _tensors(data: Any) -> TensorFile:
 def _choice(value: Any, where: str, known: Any) -> str:
     text = as_text(value, where)
     if text not in known:
-        raise ArtifactError(
-            f"{where} must be one of {', '.join(known)}, got {text[:80]!r}: {nearest(text[:80], known)}"
-        )
+        raise ArtifactError(f"{where} must be one of {', '.join(known)}, got {text[:80]!r}: {hint(text[:80], known)}")
     return text
 
 

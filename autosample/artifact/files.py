@@ -7,16 +7,16 @@ hash's name first and checks what it finds, so every state in between is either 
 
 import hashlib
 import lzma
-import os
 import re
 from pathlib import Path
 
 from autosample.artifact.config import COMPRESSIONS, FORMAT, Config, TensorFile, parse
 from autosample.errors import ArtifactError, one_line
+from autosample.system.files import sweep_partials, sync_folder, write_bytes
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 _SUFFIX = {"none": "", "xz": ".xz"}
-_LEFTOVER = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.xz)?|\.(config\.json|README\.md|model-.*)\.\d+\.partial")
+_LEFTOVER = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.xz)?")
 _LARGEST_CONFIG = 64 << 20
 # What compressed tensors may grow to, and the memory for taking them apart [bytes].
 _GROWTH, _FREE_GROWTH, _LZMA_MEMORY = 50, 256 << 20, 256 << 20
@@ -51,21 +51,22 @@ def write_folder(folder: Path, config: Config, data: bytes, card: str) -> None:
         _check_place(folder)
         suffix = _SUFFIX[config.tensors.compression]
         waiting = folder / f"model-{config.tensors.sha256[:16]}.safetensors{suffix}"
-        _write(waiting, data)
-        _write(folder / CONFIG, config.to_json().encode())  # from here on it is the new model
+        write_bytes(waiting, data)
+        write_bytes(folder / CONFIG, config.to_json().encode())  # from here on it is the new model
         waiting.replace(folder / f"{TENSORS}{suffix}")
-        _write(folder / CARD, card.encode())
+        write_bytes(folder / CARD, card.encode())
         stale = [folder / f"{TENSORS}{other}" for other in _SUFFIX.values() if other != suffix]
         for path in [*stale, *(p for p in folder.iterdir() if _LEFTOVER.fullmatch(p.name))]:
             path.unlink(missing_ok=True)
-        _sync(folder)
+        sweep_partials(folder)
+        sync_folder(folder)
     except OSError as error:
         raise ArtifactError(f"a model must be saved to a folder that can be written, got {one_line(error)}") from error
 
 
 def write_card(folder: Path, card: str) -> None:
     """Replace the model card."""
-    _write(folder / CARD, card.encode())
+    write_bytes(folder / CARD, card.encode())
 
 
 def _check_place(folder: Path) -> None:
@@ -76,26 +77,6 @@ def _check_place(folder: Path) -> None:
             raise ArtifactError(f"{folder} holds a config.json that is not autosample's: choose another folder")
     elif (folder / CARD).exists():
         raise ArtifactError(f"{folder} holds a README.md of something else: choose another folder")
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Make renames last through a loss of power, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read_config(folder: Path) -> Config:

@@ -16,8 +16,9 @@ from autosample.artifact.files import read_folder
 from autosample.artifact.origin import find_source
 from autosample.coding.quantizers import quantizer_of
 from autosample.errors import ArtifactError, AutosampleError, one_line
-from autosample.model.convert import convert_, harden_, summary_layers
+from autosample.model.convert import convert_, harden_
 from autosample.model.quantize import fix_quantizers_
+from autosample.nn import compressed_layers
 
 
 def load(folder: str | Path, *, factory: Factory | None = None, device: torch.device | str = "cpu") -> nn.Module:
@@ -90,7 +91,7 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
         raise ArtifactError(
             f"a checkpoint must fit its own settings, got {one_line(error)[:200]}: use another"
         ) from error
-    if summary_layers(net):
+    if compressed_layers(net):
         fix_quantizers_(net)
         harden_(net)
     known = saved.get("autosample") or {}
@@ -121,8 +122,8 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
 def _attach(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give layers the quantizers that a training with fake quantisation has left in its state."""
     made: dict[int, Any] = {}
-    for name, layer in summary_layers(net).items():
-        for key in ("summary", "densify", "gains"):
+    for name, layer in compressed_layers(net).items():
+        for key in layer.coded:
             start = f"{name}.quantizers.{key}." if name else f"quantizers.{key}."
             own = {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
             if own:

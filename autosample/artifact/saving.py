@@ -16,7 +16,7 @@ from autosample.artifact.files import compress, describe, write_folder
 from autosample.artifact.origin import find_source
 from autosample.errors import ArtifactError
 from autosample.model.report import reasons, report
-from autosample.nn import SummaryLayer, outer_modules
+from autosample.nn import Compressed, compressed_layers, outer_modules
 from autosample.nn.stored import compact_state, full_types, shared_names
 from autosample.system.checking import as_plain
 
@@ -102,7 +102,7 @@ def _describe(model: nn.Module, source: Source) -> Config:
     """All that is known of a model before its tensors are a file."""
     from autosample import __version__
 
-    layers = {n: _layer(m) for n, m in outer_modules(model) if isinstance(m, SummaryLayer)}
+    layers = {name: _layer(layer) for name, layer in compressed_layers(model).items()}
     state, full = compact_state(model), full_types(model)
     rounded = {name: str(full[name])[6:] for name in full if name in state and state[name].dtype != full[name]}
     return Config(
@@ -115,13 +115,13 @@ def _describe(model: nn.Module, source: Source) -> Config:
     )
 
 
-def _layer(layer: SummaryLayer) -> LayerConfig:
+def _layer(layer: Compressed) -> LayerConfig:
     coding = {}
     for name, quantizer in {} if layer.quantizers is None else layer.quantizers.items():
         if quantizer.now:  # pyright: ignore[reportGeneralTypeIssues]
             dtype = str(getattr(layer, name).dtype)[6:]
             coding[name] = Coding(method=quantizer.method, bits=quantizer.bits, dtype=dtype)  # pyright: ignore
-    return LayerConfig(spec=layer.spec, geometry=layer.geometry, coding=coding, fit_error=layer.fit_error)
+    return LayerConfig(method=layer.kept_as, settings=layer.settings(), coding=coding, fit_error=layer.fit_error)
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -147,11 +147,11 @@ def _compare(model: nn.Module, twin: nn.Module) -> None:
 
 
 def _settings(model: nn.Module) -> dict[str, str]:
-    """Class and settings of every module; of summary layers, those of the layer that they stand for."""
+    """Class and settings of every module; of compressed layers, those of the layer that they stand for."""
     settings = {}
     for name, module in outer_modules(model):
-        kind = module._dense_class if isinstance(module, SummaryLayer) else type(module)
-        told = module if isinstance(module, SummaryLayer) or any(module.children()) else None
+        kind = module.dense_class if isinstance(module, Compressed) else type(module)
+        told = module if isinstance(module, Compressed) or any(module.children()) else None
         text = module.extra_repr() if told is not None else repr(module)
         settings[name] = f"{kind.__module__}.{kind.__qualname__}({text})"
     return settings

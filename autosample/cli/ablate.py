@@ -1,55 +1,37 @@
-"""`autosample ablate`: run a grid, go on with it, and make its tables and pictures."""
+"""The verb `ablate`: run a grid, or resume it, and make its tables and pictures."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from autosample.errors import ConfigError, nearest
+from autosample.cli.options import Parser, number, parse, whole
+from autosample.errors import ConfigError
 
 _ABOUT = """Run a grid of {data x model x preset x size x seed or fold}: one record per run, then tables and figures.
 
-Records are written whole or not at all; calling it again goes on where it stopped, and tries again what failed.
+Re-running resumes: it runs the cells that have no record yet, and those that failed.
 Ends with code 0, or 1 if runs failed (their errors are in OUT/failed), or 2 after a mistake."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        text = message.replace("unrecognized arguments: ", "")
-        if text != message:
-            given = text.split()[0].partition("=")[0]
-            hint = nearest(given.lstrip("-"), [o.lstrip("-") for o in self._option_string_actions if len(o) > 2])
-            raise ConfigError(f'no option is called "{given.lstrip("-")}": {hint}')
-        raise ConfigError(f"{message}: see autosample ablate --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="autosample ablate", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
+def declare(parser: Parser) -> None:
+    """Declare the options of `ablate`."""
+    parser.description = _ABOUT
     add = parser.add_argument
-    add("config", type=Path, help="a grid, such as autosample/configs/ablation/quick.yaml")
+    add("config", help="a grid: a file, or the name of one that comes with autosample, such as ablation/quick")
     add("--out", type=Path, help="folder of records, tables and figures (runs/ablation/NAME)")
     add("--root", help="folder of the data, instead of the one that the grid names")
-    add("--jobs", type=int, default=1, help="worker processes on this machine (1)")
-    add("--threads", type=int, help="threads of each worker (cores / jobs); with others, last digits may differ")
-    add(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="PATTERN",
-        help="cells whose label, or else name, matches: random '*seed0*'",
-    )
-    add("--choose", nargs="?", const=0.2, type=float, metavar="SHARE",
+    add("--jobs", type=whole, default=1, help="worker processes on this machine (1)")
+    add("--threads", type=whole, help="threads of each worker (cores / jobs); with others, last digits may differ")
+    add("--only", nargs="+", default=[], metavar="PATTERN",
+        help="cells whose label, or else name, matches: random '*seed0*'")  # fmt: skip
+    add("--choose", nargs="?", const=0.2, type=number, metavar="SHARE",
         help="hold out a share (0.2) of the training data, score on it, and leave the test set alone")  # fmt: skip
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; without an address a local one")
     add("--collect", action="store_true", help="only make tables and figures of the records that are there")
     add("--wandb", nargs="?", const="", choices=("", "offline", "online"), metavar="offline|online",
         help="log every run to wandb: offline unless said here or in WANDB_MODE")  # fmt: skip
-    return parser
 
 
 def main(args: Sequence[str]) -> None:
@@ -59,7 +41,7 @@ def main(args: Sequence[str]) -> None:
         AutosampleError: Something given is unusable.
         SystemExit: With code 1, when runs failed.
     """
-    given = _parser().parse_args(list(args))
+    given = argparse.Namespace(**parse(args, declare))
     for name in ("jobs", "threads"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ConfigError(f"{name} must be at least 1, got {getattr(given, name)}: leave it out for the usual")
@@ -93,7 +75,8 @@ def main(args: Sequence[str]) -> None:
 
 
 def _runner(given: argparse.Namespace, group: str, out: Path):
-    from autosample.experiments.ablate import threads_for, worker_runner
+    from autosample.experiments.ablate import worker_runner
+    from autosample.system.machine import threads_for
 
     wandb = None
     if given.wandb is not None:

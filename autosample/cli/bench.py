@@ -1,4 +1,4 @@
-"""The verb `bench` of the command line."""
+"""The verb `bench`: how fast converted layers and models run."""
 
 import os
 import shlex
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from autosample.cli.options import Parser, Several, number, parse, whole
 from autosample.errors import ConfigError, ConversionError
 from autosample.experiments.bench.cases import SUITES, Workload, altered, chosen, own, suite
 from autosample.experiments.bench.growth import slopes
@@ -18,37 +19,43 @@ from autosample.experiments.bench.measure import measure
 from autosample.experiments.bench.record import Record, Row, write
 from autosample.experiments.bench.show import plot, print_record
 from autosample.reuse import fused
-from autosample.sampling.spec import spec
+from autosample.sampling.spec import spec as make_spec
+from autosample.system.machine import hardware
 from autosample.system.progress import tracked
-from autosample.system.timing import keep_memory, processor
+from autosample.system.timing import keep_memory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ROUNDS = 31
 
 
-def add_arguments(parser: Any) -> None:
+def declare(parser: Parser) -> None:
     """Declare the options of `bench`."""
     parser.description = (
-        "Time converted layers and models against the fastest dense torch, in turn in one process, and write a JSON "
+        "Time converted layers and models against the fastest dense torch, in turn in one process, and write a JSON\n"
         "record and a picture for each suite and number of threads."
     )
     add = parser.add_argument
-    add("suites", nargs="*", type=str, help=f"what to measure: {', '.join(SUITES)}")
-    add("--threads", nargs="+", type=int, default=[1], help="numbers of threads, measured one after the other")
-    add("--batch", type=int, help="examples in a batch, instead of the suite's own; targets hold for these only")
-    add("--dtype", type=str, default="float32", help=f"one of {', '.join(_DTYPES)}")
-    add("--device", type=str, default="cpu", help="cpu or cuda")
+    add("suites", nargs="*", help=f"what to measure: {', '.join(SUITES)}")
+    add("--threads", nargs="+", type=whole, default=[1], help="numbers of threads, measured one after the other")
+    add("--batch", type=whole, help="examples in a batch, instead of the suite's own; targets hold for these only")
+    add("--dtype", default="float32", help=f"one of {', '.join(_DTYPES)}")
+    add("--device", default="cpu", help="cpu or cuda")
     add("--out", type=Path, default=Path("runs/bench"), help="folder for records and pictures")
     add("--no-compile", dest="compile", action="store_false", default=True, help="leave torch.compile out")
     add("--no-memory", dest="memory", action="store_false", default=True, help="do not measure peak memory")
-    add("--rounds", type=int, default=_ROUNDS, help="most rounds; a row ends after two minutes")
+    add("--rounds", type=whole, default=_ROUNDS, help="most rounds; a row ends after two minutes")
     add("--keep-memory", dest="keep", action="store_true", default=False,
         help="let the process keep freed memory, for both sides, as jemalloc and tcmalloc do")  # fmt: skip
-    add("--only", nargs="+", type=str, help="names of workloads, to measure only these")
-    add("--model", type=str, help="a model of your own choice instead of suites")
-    add("--summary", type=str, default="autosample", help="preset for --model")
-    add("--ratio", type=float, default=8.0, help="dense weights per stored number for --model")
-    add("--input", nargs="+", type=int, help="shape of one example for --model, without the batch")
+    add("--only", nargs="+", help="names of workloads, to measure only these")
+    add("--model", help="a model of your own choice instead of suites")
+    add("--spec", default="autosample", help="preset for --model")
+    add("--ratio", type=number, default=8.0, help="dense weights per stored number for --model")
+    add("--input", nargs="+", action=Several, each=whole, help="shape of one example for --model, without the batch")
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the verb."""
+    bench(**parse(args, declare))
 
 
 def bench(
@@ -65,11 +72,11 @@ def bench(
     rounds: int = _ROUNDS,
     only: Sequence[str] | None = None,
     model: str | None = None,
-    summary: str = "autosample",
+    spec: str = "autosample",
     ratio: float = 8,
     input: Sequence[int] | None = None,
 ) -> None:
-    """Measure suites, or a user's own model; print tables and write records. The options are those of `add_arguments`.
+    """Measure suites, or a user's own model; print tables and write records. The options are those of `declare`.
 
     Raises:
         ConfigError: A suite, workload, model or option is not usable; found before anything is measured.
@@ -79,10 +86,10 @@ def bench(
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype}: leave it out for float32")
     place = _device(device)
-    plan = _own(suites, model, summary, ratio, input, only) if model else _suites(suites, only)
+    plan = _own(suites, model, spec, ratio, input, only) if model else _suites(suites, only)
     given: dict[str, Any] = {"batch": batch, "dtype": dtype, "device": device, "rounds": rounds, "only": only}
     given |= {"compile": compile, "memory": memory, "keep": keep}
-    given |= {"model": model, "summary": summary, "ratio": ratio, "input": input} if model else {}
+    given |= {"model": model, "spec": spec, "ratio": ratio, "input": input} if model else {}
     options: dict[str, Any] = {"device": place, "dtype": _DTYPES[dtype], "memory": memory, "rounds": rounds}
     options["compiled"] = compile
     if keep:
@@ -147,7 +154,7 @@ def _suites(names: Sequence[str], only: Sequence[str] | None) -> dict[str, list[
 def _own(
     suites: Sequence[str],
     model: str,
-    summary: str,
+    preset: str,
     ratio: float,
     shape: Sequence[int] | None,
     only: Sequence[str] | None,
@@ -158,10 +165,10 @@ def _own(
         raise ConfigError(f"bench takes suites or --model, got {suites[0]} and {model}: drop one of them")
     if not shape:
         raise ConfigError("--model needs the shape of one example, got none: write --input 3 224 224")
-    spec(summary, ratio=ratio)
+    make_spec(preset, ratio=ratio)
     with torch.device("meta"):  # only to see that there is such a model
         create(model, num_classes=10)
-    return {"model": chosen(own(model, summary, ratio, shape), only)}
+    return {"model": chosen(own(model, preset, ratio, shape), only)}
 
 
 def _file_name(name: str, batch: int | None, dtype: str, device: str, keep: bool) -> str:
@@ -175,7 +182,7 @@ def _about(suites: Sequence[str], threads: int, given: dict[str, Any]) -> dict[s
     return {
         "command": _command(suites, {"threads": [threads], **given}),
         "date": date.today().isoformat(),
-        "hardware": processor() if given["device"] == "cpu" else torch.cuda.get_device_name(),
+        "hardware": hardware() if given["device"] == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "threads": threads,

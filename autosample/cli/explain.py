@@ -1,10 +1,11 @@
-"""What jsonargparse says about a mistake on the command line, in one line that names the fix."""
+"""What Lightning's parser (jsonargparse) says about a mistake, in one line that names the fix."""
 
 import importlib
 import re
 from collections.abc import Iterable
 
-from autosample.errors import AutosampleError, nearest, one_line
+from autosample.cli.options import RENAMED
+from autosample.errors import AutosampleError, closest, hint, one_line
 
 _UNKNOWN = re.compile(r"(?i)(?:unrecognized arguments?: -*|does not accept option '|Option ')([\w.+]*)")
 _INSIDE = re.compile(r"given class_path '([\w.]+)'")
@@ -37,10 +38,10 @@ def explain(error: Exception, options: Iterable[str]) -> str:
         name = unknown[1].split("=")[0]
         if inside:
             known = _options_of(inside[1])
-            return f'{inside[1].rpartition(".")[2]} has no option "{name}": {nearest(name, known)}'
+            return f'{inside[1].rpartition(".")[2]} has no option "{name}": {hint(name, known)}'
         if "--" not in text and "unrecognized" in text:
             return f'every option needs its name, got a lone "{name}": write --OPTION {name}'
-        return f'no option is called "{name}": {_near_option(name, options)}'
+        return _unknown(name, options)
     keys = _KEY.findall(text)
     if keys and (missing := _NO_CLASS.search(text)):
         name = next(filter(None, missing.groups()))
@@ -71,14 +72,16 @@ def original(error: BaseException) -> AutosampleError | None:
     return None
 
 
-def _near_option(name: str, options: Iterable[str]) -> str:
-    """A hint from all options; too many to list where none is near."""
+def _unknown(name: str, options: Iterable[str]) -> str:
+    """What to say of an option that there is not; there are too many to list where none is near."""
+    parts = name.split(".")
+    if len(parts) > 1 and parts[1] in RENAMED:
+        return f'no option is called "{name}" any more: write "{".".join([parts[0], RENAMED[parts[1]], *parts[2:]])}"'
     known = set(options)
-    hint = nearest(name, known)
-    if hint.startswith("known:"):  # perhaps only the part before or after the dot is wrong
-        last = name.rpartition(".")[2]
-        hint = nearest(name, {option for option in known if option.rpartition(".")[2] == last})
-    return hint if len(hint) < 200 and hint != "known: " else "see --help"
+    if not closest(name, known):  # perhaps only the part before the dot is wrong
+        known = {option for option in known if option.rpartition(".")[2] == name.rpartition(".")[2]}
+    text = hint(name, known)
+    return f'no option is called "{name}": {text if known and len(text) < 200 else "see --help"}'
 
 
 def _near_class(key: str, name: str) -> str:
@@ -88,11 +91,7 @@ def _near_class(key: str, name: str) -> str:
     found = importlib.import_module(module)
     classes = [n for n in getattr(found, "__all__", dir(found)) if isinstance(getattr(found, n), type)]
     hidden = {"ClassificationData", "AudioData", "ResidentLoader", "BatchPlan"}  # bases and helpers
-    by_lower = {n.lower(): n for n in classes if n not in hidden}
-    hint = nearest(name, by_lower)
-    for lower, n in sorted(by_lower.items(), key=lambda item: -len(item[0])):
-        hint = re.sub(rf"(?<!\w){lower}(?!\w)", n, hint)
-    return hint + " (or give the full path of your own)"
+    return f"{hint(name, set(classes) - hidden)} (or give the full path of your own)"
 
 
 def _options_of(class_path: str) -> list[str]:

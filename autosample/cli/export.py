@@ -1,45 +1,67 @@
-"""The verb `export` of the command line."""
+"""The verb `export`: a file for other runtimes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autosample.errors import ConfigError, ExportError, nearest
+from autosample.cli.options import Parser, Several, flag, parse, whole
+from autosample.errors import ConfigError, ExportError, hint
 
 _NAMES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx", "pt2": "model.pt2", "artifact": "saved"}
 
 
+def declare(parser: Parser) -> None:
+    """Declare the options of `export`."""
+    parser.description = (
+        "Write a saved model or a checkpoint for other runtimes. The file is checked, and about as small as what the "
+        "model stores."
+    )
+    add = parser.add_argument
+    add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
+    add("--format", default="onnx",
+        help="onnx, onnx-int8 (summaries and weights at 256 levels), pt2 (torch.export), or artifact (a saved model)")  # fmt: skip
+    add("--out", type=Path,
+        help="file to write, or folder for an artifact; by default model.onnx and the like beside the path")  # fmt: skip
+    add("--input", nargs="+", action=Several, each=whole,
+        help="shape of one example without the batch; by default the model's own")  # fmt: skip
+    add("--batch", type=whole, default=1, help="examples of a usual call: the layers' forms are chosen for it (1)")
+    yes = {"nargs": "?", "const": True, "type": flag}
+    add("--dynamic", default=True, **yes, help="let batch and length vary (true)")
+    add("--dense", default=False, **yes, help="write dense weights (false)")
+    add("--opset", type=whole, default=18, help="of ONNX's operators (18)")
+    add("--compare", default=False, **yes,
+        help="also print sizes and times of the dense model, of this one and of files of both (false)")  # fmt: skip
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the verb."""
+    export(**parse(args, declare))
+
+
 def export(
     path: Path,
-    format: str = "onnx",
-    out: Path | None = None,
-    input: list[int] | None = None,
-    batch: int = 1,
-    dynamic: bool = True,
-    dense: bool = False,
-    opset: int = 18,
-    compare: bool = False,
+    format: str,
+    out: Path | None,
+    input: list[int] | None,
+    batch: int,
+    dynamic: bool,
+    dense: bool,
+    opset: int,
+    compare: bool,
 ) -> None:
-    """Write a saved model or a checkpoint for other runtimes, checked and as small as what it stores.
+    """Write a saved model or a checkpoint; the options are those of `declare`.
 
-    Args:
-        path: Folder of a saved model, or a checkpoint that `autosample fit` wrote.
-        format: onnx, onnx-int8 (summaries and weights at 256 levels), pt2 (torch.export), or artifact (a saved model).
-        out: File to write, or folder for an artifact; by default model.onnx and the like beside the path.
-        input: Shape of one example without the batch; by default the model's own.
-        batch: Examples that will come at once: forms are chosen for it.
-        dynamic: Let batch and length vary.
-        dense: Write dense weights.
-        opset: Of ONNX's operators.
-        compare: Also print sizes and times of the dense model, of this one and of files of both.
+    Raises:
+        AutosampleError: An option is unusable, or the model cannot be written.
     """
     from autosample.artifact import load_any, save
     from autosample.export import export_onnx, export_pt2
 
     if format not in _NAMES:
-        raise ConfigError(f'format must be one of {", ".join(_NAMES)}, got "{format}": {nearest(format, _NAMES)}')
+        raise ConfigError(f'format must be one of {", ".join(_NAMES)}, got "{format}": {hint(format, _NAMES)}')
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, got {batch}: leave it out for one example")
     model, config = load_any(path)

@@ -1,12 +1,15 @@
-"""Lightning's command line over our module and data, with a CSV log always and wandb's when asked."""
+"""The verbs `fit`, `validate`, `test` and `predict`: Lightning's command line over our module and data.
+
+There is always a CSV log, and one of wandb where the configuration asks for it.
+"""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -17,8 +20,11 @@ from pytorch_lightning.utilities.exceptions import (
 
 import autosample.data  # noqa: F401  (its classes are known to --data by their short names)
 from autosample.cli.explain import explain, original
+from autosample.cli.inputs import check_checkpoint, values_of, with_files
 from autosample.data import ClassificationData
 from autosample.errors import ConfigError, one_line
+from autosample.model.recipe import Recipe
+from autosample.system.configs import read
 from autosample.training.callbacks import BestCheckpoint, OffsetLog, PredictionFile, SizeReport, last_checkpoint
 from autosample.training.module import Classifier
 
@@ -32,18 +38,7 @@ EMBEDDED = (
     "--trainer.max_epochs=10",
 )
 # what decides which tensors a checkpoint holds, and their meaning
-_SHAPING = (
-    "model",
-    "num_classes",
-    "in_chans",
-    "model_args",
-    "summary",
-    "ratio",
-    "summary_args",
-    "include",
-    "exclude",
-    "overrides",
-)
+_SHAPING = tuple(field.name for field in fields(Recipe))
 
 
 class AutosampleCLI(LightningCLI):
@@ -174,14 +169,24 @@ def _names_data(options: Sequence[str]) -> bool:
     named = {option.partition("=")[0] for option in options}
     if named & {"--data", "--data.class_path"}:
         return True
-    return any("data" in yaml.safe_load(path.read_text()) for path in config_files(options))
+    return any("data" in read(name) for name in values_of(("--config", "-c"), options))
 
 
-def config_files(options: Sequence[str]) -> list[Path]:
-    """What is given for `--config`, in order."""
-    found = []
-    for i, option in enumerate(options):
-        name, equals, value = option.partition("=")
-        if name in ("-c", "--config"):
-            found += [value] if equals else options[i + 1 : i + 2]
-    return [Path(value) for value in found]
+def main(args: Sequence[str]) -> None:
+    """Run `fit`, `validate`, `test` or `predict`.
+
+    Raises:
+        AutosampleError: An option, a file or a checkpoint is not usable.
+    """
+    args = with_files(args)
+    for name in values_of(("--ckpt_path",), args):
+        check_checkpoint(Path(name))
+    try:
+        AutosampleCLI.start(args)
+    except RuntimeError as error:
+        if "loading state_dict" in str(error):  # torch has no class of its own for it
+            raise ConfigError(
+                f"a checkpoint must come from a model of the same configuration, got one that differs: "
+                f"{one_line(error)[:300]}: pass the --config that the run wrote beside its log"
+            ) from error
+        raise

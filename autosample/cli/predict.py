@@ -1,28 +1,43 @@
-"""The verb `predict` for a saved model: classes of images and sounds."""
+"""The verb `predict`: classes of images and sounds with a saved model, or of a data set with a checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from autosample.cli.options import Parser, parse, whole
 from autosample.errors import ConfigError
 
 
-def add_arguments(parser: Any) -> None:
-    """Declare the options of `predict`."""
+def declare(parser: Parser) -> None:
+    """Declare the options of `predict` for a saved model."""
+    parser.description = "Print the likeliest classes of images or sounds, a line for each file."
     parser.add_argument("folder", type=Path, help="of a saved model; inputs are prepared as it says")
     parser.add_argument("files", nargs="*", type=Path, help="images or sounds")
-    parser.add_argument("--top", type=int, default=3, help="how many classes to print")
+    parser.add_argument("--top", type=whole, default=3, help="how many classes to print (3)")
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the verb: with a folder and files for a saved model, with options alone for a checkpoint."""
+    if len(args) > 1 and not args[1].startswith("-"):
+        predict(**parse(args, declare))
+        return
+    from autosample.cli.fit import main as lightning
+
+    lightning(args)
 
 
 def predict(folder: Path, files: list[Path], top: int = 3) -> None:
-    """Print the likeliest classes of images or sounds, a line a file.
+    """Print the likeliest classes of images or sounds, a line for each file.
 
     Args:
         folder: Of a saved model; inputs are prepared as it says.
         files: Images or sounds.
         top: How many classes to print.
+
+    Raises:
+        AutosampleError: The folder is no saved model, or a file cannot be read.
     """
     from autosample.artifact import load_any
     from autosample.data.inputs import read_input

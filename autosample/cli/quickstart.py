@@ -1,11 +1,11 @@
-"""The main job in a few minutes: sampling rules against one another on data that need no download."""
+"""The verb `quickstart`: sampling rules against one another in a few minutes, on data that need no download."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from autosample.cli.options import Parser, number, parse, whole
 from autosample.errors import ConfigError
 from autosample.experiments.ablate import default_console, inline_runner, run_grid
 from autosample.experiments.collect import rows, write_tables
@@ -13,29 +13,33 @@ from autosample.experiments.figures import draw
 from autosample.experiments.grid import Grid
 from autosample.experiments.parse import make_grid
 from autosample.experiments.record import Record
+from autosample.system.tables import make_table
 
 METHODS = ("dense", "wsnet", "random", "autosample")
 
 
-def quickstart(
-    out: Path = Path("runs/quickstart"),
-    model: str = "test_resnet",
-    ratio: float = 16,
-    epochs: int = 12,
-    seeds: int = 3,
-    image_size: int = 16,
-) -> None:
-    """Train a small net on the bundled digits dense and with three sampling rules, and compare them.
+def declare(parser: Parser) -> None:
+    """Declare the options of `quickstart`."""
+    parser.description = (
+        "Train a small net on the bundled digits dense and with three sampling rules, and compare them. Finished runs "
+        "are kept: running it again trains only what is missing."
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("runs/quickstart"), help="folder for records, results.json and pictures")
+    add("--model", default="test_resnet", help="name of a timm model or of one of autosample's nets (test_resnet)")
+    add("--ratio", type=number, default=16, help="dense weights per stored number in each converted layer (16)")
+    add("--epochs", type=whole, default=12, help="epochs of each run (12)")
+    add("--seeds", type=whole, default=3, help="runs of each method (3)")
+    add("--image_size", type=whole, default=16, help="digits are scaled to this many pixels a side (16)")
 
-    Records of finished runs are kept, so that calling it again goes on where it stopped or only prints the table.
 
-    Args:
-        out: Folder for records, results.json and the pictures.
-        model: Name of a timm model or of one of autosample's nets.
-        ratio: Dense weights per stored number in each converted layer.
-        epochs: Epochs of each run.
-        seeds: Runs of each method.
-        image_size: Digits are scaled to this many pixels a side.
+def main(args: Sequence[str]) -> None:
+    """Run the verb."""
+    quickstart(**parse(args, declare))
+
+
+def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, image_size: int) -> None:
+    """Train and compare; the options are those of `declare`.
 
     Raises:
         ConfigError: A count is below 1, or a record in `out` is damaged.
@@ -68,12 +72,12 @@ def quickstart(
 
 
 def _print(grid: Grid, records: Mapping[str, Record], console: Console) -> None:
-    table = Table(title=grid.title)
     heads = ("method", "accuracy [%]", "stored bytes", "smaller", "MACs", "seconds a run")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "method" else "right")
-    for row in rows(grid, records):
-        accuracy = f"{row['accuracy_percent']:.2f} ± {row['std_percent']:.2f}"
-        sizes = (f"{row['stored_bytes']:,}", f"{row['ratio']:.2f}x", f"{row['macs']:,}")
-        table.add_row(row["method"], accuracy, *sizes, f"{row['seconds']:.1f}")
-    console.print(table)
+    cells = [
+        (
+            row["method"], f"{row['accuracy_percent']:.2f} ± {row['std_percent']:.2f}", f"{row['stored_bytes']:,}",
+            f"{row['ratio']:.2f}x", f"{row['macs']:,}", f"{row['seconds']:.1f}",
+        )
+        for row in rows(grid, records)
+    ]  # fmt: skip
+    console.print(make_table(heads, cells, left=("method",), title=grid.title))

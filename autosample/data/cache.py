@@ -1,18 +1,17 @@
 """Decoded data kept in one `.npy` file, so that only the first run decodes it."""
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from autosample.system.files import whole, write_json
 from autosample.system.progress import tracked
 
 FOLDER = ".autosample-cache"
@@ -89,27 +88,12 @@ def _read(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray | None:
 
 
 def _write(folder: Path, name: str, index: dict[str, Any], array: np.ndarray) -> None:
-    """Write the array, then the index, each under a temporary name first: a killed run leaves nothing half-written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the array, then the index, each whole or not at all."""
     # an old index must not be found with the new array
     (folder / f"{name}.json").unlink(missing_ok=True)
-    with _renamed_to(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    with _renamed_to(folder / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(index), "utf-8")
-
-
-@contextlib.contextmanager
-def _renamed_to(target: Path) -> Iterator[Path]:
-    handle, path = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".tmp")
-    os.close(handle)
-    temporary = Path(path)
-    try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp lets only the owner read
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(folder / f"{name}.npy") as partial:
+        np.save(partial, array, allow_pickle=False)
+    write_json(folder / f"{name}.json", index)
 
 
 def in_threads(work: Callable[[int], None], count: int, label: str) -> None:

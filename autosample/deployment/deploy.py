@@ -1,8 +1,6 @@
 """From a trained model to a plain one for inference: norms folded in, and the fastest exact plan for each layer."""
 
 import copy
-import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -23,7 +21,9 @@ from autosample.nn.execution import is_plain, layer_frame, layer_task, reusable
 from autosample.nn.lineage import Lineage, remember
 from autosample.reuse.layer import WindowConv
 from autosample.reuse.planner import MARGIN, Plan, choose
+from autosample.system.difference import largest_difference
 from autosample.system.progress import tracked
+from autosample.system.tables import as_text, make_table
 from autosample.system.timing import time_in_turn
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -64,20 +64,15 @@ class Deployment:
     dense_bytes: int
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
+        heads = ("layer", "plan", "dense [ms]", "plan [ms]", "fewer MACs", "folded in", "why")
+        return as_text(make_table(heads, map(_cells, self.rows), left=("layer", "plan", "folded in", "why")), width=140)
 
-        table = Table()
-        for head in ("layer", "plan", "dense [ms]", "plan [ms]", "fewer MACs", "folded in", "why"):
-            table.add_column(head, justify="left" if head in ("layer", "plan", "folded in", "why") else "right")
-        for row in self.rows:
-            p = row.plan
-            times = ("" if t is None else f"{1e3 * t:.3f}" for t in (p.dense_seconds, p.seconds))
-            saving = f"{p.saving:.1f}x" if p.kind != "dense" else ""
-            table.add_row(row.name or "(itself)", p.kind, *times, saving, " ".join(row.folded), p.reason)
-        console = Console(file=io.StringIO(), width=140)
-        console.print(table)
-        return cast(io.StringIO, console.file).getvalue().rstrip()
+
+def _cells(row: Placed) -> list[str]:
+    p = row.plan
+    times = ("" if t is None else f"{1e3 * t:.3f}" for t in (p.dense_seconds, p.seconds))
+    saving = f"{p.saving:.1f}x" if p.kind != "dense" else ""
+    return [row.name or "(itself)", p.kind, *times, saving, " ".join(row.folded), p.reason]
 
 
 @torch.inference_mode(False)  # what is made under it could not be loaded into or exported later
@@ -116,7 +111,7 @@ def deploy(
     chains, inputs, expected = find_chains(fast, example), _inputs(fast, example), _outputs(fast, example)
     dense = copy.deepcopy(fast) if measure else None
     fast, rows = _place_all(fast, chains, inputs, measure=measure, fuse=fuse)
-    error = _difference(expected, _outputs(fast.eval(), example))
+    error = largest_difference(expected, _outputs(fast.eval(), example)).relative
     if not error <= _allowed(expected):
         raise ConversionError(
             f"outputs must stay the same, got a relative difference of {error:.2g}: report this model"
@@ -293,7 +288,7 @@ def _channels_last(model: nn.Module, example: Example, expected: list[Tensor]) -
     for conv in convs:
         cast(Any, conv).to(memory_format=torch.channels_last)  # strides of 1x1 weights too, which `contiguous` leaves
     try:
-        if not convs or not _difference(expected, _outputs(other, example)) <= _allowed(expected):
+        if not convs or not largest_difference(expected, _outputs(other, example)).relative <= _allowed(expected):
             return None
     except RuntimeError:  # it may take views that only torch's usual layout allows
         return None
@@ -335,18 +330,3 @@ def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
 
 def _allowed(expected: Sequence[Tensor]) -> float:
     return max((_TOLERANCE.get(t.dtype, 5e-2) for t in expected), default=0.0)
-
-
-def _difference(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest number expected of the same output."""
-    worst = torch.zeros(1, dtype=torch.float64)
-    for a, b in zip(expected, got, strict=True):
-        if a.shape != b.shape:
-            return math.inf
-        wide = torch.complex128 if a.is_complex() else torch.float64
-        a, b = a.to(wide), b.to(wide)
-        differ = ~((a == b) | (a.isnan() & b.isnan()))
-        largest = a[a.isfinite()].abs()
-        scale = largest.max().clamp_min(1e-30) if len(largest) else 1.0
-        worst = torch.cat([worst, ((a - b)[differ].abs() / scale).cpu()]).amax(0, keepdim=True)
-    return worst.item()

@@ -1,6 +1,5 @@
 """Running a grid: what is there is kept, what failed is tried again, what is missing is run."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from autosample.experiments.grid import Cell, Grid
 from autosample.experiments.pool import Tell, run_here, run_workers
 from autosample.experiments.record import Record
 from autosample.experiments.store import Queue, Store
+from autosample.system.machine import threads_for
 
 # Takes a queue and a function to tell of progress, and runs all of the queue.
 Runner = Callable[[Queue, Tell], None]
@@ -126,11 +126,3 @@ def worker_runner(jobs: int, threads: int | None = None, wandb: dict[str, str] |
 def inline_runner(wandb: dict[str, str] | None = None) -> Runner:
     """Runs a queue in this process."""
     return lambda queue, tell: run_here(queue, tell, wandb)
-
-
-def threads_for(jobs: int) -> int:
-    """Threads of each of `jobs` processes: the cores shared out, or fewer if `OMP_NUM_THREADS` says so."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, cores // jobs)
-    return min(share, int(told)) if told.isdigit() and int(told) else share

@@ -11,7 +11,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from autosample.experiments.grid import Cell, Grid
-from autosample.experiments.record import Record, write_json, write_text
+from autosample.experiments.record import Record
+from autosample.system.files import write_json, write_text
+from autosample.system.tables import as_markdown
 
 # Sides of a test whose bytes differ by more than this are marked.
 _EQUAL_BYTES = 0.01
@@ -182,7 +184,7 @@ def table_markdown(table: Sequence[Mapping[str, Any]]) -> str:
         heads.append(("latency ms", lambda r: "" if r["latency_ms"] is None else f"{r['latency_ms']:.3f}"))
     heads.append(("seconds a run", lambda r: f"{r['seconds']:.1f}"))
     heads.append(("runs", lambda r: str(r["seeds"]) if r["seeds"] == r["wanted"] else f"{r['seeds']} of {r['wanted']}"))
-    return _lines([name for name, _ in heads], [[tell(r) for _, tell in heads] for r in table], left)
+    return as_markdown([name for name, _ in heads], [[tell(r) for _, tell in heads] for r in table], left)
 
 
 def tests_markdown(grid: Grid, tests: Sequence[Paired]) -> str:
@@ -198,12 +200,7 @@ def tests_markdown(grid: Grid, tests: Sequence[Paired]) -> str:
         size = "equal" if t.equal_bytes else f"{t.bytes_ratio:.3g}x"
         place = [t.data, t.model] if several else []
         cells.append([*place, t.size, f"`{t.against}`", f"{t.difference:+.2f}", f"{t.wins} of {t.pairs}", *p, size])
-    return _lines(heads, cells, left)
-
-
-def _lines(heads: Sequence[str], cells: Sequence[Sequence[str]], left: int) -> str:
-    rule = ["---" if i < left else "---:" for i in range(len(heads))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *cells))
+    return as_markdown(heads, cells, left)
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:

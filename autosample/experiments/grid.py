@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from functools import cached_property
 from typing import Any, Literal
 
-from autosample.errors import ConfigError, nearest
+from autosample.errors import ConfigError, hint
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.spec import kinds_without
 
@@ -169,6 +169,6 @@ class Grid:
             hits = {c.id for c in self.cells if fnmatch(c.label, pattern)}
             hits = hits or {c.id for c in self.cells if fnmatch(c.name, pattern)}
             if not hits:
-                raise ConfigError(f'no cell of {self.name} matches "{pattern}": {nearest(pattern, self.labels)}')
+                raise ConfigError(f'no cell of {self.name} matches "{pattern}": {hint(pattern, self.labels)}')
             kept |= hits
         return Grid(self.name, self.title, tuple(c for c in self.cells if c.id in kept), self.compare)

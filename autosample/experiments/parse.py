@@ -6,10 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autosample.errors import ConfigError, nearest, one_line
+from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import NARROW, Cell, Grid, Size
 from autosample.model.quantize import check_quantization
 from autosample.sampling.spec import PRESETS, spec
+from autosample.system.configs import read
+
+#: Folders of the grids that come with autosample.
+KINDS = ("ablation", "research")
 
 _KEYS = {
     "name": "", "title": "", "data": None, "model": None, "train": {}, "presets": None, "ratios": [], "net_ratios": [],
@@ -27,30 +31,21 @@ _DECIDED = (
 _OF_RULES = ("preset", "label", "train", "overrides", "quantize")
 
 
-def read_grid(path: Path, root: str | None = None, **changes: Any) -> Grid:
+def read_grid(path: str | Path, root: str | None = None, **changes: Any) -> Grid:
     """The grid that a YAML file describes.
 
     Args:
-        path: Of the file.
+        path: Of the file, or the name of a grid that comes with autosample, such as `ablation/quick`.
         root: Folder of the data, instead of the one that the file names.
         changes: Keys of the grid, instead of the file's.
 
     Raises:
         ConfigError, SpecError, DataError: The file, or something in it, is unusable; the message names the nearest.
     """
-    import yaml
-
-    if not path.is_file():
-        raise ConfigError(f"a grid must be a file, got {path}: {_grids_like(path)}")
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"a grid must be valid YAML, got {path}: {one_line(error)}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"a grid must hold keys such as data: and presets:, got {path}: see configs/ablation")
+    loaded = read(path, *KINDS)
     if root is not None and isinstance(loaded.get("data"), dict | list):
         loaded["data"] = [{**d, "root": root} if isinstance(d, dict) else d for d in _list(loaded["data"])]
-    return make_grid({"name": path.stem, **loaded, **changes})
+    return make_grid({"name": Path(path).stem, **loaded, **changes})
 
 
 def make_grid(config: Mapping[str, Any]) -> Grid:
@@ -59,7 +54,7 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
     c = {**_KEYS, **config}
     for key in ("data", "model", "presets"):
         if not c[key]:
-            raise ConfigError(f"a grid needs {key}, got none: see configs/ablation for examples")
+            raise ConfigError(f"a grid needs {key}, got none: see ablation/quick for an example")
     for key, low, high in (("holdout", 0, 1), ("tolerance", 0, 1)):
         if not (_is_number(c[key]) and low <= c[key] < high):
             raise ConfigError(f"{key} must be a share in [0, 1), got {c[key]}: 0.2 is a fifth")
@@ -83,17 +78,8 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
     labels = [rule["label"] for rule in rules]
     compare = c["compare"] or ("autosample" if "autosample" in labels else labels[-1])
     if compare not in labels:
-        raise ConfigError(f'compare must be the label of a preset, got "{compare}": {nearest(compare, labels)}')
+        raise ConfigError(f'compare must be the label of a preset, got "{compare}": {hint(compare, labels)}')
     return Grid(str(c["name"]), str(c["title"] or c["name"]), tuple(cells), compare)
-
-
-def _grids_like(path: Path) -> str:
-    """A hint: the grids that come with autosample, here or in another folder, whose names are near."""
-    grids = {p.stem: p for kind in ("research", "ablation") for p in Path("autosample/configs", kind).glob("*.yaml")}
-    hint = nearest(path.stem, grids)
-    for name, place in grids.items():
-        hint = hint.replace(f'"{name}"', f'"{place}"')
-    return hint if "mean" in hint else "check the path"
 
 
 def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> None:
@@ -101,7 +87,7 @@ def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> No
         raise ConfigError(f"{what} must be a mapping, got {given!r}: write KEY: VALUE")
     for key in given:
         if key not in keys:
-            raise ConfigError(f'{what} has no key "{key}": {nearest(str(key), keys)}')
+            raise ConfigError(f'{what} has no key "{key}": {hint(str(key), keys)}')
 
 
 def _list(value: Any) -> list[Any]:
@@ -156,7 +142,7 @@ def _rule(entry: Any) -> dict[str, Any]:
     _known(entry, (*_OF_RULES, *_spec_fields()), "an entry of presets")
     preset = entry.get("preset")
     if preset not in (*PRESETS, NARROW):
-        raise ConfigError(f'no preset is called "{preset}": {nearest(str(preset), [*PRESETS, NARROW])}')
+        raise ConfigError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, NARROW])}')
     changes = {k: v for k, v in entry.items() if k not in _OF_RULES}
     if preset in ("dense", NARROW) and (changes or entry.get("overrides")):
         raise ConfigError(f"{preset} samples nothing and has no fields, got {', '.join(changes) or 'overrides'}: drop")

@@ -10,6 +10,7 @@ import torch
 
 from autosample.nn import SummaryLayer
 from autosample.sampling import multiplicity
+from autosample.system.files import whole
 
 _COLOURS = {
     "dense": "#555555",
@@ -164,8 +165,6 @@ def _pyplot():
 
 
 def _save(figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    figure.savefig(partial, dpi=130)
-    partial.replace(path)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=130)
     _pyplot().close(figure)

@@ -1,18 +1,13 @@
 """What is kept of a run: one JSON file, written whole or not at all."""
 
 import json
-import os
-import socket
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autosample.errors import ConfigError, one_line
-
-# A temporary file of another machine counts as left behind after this long [s].
-_ABANDONED = 24 * 3600.0
+from autosample.system.files import write_text
 
 
 @dataclass(frozen=True)
@@ -65,28 +60,6 @@ class Record:
         return 8 * self.stored_bytes / (self.dense_params or self.dense_bytes / 4)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, also when the process or the machine stops at any moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    if os.name == "posix":  # the new name is on disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """JSON, whole or not at all."""
-    write_text(path, json.dumps(data, indent=1))
-
-
 def write_record(path: Path, record: Record) -> None:
     """Keep a record as JSON, a line for each of its parts."""
     parts = (f'"{name}": {json.dumps(value)}' for name, value in asdict(record).items())
@@ -108,29 +81,6 @@ def read_record(path: Path) -> Record | None:
         return None
     except (ValueError, TypeError) as error:
         raise ConfigError(f"a record must be what a run wrote, got {path}: {one_line(error)}: delete it") from error
-
-
-def sweep_partials(folder: Path) -> None:
-    """Remove temporary files that dead processes left behind."""
-    for path in folder.glob("*.partial"):
-        head, _, pid = path.name.removesuffix(".partial").rpartition(".")
-        here = head.endswith(f".{socket.gethostname()}") and pid.isdigit()
-        try:
-            if not alive(int(pid)) if here else time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink(missing_ok=True)
-        except FileNotFoundError:  # another runner was faster
-            continue
-
-
-def alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def records_in(folder: Path) -> Iterator[tuple[Path, Record]]:

@@ -13,16 +13,18 @@ import torch
 
 import autosample.data
 from autosample.data import ClassificationData
-from autosample.errors import ConfigError, nearest
+from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import Cell
 from autosample.experiments.plots import WindowMap
 from autosample.experiments.record import Record
 from autosample.experiments.resolve import resolve
 from autosample.experiments.teacher import arguments, dense_weights
-from autosample.experiments.trainer import deterministic_on_cpu, quiet, trainer_for
+from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
 from autosample.model.convert import summary_layers
 from autosample.model.quantize import quantize_
-from autosample.system.timing import processor, time_in_turn
+from autosample.system.machine import hardware
+from autosample.system.quiet import quiet
+from autosample.system.timing import time_in_turn
 from autosample.training import Classifier, FakeQuantize
 from autosample.training.callbacks import distances, learning_layers
 
@@ -41,13 +43,13 @@ def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None
     found = getattr(importlib.import_module(module) if module else autosample.data, short, None)
     if not (isinstance(found, type) and issubclass(found, ClassificationData)):
         known = [n for n in autosample.data.__all__ if "Data" not in n and "Batch" not in n and "Loader" not in n]
-        raise ConfigError(f'data must name a class, got "{name}": {nearest(name, known)}')
+        raise ConfigError(f'data must name a class, got "{name}": {hint(name, known)}')
     folds = {} if fold is None else {"fold": fold}
     for key in (*args, *folds):
         options = {p for base in found.__mro__ for p in inspect.signature(base.__init__).parameters}
         options -= {"self", "args", "kwargs", "common"}
         if key not in options:
-            raise ConfigError(f'{short} has no option "{key}": {nearest(key, options)}')
+            raise ConfigError(f'{short} has no option "{key}": {hint(key, options)}')
     return found(**{**args, **folds}, seed=seed, val_fraction=holdout)
 
 
@@ -126,7 +128,7 @@ def train(
     pl.seed_everything(settings.get("seed", 0), verbose=False)
     model, watch = Classifier(**settings), _Watch(tick)
     callbacks = [watch, *_levels(model, quantize, quantize_from)]
-    with quiet(), deterministic_on_cpu():
+    with quiet(*NOISY), deterministic_on_cpu():
         trainer = trainer_for(epochs, precision=precision, logger=logger, validate=validate, callbacks=callbacks)
         start = time.perf_counter()
         trainer.fit(model, datamodule=data)
@@ -164,9 +166,9 @@ def train(
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware()
     day = date.today().isoformat()
-    return {"device": str(device), "hardware": hardware, "threads": torch.get_num_threads(), "date": day}
+    return {"device": str(device), "hardware": name, "threads": torch.get_num_threads(), "date": day}
 
 
 def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float) -> list[pl.Callback]:

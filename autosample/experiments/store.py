@@ -12,7 +12,8 @@ from typing import IO, Any
 
 from autosample.errors import ConfigError
 from autosample.experiments.grid import Cell
-from autosample.experiments.record import Record, read_record, sweep_partials, write_json, write_record
+from autosample.experiments.record import Record, read_record, write_record
+from autosample.system.files import sweep_partials, write_json
 
 try:
     import fcntl

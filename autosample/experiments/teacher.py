@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from autosample.data import ClassificationData
 from autosample.experiments.grid import Cell
 from autosample.experiments.resolve import resolve
-from autosample.experiments.trainer import deterministic_on_cpu, quiet, trainer_for
+from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
+from autosample.system.quiet import quiet
 from autosample.training import Classifier
 
 # What only a net with a teacher is trained with.
@@ -46,7 +47,7 @@ def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, An
         settings, options = arguments(dense, resolve(dense).settings)
         pl.seed_everything(cell.seed, verbose=False)
         model = Classifier(**settings)
-        with quiet(), deterministic_on_cpu():
+        with quiet(*NOISY), deterministic_on_cpu():
             trainer_for(options["epochs"], precision=options["precision"], logger=False).fit(model, datamodule=data)
         _WEIGHTS.clear()  # cells of one seed follow each other: one is enough
         _WEIGHTS[dense.id] = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}

@@ -1,7 +1,5 @@
 """Trainings without files and without notices, that repeat themselves."""
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,23 +40,8 @@ def deterministic_on_cpu() -> Iterator[None]:
         settings.fill_uninitialized_memory = fill
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide Lightning's notices, which speak to people who write their own loops."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-_LOUD = (
+# Loggers of notices for people who write their own loops.
+NOISY = (
     "pytorch_lightning",
     "pytorch_lightning.utilities.rank_zero",
     "pytorch_lightning.accelerators.cuda",

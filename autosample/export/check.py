@@ -1,10 +1,6 @@
 """What was written, run again: outputs against eager torch on several inputs, size against what the model stores."""
 
-import math
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autosample.errors import ExportError
+from autosample.system.difference import largest_difference
 
 #: Largest difference between a file's outputs and those of the same sums in eager torch, relative to the largest.
 TOLERANCE = 1e-4
@@ -110,14 +107,8 @@ def largest_error(model: nn.Module, run: Run, trials: Iterable[tuple]) -> tuple[
                 raise
             continue  # too short for this model, which says so
         got, count = run(args), count + 1
-        for a, b in zip(expected, got, strict=True):
-            if a.shape != b.shape:
-                return math.inf, math.inf, count
-            a, b = a.double(), b.double()
-            difference = (a - b).abs().max().item() if a.numel() else 0.0
-            difference = difference if difference == difference else math.inf
-            absolute = max(absolute, difference)
-            relative = max(relative, difference / max(a.abs().max().item(), 1e-30) if a.numel() else 0.0)
+        found = largest_difference(expected, got)
+        relative, absolute = max(relative, found.relative), max(absolute, found.absolute)
     return relative, absolute, count
 
 
@@ -142,24 +133,3 @@ def accuracies(model: nn.Module, run: Run, data: Iterable) -> tuple[float, float
     if not count:
         raise ExportError("data for an accuracy must hold at least one batch, got none: leave it out")
     return right / count, got / count
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, which takes its place if all goes well: never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,7 +1,6 @@
 """What a user gets: sizes of all files, and times of the dense and the deployed model in torch and onnxruntime."""
 
 import contextlib
-import io
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from autosample.export.check import OversizeError, Run
 from autosample.export.onnx_file import require, to_onnx
 from autosample.export.portable import dense_model, portable
 from autosample.export.write import export_onnx, export_pt2, onnx_runner
+from autosample.system.tables import as_text, make_table
 from autosample.system.timing import Timing, ratio, time_in_turn
 
 #: What a time is compared with: the dense model as `torch.onnx.export` writes it.
@@ -49,20 +49,17 @@ class Comparison:
         return asdict(self)
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
+        heads = ("", "bytes", "a call [ms]", f"times as fast as {BASELINE}")
+        title = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        rows = [(name, *_cells(side)) for name, side in self.sides.items()]
+        return as_text(make_table(heads, rows, left=("",), title=title), width=110)
 
-        table = Table(title=f"{self.threads} thread{'s' if self.threads > 1 else ''}")
-        for head in ("", "bytes", "a call [ms]", f"times as fast as {BASELINE}"):
-            table.add_column(head, justify="right" if head else "left")
-        for name, side in self.sides.items():
-            size = "" if side.bytes is None else f"{side.bytes:,}"
-            time = "" if side.seconds is None else f"{1e3 * side.seconds:.3g}"
-            times = "" if side.faster is None else "{:.2f} ({:.2f}–{:.2f})".format(*side.faster)
-            table.add_row(name, size, time, times)
-        console = Console(file=io.StringIO(), width=110)
-        console.print(table)
-        return cast(io.StringIO, console.file).getvalue().rstrip()
+
+def _cells(side: Side) -> tuple[str, str, str]:
+    size = "" if side.bytes is None else f"{side.bytes:,}"
+    time = "" if side.seconds is None else f"{1e3 * side.seconds:.3g}"
+    times = "" if side.faster is None else "{:.2f} ({:.2f}–{:.2f})".format(*side.faster)
+    return size, time, times
 
 
 @torch.no_grad()

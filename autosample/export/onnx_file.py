@@ -1,9 +1,6 @@
 """From a portable model to an ONNX graph: export, clean up without densifying, give everything its layer's name."""
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,9 +8,12 @@ from torch import nn
 
 from autosample.errors import ExportError, one_line
 from autosample.export.graph import tidy
+from autosample.system.quiet import quiet
 
 # Constants of more numbers than this are never made by folding: sizes and axes fold, weights stay as they are stored.
 _FOLDS = 64
+#: Loggers in which torch's exporters tell about themselves.
+NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 def require(*modules: str) -> None:
@@ -43,7 +43,7 @@ def to_onnx(model: nn.Module, args: tuple, *, opset: int, dynamic: tuple[Any, ..
 
     names: dict[str, Any] = {"input_names": ["input"]} if len(args) == 1 else {}
     try:
-        with quiet():
+        with quiet(*NOISY, level=logging.CRITICAL):
             program = torch.onnx.export(
                 model, args, dynamo=True, opset_version=opset, dynamic_shapes=dynamic, verbose=False, optimize=False,
                 **names,
@@ -71,19 +71,3 @@ def last_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)[:300] or type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide what torch's exporters tell about themselves."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,6 +1,7 @@
 """From a portable model to a `.pt2` file: `torch.export`, saved without anything pickled."""
 
 import io
+import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from autosample.errors import ExportError
-from autosample.export.onnx_file import last_line, quiet
+from autosample.export.onnx_file import NOISY, last_line
+from autosample.system.quiet import quiet
 
 
 def to_program(model: nn.Module, args: tuple, axes: Sequence[dict[int, str]] | None) -> ExportedProgram:
@@ -25,7 +27,7 @@ def to_program(model: nn.Module, args: tuple, axes: Sequence[dict[int, str]] | N
     """
     shapes = None if axes is None else tuple(dict.fromkeys(names, Dim.DYNAMIC) for names in axes)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(*NOISY, level=logging.CRITICAL), torch.no_grad():
             program = torch.export.export(model, args, dynamic_shapes=shapes)
     except Exception as error:  # it fails in many ways
         hint = "try dynamic=False" if axes else "change the module that it names"

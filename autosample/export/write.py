@@ -1,5 +1,6 @@
 """`export_onnx` and `export_pt2`: a portable model into a file that is compact, checked, and there as a whole."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from autosample.export.check import (
     check_size,
     largest_error,
     trial_inputs,
-    whole,
 )
-from autosample.export.onnx_file import quiet, require, to_onnx
+from autosample.export.onnx_file import NOISY, require, to_onnx
 from autosample.export.portable import Portable, dense_twin, portable
 from autosample.export.pt2_file import save_pt2, to_program
+from autosample.system.files import whole
+from autosample.system.quiet import quiet
 
 _OLDEST = 18  # what torch translates to
 
@@ -71,7 +73,7 @@ def export_onnx(
         import onnx
         import onnx_ir
 
-        with quiet():
+        with quiet(*NOISY, level=logging.CRITICAL):
             onnx_ir.save(graph, file)
             onnx.checker.check_model(file, full_check=True)
         return onnx_runner(file)
@@ -106,7 +108,7 @@ def export_pt2(
     program = to_program(ready.model, _batched(args, axes), axes)
 
     def write(file: Path) -> Run:
-        with quiet():
+        with quiet(*NOISY, level=logging.CRITICAL):
             save_pt2(program, file)
             again: Any = torch.export.load(file).module()
         return lambda inputs: list(_flat(again(*inputs)))

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from autosample.errors import ConfigError, ConversionError
-from autosample.model.convert import convert_, summary_layers
+from autosample.errors import ConfigError, NothingToConvert
+from autosample.model.convert import convert_
 from autosample.model.quantize import quantize_
 from autosample.model.report import report
+from autosample.nn import compressed_layers
 from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
 
@@ -67,8 +68,8 @@ def fit_ratio(
 ) -> float:
     """The layer ratio at which the whole net stores `target_bytes`, by bisection.
 
-    Everything counts: summaries at their precision, positions at the bits they need, gains, norms, biases, and layers
-    that stay dense. Use `fit_budget` where a single ratio cannot meet the target, as with WSNet's whole strides.
+    Everything counts: summaries at their precision, offsets at the bits they need, norms, biases, and layers that stay
+    dense. Use `fit_budget` where a single ratio cannot meet the target, as with WSNet's whole strides.
 
     Args:
         model_factory: Makes the dense net; called once, with the meta device as default.
@@ -98,18 +99,15 @@ def fit_budget(
     """As `fit_ratio`, and where sizes jump past the target, with windows and rule of each layer held fixed.
 
     Sizes jump where whole strides change, where a rule takes fewer windows as its budget shrinks, and where learned
-    positions become too dear. Held fixed, they follow the ratio smoothly (strided rules then use `strides="any"`).
+    offsets become too dear. Held fixed, they follow the ratio smoothly (the strided rule then has the option
+    `strides="any"`).
     """
     size = _search(model_factory, spec, rules, quantize)
     fit = _bisect(size, target_bytes)
     if _miss(fit, target_bytes) <= tolerance or rules.get("overrides"):
         return _within(fit, target_bytes, tolerance)
-    layers = summary_layers(size.convert(_below(size, target_bytes)))
-    held: dict[str, dict[str, Any]] = {
-        name: {"windows": layer.geometry.windows, "strides": "any", "rule": layer.spec.rule, "afford": None}
-        for name, layer in layers.items()
-        if name
-    }
+    layers = compressed_layers(size.convert(_below(size, target_bytes)))
+    held: dict[str, dict[str, Any]] = {name: layer.held() for name, layer in layers.items() if name}
     if not held:  # a layer by itself has no name to override
         return _within(fit, target_bytes, tolerance)
     again = _bisect(_search(model_factory, spec, {**rules, "overrides": held}, quantize), target_bytes)
@@ -151,9 +149,7 @@ def _converted(
     try:
         stored = (convert_(twin, **conversion) if conversion else report(twin)).stored_bytes
         return twin, quantize_(twin, **quantize).after if quantize else stored
-    except ConversionError as error:
-        if "worth converting" not in str(error):
-            raise
+    except NothingToConvert:
         return twin, report(model).stored_bytes
 
 

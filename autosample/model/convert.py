@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from autosample.errors import ConversionError
+from autosample.errors import ConversionError, NothingToConvert, SpecError
 from autosample.model.report import Report, note_reason, report
-from autosample.model.select import Choice, Override, Rule, choose_layers
-from autosample.nn import SummaryLayer
-from autosample.nn.layer import become_summary
+from autosample.model.select import Choice, Override, Pattern, choose_layers
+from autosample.nn import become, compressed_layers
 from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
 from autosample.system.progress import tracked
@@ -23,49 +22,56 @@ def convert_(
     model: nn.Module,
     spec: "str | Spec | Mapping[str, Any] | Path" = "autosample",
     *,
-    include: Iterable[Rule] | None = None,
-    exclude: Iterable[Rule] | None = None,
-    overrides: Mapping[Rule, Override] | None = None,
+    include: Iterable[Pattern] | None = None,
+    exclude: Iterable[Pattern] | None = None,
+    overrides: Mapping[Pattern, Override] | None = None,
     warm_start: bool = False,
+    planned_bits: int = 32,
     **changes: Any,
 ) -> Report:
     """Convert the layers of a model in place and report what became of each.
 
-    A rule is the name of a layer or of a module above it (`"layer4"`), a pattern for the whole name
-    (`"re:.*conv2"`), or a type (`"Conv2d"`, `nn.Conv2d`); where several match, names beat patterns beat types.
-    First convolution and classifier of a timm model stay dense unless a name or pattern asks for them. Depthwise
-    layers and those that would not shrink stay dense too, and the report says why.
+    A pattern is the name of a layer or of a module above it (`"layer4"`), `re:` and a regular expression for the whole
+    name (`"re:.*conv2"`), or a type (`"Conv2d"`, `nn.Conv2d`). Where several match, names beat expressions, and these
+    beat types. The first convolution and the classifier of a timm model stay dense unless a name or an expression asks
+    for them. Depthwise layers and those that would not shrink stay dense too, and the report says why.
 
     Args:
-        model: A model, or a single Conv1d, Conv2d or Linear.
+        model: A model, or a single convolution or linear layer.
         spec: Preset name, `Spec`, mapping, or path of a YAML file.
-        include: Convert only what these rules match.
-        exclude: Leave dense what these rules match.
-        overrides: Per rule, fields of `Spec` to change, another preset, or `None` to leave the layer dense.
-        warm_start: Fit summaries and learned positions to the existing weights instead of starting at random.
+        include: Convert only what these patterns match.
+        exclude: Leave dense what these patterns match.
+        overrides: Per pattern, fields of `Spec` to change, another preset, or `None` to leave the layer dense.
+        warm_start: Fit summaries and learned offsets to the existing weights instead of starting at random.
+        planned_bits: Bits that a stored number will have, 2 to 32; fewer than 32 where the net will be quantised. It
+            does not quantise. Learned offsets are weighed against numbers of so many bits, and with `share="root"`
+            layers whose share holds all their weights are converted for the sake of the bits.
         changes: Fields of `Spec`, such as `ratio=8`.
 
     Raises:
         SpecError: The spec is unusable.
-        ConversionError: The model is converted already, nothing matched, or nothing would shrink.
+        ConversionError: The model is converted already, or nothing matched.
+        NothingToConvert: No layer would become smaller.
     """
     resolved = make_spec(spec, **changes)
-    choices = choose_layers(model, resolved, include, exclude, overrides)
+    if not (isinstance(planned_bits, int) and 2 <= planned_bits <= 32) or isinstance(planned_bits, bool):
+        raise SpecError(f"planned_bits must be a whole number from 2 to 32, got {planned_bits!r}: 4 for 4-bit numbers")
+    choices = choose_layers(model, resolved, include, exclude, overrides, planned_bits)
     if resolved.preset != "dense" and all(choice.spec is None for choice in choices):
         reasons = "; ".join(f"{c.name or type(c.layer).__name__}: {c.reason}" for c in choices[:3])
-        raise ConversionError(f"at least one layer must be worth converting, got none ({reasons}): lower the demands")
+        raise NothingToConvert(f"at least one layer must be worth converting, got none ({reasons}): lower the demands")
     for choice in tracked(choices, len(choices), "fitting summaries" if warm_start else "converting"):
-        _apply(choice, warm_start)
+        _apply(choice, warm_start, planned_bits)
     return report(model)
 
 
-def _apply(choice: Choice, warm_start: bool) -> None:
+def _apply(choice: Choice, warm_start: bool, bits: int) -> None:
     if choice.spec is None:
         note_reason(choice.layer, choice.reason)
         return
     weight = choice.layer._parameters["weight"]
     assert weight is not None
-    layer = become_summary(choice.layer, choice.spec, choice.name)
+    layer = become(choice.layer, choice.spec, choice.name, bits)
     if warm_start:
         layer.fit_(weight)
 
@@ -78,23 +84,18 @@ def convert(
     return twin, convert_(twin, spec, **options)
 
 
-def summary_layers(model: nn.Module) -> dict[str, SummaryLayer]:
-    """The summary layers of a model by name; `""` is the model itself."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, SummaryLayer)}
-
-
 def harden_(model: Model) -> Model:
-    """Turn learned positions and selections into integers, and drop what only their learning needs, in place.
+    """Turn learned offsets and selections into integers, and drop what only their learning needs, in place.
 
     From here on the model computes exactly what a saved copy of it computes. Summaries can still be trained.
     Hardening a hardened model changes nothing.
 
     Raises:
-        ConversionError: The model has no summary layer.
+        ConversionError: The model has no compressed layer.
     """
-    layers = summary_layers(model)
+    layers = compressed_layers(model)
     if not layers:
-        raise ConversionError("harden_ needs a converted model, got one without summary layers: call convert_ first")
+        raise ConversionError("harden_ needs a converted model, got one without compressed layers: call convert_ first")
     for layer in layers.values():
         layer.harden_()
     return model

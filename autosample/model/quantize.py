@@ -1,26 +1,26 @@
 """Fewer bits for what a model stores: summaries at 2 to 8 bits a number, everything else in half precision."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from autosample.coding.quantizers import QUANTIZERS, CodebookQuantizer, Quantizer
-from autosample.errors import QuantizationError, nearest
-from autosample.model.convert import harden_, summary_layers
-from autosample.nn import SummaryLayer, outer_modules
-from autosample.nn.layer import become_summary
+from autosample.errors import QuantizationError, hint
+from autosample.model.convert import harden_
+from autosample.nn import CodedLayer, Compressed, compressed_layers, outer_modules
+from autosample.nn.kinds import is_kind
 from autosample.nn.stored import compact_state, own_tensors, store_as
 from autosample.sampling.spec import spec
+from autosample.system.difference import largest_difference, relative_error
+from autosample.system.tables import as_text, make_table
 
 Method = Literal["linear", "codebook"]
 Half = Literal["fp16", "bf16"]
 
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_GAIN_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,14 @@ class QuantizationReport:
         return self.before / self.after if self.after else 1.0
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table()
-        for head in ("tensor", "method", "bits", "numbers", "before", "after", "error", "worst"):
-            table.add_column(head, justify="left" if head in ("tensor", "method") else "right")
-        for r in self.rows:
-            sizes = (f"{r.numbers:,}", f"{r.before:,}", f"{r.after:,}")
-            table.add_row(r.name, r.method, str(r.bits), *sizes, f"{r.error:.2e}", f"{r.worst:.2e}")
-        table.add_section()
-        table.add_row("model", "", "", "", f"{self.before:,}", f"{self.after:,}", f"{self.ratio:.2f}x", "")
-        console = Console(file=io.StringIO(), width=120)
-        console.print(table)
-        return cast(io.StringIO, console.file).getvalue().rstrip()
+        rows = [
+            (r.name, r.method, str(r.bits), f"{r.numbers:,}", f"{r.before:,}", f"{r.after:,}", f"{r.error:.2e}",
+             f"{r.worst:.2e}")
+            for r in self.rows
+        ]  # fmt: skip
+        total = ("model", "", "", "", f"{self.before:,}", f"{self.after:,}", f"{self.ratio:.2f}x", "")
+        heads = ("tensor", "method", "bits", "numbers", "before", "after", "error", "worst")
+        return as_text(make_table(heads, rows, left=("tensor", "method"), last=total), width=120)
 
 
 @torch.no_grad()
@@ -88,7 +82,6 @@ def quantize_(
     *,
     method: Method = "linear",
     layers: Literal["sampled", "all"] = "sampled",
-    gains: Half | Literal["int8"] | None = None,
     rest: Half | None = None,
 ) -> QuantizationReport:
     """Bring what a model stores to few bits, in place. The model is hardened, and computes with the new values.
@@ -102,9 +95,8 @@ def quantize_(
         model: A converted model, or a single layer.
         bits: Of one number, 2 to 8.
         method: `linear` or `codebook`.
-        layers: `sampled`: the layers that sample their filters. `all`: other convolutions and linear layers too; their
-            weight becomes a summary of its own that every filter reads once.
-        gains: Precision of learned gains; `None` treats them as the rest.
+        layers: `sampled`: the compressed layers. `all`: other convolutions and linear layers too, each number of their
+            weight at one of the levels.
         rest: Precision that all other floating-point numbers (norms, biases, dense weights) are rounded to and stored
             in; they are still computed with as before.
 
@@ -115,63 +107,58 @@ def quantize_(
         QuantizationError: An argument is unusable, the model has no layer to quantise, or a number is not finite or
             does not fit into half precision.
     """
-    check_quantization(bits, method, layers, gains, rest)
+    check_quantization(bits, method, layers, rest)
     if hasattr(model, "deployment"):
         raise QuantizationError("a model is quantised before it is deployed, got a deployed one: quantise the original")
     before = _bytes(model)
     if layers == "all":
-        _sample_everything(model)
-    if not summary_layers(model):
+        _code_everything(model)
+    if not compressed_layers(model):
         raise QuantizationError(
             'quantize_ needs a converted model, got none: call convert_ first, or pass layers="all"'
         )
     harden_(model)
-    originals = {name: t.detach().clone() for name, t in _quantised(model, gains)}
-    attach_quantizers(model, bits, method, int8_gains=gains == "int8")
+    originals = {name: t.detach().clone() for name, t in _quantised(model)}
+    attach_quantizers(model, bits, method)
     fix_quantizers_(model)
-    rows = [_row(name, layer, key, originals) for name, layer, key in _parameters(model, gains)]
-    halves = {"gains": gains if gains in _HALVES else rest, "": rest}
-    rows += _to_half(model, {key: _HALVES[value] for key, value in halves.items() if value in _HALVES})
+    rows = [_row(name, layer, key, originals) for name, layer, key in _parameters(model)]
+    rows += _to_half(model, _HALVES[rest]) if rest is not None else []
     return QuantizationReport(tuple(row for row in rows if row is not None), before, _bytes(model))
 
 
-def check_quantization(bits: int, method: str, layers: str, gains: str | None, rest: str | None) -> None:
+def check_quantization(bits: int, method: str, layers: str, rest: str | None) -> None:
     """Raise `QuantizationError` unless these are arguments of `quantize_`."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
         raise QuantizationError(f"bits must be a whole number from 2 to 8, got {bits!r}: 8 keeps most of the accuracy")
     for name, value, known in (
         ("method", method, tuple(QUANTIZERS)),
         ("layers", layers, ("sampled", "all")),
-        ("gains", gains, (None, *_HALVES, "int8")),
         ("rest", rest, (None, *_HALVES)),
     ):
         if value not in known:
             words = [str(k) for k in known]
             raise QuantizationError(
-                f"{name} must be one of {', '.join(words)}, got {value!r}: {nearest(str(value), words)}"
+                f"{name} must be one of {', '.join(words)}, got {value!r}: {hint(str(value), words)}"
             )
 
 
 def attach_quantizers(
-    model: nn.Module, bits: int, method: Method, *, int8_gains: bool = False, temperature: float = 0.1
-) -> list[tuple[SummaryLayer, str]]:
-    """Give summaries and mixing matrices (and gains) a quantizer each, shared ones one; they wait for their start.
+    model: nn.Module, bits: int, method: Method, *, temperature: float = 0.1
+) -> list[tuple[Compressed, str]]:
+    """Give the coded parameters of compressed layers a quantizer each, shared ones one; they wait for their start.
 
     Returns the layers with the names of the parameters.
     """
     made: dict[int, Quantizer] = {}
-    found = [(layer, key) for _, layer, key in _parameters(model, "int8" if int8_gains else None)]
+    found = [(layer, key) for _, layer, key in _parameters(model)]
     for layer, key in found:
         parameter: Tensor = getattr(layer, key)
         before = layer.quantizer(key)
-        wanted = ("linear", _GAIN_BITS) if key == "gains" else (method, bits)
-        if before is not None and (before.method, before.bits) == wanted and before.holds(parameter):
+        if before is not None and (before.method, before.bits) == (method, bits) and before.holds(parameter):
             made[id(parameter)] = before  # quantised so already: the same levels once more
         if id(parameter) not in made:
             made[id(parameter)] = (
-                QUANTIZERS["linear"](_GAIN_BITS, parameter.device)
-                if key == "gains"
-                else CodebookQuantizer(bits, parameter.device, temperature)
+                CodebookQuantizer(bits, parameter.device, temperature)
                 if method == "codebook"
                 else QUANTIZERS[method](bits, parameter.device)
             )
@@ -181,7 +168,7 @@ def attach_quantizers(
 
 def fix_quantizers_(model: nn.Module) -> None:
     """Bring everything that has a quantizer to its levels for good; positions become integers before."""
-    layers = list(summary_layers(model).values())
+    layers = list(compressed_layers(model).values())
     for layer in layers:
         layer.freeze_()
         for name in layer.quantizers or ():
@@ -190,17 +177,17 @@ def fix_quantizers_(model: nn.Module) -> None:
         layer.fix_levels_()
 
 
-def _parameters(model: nn.Module, gains: str | None) -> Iterator[tuple[str, SummaryLayer, str]]:
+def _parameters(model: nn.Module) -> Iterator[tuple[str, Compressed, str]]:
     """What gets a quantizer: name of the layer, the layer, and the parameter's name in it."""
-    for name, layer in summary_layers(model).items():
-        for key in ("summary", "densify", *(["gains"] if gains == "int8" else [])):
+    for name, layer in compressed_layers(model).items():
+        for key in layer.coded:
             if getattr(layer, key) is not None:
                 yield name, layer, key
 
 
-def _quantised(model: nn.Module, gains: str | None) -> Iterator[tuple[str, Tensor]]:
+def _quantised(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     seen: set[int] = set()
-    for name, layer, key in _parameters(model, gains):
+    for name, layer, key in _parameters(model):
         values: Tensor = getattr(layer, key)
         if id(values) in seen:
             continue
@@ -211,7 +198,7 @@ def _quantised(model: nn.Module, gains: str | None) -> Iterator[tuple[str, Tenso
         yield full, values
 
 
-def _row(name: str, layer: SummaryLayer, key: str, originals: dict[str, Tensor]) -> QuantizedTensor | None:
+def _row(name: str, layer: Compressed, key: str, originals: dict[str, Tensor]) -> QuantizedTensor | None:
     full = f"{name}.{key}" if name else key
     quantizer, now = layer.quantizer(key), getattr(layer, key)
     if full not in originals:  # shared, and told under its first name
@@ -228,21 +215,17 @@ def _errors(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Relative and largest error over all pairs of old and new."""
     if not pairs or pairs[0][0].is_meta:
         return 0.0, 0.0
-    wide = [(old.double(), new.double()) for old, new in pairs]
-    lost = sum(float((a - b).square().sum()) for a, b in wide)
-    total = sum(float(a.square().sum()) for a, _ in wide)
-    worst = max((float((a - b).abs().max()) for a, b in wide if a.numel()), default=0.0)
-    return (lost / total) ** 0.5 if total else 0.0, worst
+    old, new = (torch.cat([t.double().flatten() for t in side]) for side in zip(*pairs, strict=True))
+    return relative_error(old, new), largest_difference([old], [new]).absolute
 
 
-def _to_half(model: nn.Module, wanted: dict[str, torch.dtype]) -> list[QuantizedTensor | None]:
+def _to_half(model: nn.Module, dtype: torch.dtype) -> list[QuantizedTensor | None]:
     """Round everything else, and note that it may be stored so."""
-    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    pairs: list[tuple[Tensor, Tensor]] = []
     for prefix, module in outer_modules(model):
         for name, tensor in own_tensors(module).items():
-            coded = isinstance(module, SummaryLayer) and module.quantizer(name) is not None
-            dtype = wanted.get(name if isinstance(module, SummaryLayer) and name == "gains" else "")
-            if dtype is None or coded or tensor.dtype not in (torch.float32, torch.float64):
+            coded = isinstance(module, Compressed) and module.quantizer(name) is not None
+            if coded or tensor.dtype not in (torch.float32, torch.float64):
                 continue
             rounded = tensor.to(dtype).to(tensor.dtype)
             if not tensor.is_meta and not torch.equal(rounded.isfinite(), tensor.isfinite()):
@@ -250,33 +233,30 @@ def _to_half(model: nn.Module, wanted: dict[str, torch.dtype]) -> list[Quantized
                     f"numbers must fit into half precision, got {float(tensor.abs().max()):.3g} in "
                     f'{prefix}.{name}: use rest="bf16"'
                 )
-            pairs.setdefault(dtype, []).append((tensor.detach().clone(), rounded))
+            pairs.append((tensor.detach().clone(), rounded))
             tensor.copy_(rounded)
             store_as(module, name, dtype)
-    rows = []
-    for dtype, found in pairs.items():
-        count = sum(new.numel() for _, new in found)
-        old = sum(a.nbytes for a, _ in found)
-        rows.append(QuantizedTensor("(rest)", str(dtype)[6:], 16, count, old, count * dtype.itemsize, *_errors(found)))
-    return rows
+    if not pairs:
+        return []
+    count, old = sum(new.numel() for _, new in pairs), sum(a.nbytes for a, _ in pairs)
+    return [QuantizedTensor("(rest)", str(dtype)[6:], 16, count, old, count * dtype.itemsize, *_errors(pairs))]
 
 
-def _sample_everything(model: nn.Module) -> None:
-    """Turn dense convolutions and linear layers into summary layers whose filters are disjoint windows: exact."""
+def _code_everything(model: nn.Module) -> None:
+    """Turn dense convolutions and linear layers into layers whose numbers can have levels: exact."""
     uses: dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():
             if parameter is not None:
                 uses[id(parameter)] = uses.get(id(parameter), 0) + 1
     for name, layer in list(model.named_modules()):
-        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or isinstance(layer, SummaryLayer):
+        if not is_kind(layer) or isinstance(layer, Compressed):
             continue
         weight = layer._parameters.get("weight")
         lazy = isinstance(weight, nn.UninitializedParameter)
         if weight is None or lazy or uses[id(weight)] > 1 or not weight.is_floating_point() or not weight.numel():
             continue
-        sampled = become_summary(layer, spec("dense"), name, spread=0.0)
-        sampled.summary.copy_(weight.detach().reshape(-1, 1))
+        CodedLayer.take_over(layer, spec("dense"), name)
 
 
 def _bytes(model: nn.Module) -> int:

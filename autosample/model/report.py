@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autosample.nn import SummaryLayer, outer_modules
-from autosample.nn.execution import materialized
+from autosample.nn import Compressed, execution, outer_modules
 from autosample.nn.stored import compact_state, full_types
 from autosample.reuse.layer import WindowConv
-from autosample.sampling.presets import PRESETS
+from autosample.system.files import write_text
+from autosample.system.tables import as_markdown, as_text, make_table
 
 _NOTE = "_autosample_reason"
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear, WindowConv)
-# Tensors of a summary layer that stand for its weight.
-_SAMPLING = ("summary", "gains", "densify", "sign_seed", "offsets", "columns")
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ class Row:
         name, kind: Where the layer is and of what class.
         method: The preset, or `dense`.
         note: Why the layer is dense, or what the asked ratio became.
-        dense_params, stored_params: Numbers of weights, gains and biases, dense and stored.
-        dense_bytes, stored_bytes: The same in bytes, with positions at the bits they need.
+        dense_params, stored_params: Numbers of weights and biases, dense and stored.
+        dense_bytes, stored_bytes: The same in bytes, with offsets at the bits they need.
         ratio: Dense weights divided by stored numbers (weights only).
-        position_bits: Bits of all positions and selections.
+        position_bits: Bits of all offsets and selections.
         multiplicity: Weights served by one element of the summary, on average.
         macs: Multiply-adds of one forward pass as a dense layer, or `None` without an example.
         fit_error: `‖W − Ŵ‖/‖W‖` of a warm start.
@@ -134,32 +132,16 @@ class Report:
 
     def to_markdown(self) -> str:
         """A Markdown table of the columns that people read."""
-        lines = [" | ".join(_HEADS), " | ".join("---" if i < 2 else "---:" for i in range(len(_HEADS)))]
-        for row in (*self.rows, self.total()):
-            lines.append(" | ".join(cell.replace("|", r"\|") for cell in _cells(row)))
-        return "\n".join(f"| {line} |" for line in lines) + "\n"
+        return as_markdown(_HEADS, [_cells(row) for row in (*self.rows, self.total())], left=2)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=140)
-        console.print(self.__rich__())
-        return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
+        return as_text(self.__rich__(), width=140)
 
     def __rich__(self):
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(show_footer=False)
-        for head in _HEADS:
-            table.add_column(head, justify="left" if head in ("layer", "method", "plan", "note") else "right")
-        for row in self.rows:
-            table.add_row(*map(Text, _cells(row)))  # not markup: a pattern may hold brackets
-        table.add_section()
-        table.add_row(*map(Text, _cells(self.total())), style="bold")
-        return table
+        return make_table(_HEADS, map(_cells, self.rows), left=_LEFT, last=_cells(self.total()))
 
 
+_LEFT = ("layer", "method", "plan", "note")
 _HEADS = ("layer", "method", "weights", "stored", "bytes", "ratio", "uses", "MACs", "fit error", "plan", "note")
 
 
@@ -216,43 +198,28 @@ def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str
         extra = sum(t.numel() for t in (layer.factors, layer.bias, layer.mix) if t is not None)
         dense, ratio = layer.task.dense + extra, layer.task.dense / max(layer.bank.numel(), 1)
         return Row(name, kind, "deployed", "", dense, numbers, 4 * dense, size, ratio, 0, 1.0, macs)
-    if not isinstance(layer, SummaryLayer):
-        note, full = getattr(layer, _NOTE, ""), sum(wide.values())
-        return Row(name, kind, "dense", note, numbers, numbers, full, size, 1.0, 0, 1.0, macs)
-    g, weight = layer.geometry, layer.summary
-    bits = layer.offsets.stored_bits() + (layer.columns.stored_bits() if layer.columns is not None else 0)
-    gains = layer.gains.numel() if layer.gains is not None else 0
-    others = [key for key in tensors if key.split(".")[0] not in _SAMPLING]  # biases and the like
+    note = getattr(layer, _NOTE, "")
+    if not isinstance(layer, Compressed):
+        return Row(name, kind, "dense", note, numbers, numbers, sum(wide.values()), size, 1.0, 0, 1.0, macs)
+    facts = layer.facts()
+    others = [key for key in tensors if not layer.stands_for_weight(key)]  # biases and the like
     extra = sum(tensors[key].numel() for key in others)
-    asked = layer.spec.ratio
-    ratio = g.dense / (g.stored + gains)
-    far = asked is not None and abs(ratio / asked - 1) > 0.01
+    width = getattr(layer, layer.coded[0]).element_size()
     return Row(
         name=name,
         kind=kind,
-        method=layer.spec.preset,
-        note="; ".join(_notes(layer, f"asked {asked:g}x, the layer allows {ratio:.3g}x" if far else "")),
-        dense_params=g.dense + extra,
-        stored_params=g.stored + gains + extra,
-        dense_bytes=g.dense * weight.element_size() + sum(wide[key] for key in others),
+        method=facts.method,
+        note="; ".join(filter(None, (*facts.notes, note))),
+        dense_params=facts.dense + extra,
+        stored_params=facts.stored + extra,
+        dense_bytes=facts.dense * width + sum(wide[key] for key in others),
         stored_bytes=size,
-        ratio=ratio,
-        position_bits=bits,
-        multiplicity=g.multiplicity,
+        ratio=facts.dense / facts.stored,
+        position_bits=facts.position_bits,
+        multiplicity=facts.multiplicity,
         macs=macs,
         fit_error=layer.fit_error,
     )
-
-
-def _notes(layer: SummaryLayer, size: str) -> list[str]:
-    quantizer = layer.quantizer("summary")
-    left_dense = getattr(layer, _NOTE, "")
-    bits = "" if quantizer is None else f"{quantizer.bits} bits, {quantizer.method}"
-    rule = ""
-    if layer.spec.rule != PRESETS.get(layer.spec.preset, {}).get("rule"):
-        # learned positions would have cost too much, or the layer's share holds all its weights
-        rule = "whole" if layer.geometry.stored == layer.geometry.dense else f"{layer.spec.rule} positions"
-    return [note for note in (size, rule, bits, left_dense) if note]
 
 
 @torch.no_grad()
@@ -287,7 +254,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with materialized(), counter:
+        with execution("materialize"), counter:
             model(*example) if isinstance(example, tuple) else model(example)
     finally:
         for hook in hooks:
@@ -300,7 +267,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
 
 def _making(layer: nn.Module) -> int:
     """Operations spent on making the weight from its summary (densify, learned columns)."""
-    if not isinstance(layer, SummaryLayer):
+    if not isinstance(layer, Compressed):
         return 0
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -312,7 +279,4 @@ def _making(layer: nn.Module) -> int:
 def save_report(result: Report, folder: Path) -> None:
     """Write `report.json`, `report.csv` and `report.md` into a folder."""
     for suffix, text in (("json", result.to_json()), ("csv", result.to_csv()), ("md", result.to_markdown())):
-        target = folder / f"report.{suffix}"
-        partial = target.with_suffix(f".{suffix}.partial")
-        partial.write_text(text)
-        partial.replace(target)
+        write_text(folder / f"report.{suffix}", text)

@@ -1,4 +1,4 @@
-"""Which layers of a model are converted, and with what: rules by exact name, `re:` pattern or type."""
+"""Which layers of a model are converted, and with what: patterns are exact names, `re:` expressions or types."""
 
 import re
 import warnings
@@ -8,19 +8,21 @@ from typing import Any
 
 from torch import nn
 
-from autosample.errors import ConversionError, SpecError, nearest
-from autosample.nn import SummaryLayer
-from autosample.sampling import gain_count, kind_of, plan_geometry
+from autosample.errors import ConversionError, SpecError, hint
+from autosample.nn import Compressed
+from autosample.nn.become import method_of
+from autosample.nn.kinds import is_kind, names_of_kinds
+from autosample.sampling.geometry import kind_of
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.sharing import root_ratios
 from autosample.sampling.spec import Spec, kinds_without
 from autosample.sampling.spec import spec as make_spec
 
-Rule = str | type[nn.Module]
+Pattern = str | type[nn.Module]
 Override = None | str | Spec | Mapping[str, Any]
 
-_CONVERTIBLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
-_RELATED = (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Layers that are told of in the report, whether they can be compressed or not.
+_TOLD = (nn.modules.conv._ConvNd, nn.Linear)
 # Names that an error message lists at most.
 _MOST_NAMES = 12
 # Saving less than this share of a layer is not worth a conversion.
@@ -28,9 +30,7 @@ _LEAST_SAVING = 0.02
 # Bits of a weight that stays dense.
 _DENSE_BITS = 32
 # A layer whose share holds all its weights: each filter has a window of its own, and nothing that makes windows differ.
-_WHOLE = {**PRESETS["dense"], "denser": 1, "signs": "none", "gains": "none", "afford": None, "by_kind": {}}
-# Fields of a spec that say how much a layer stores.
-_SIZES = ("ratio", "spatial", "channel")
+_WHOLE = {**PRESETS["dense"], "denser": 1, "signs": "none", "by_kind": {}}
 
 
 @dataclass(frozen=True)
@@ -43,81 +43,85 @@ class Choice:
     reason: str = ""
 
 
-class _Rules:
-    """A list of rules that remembers which of them have matched."""
+class _Patterns:
+    """A list of patterns that remembers which of them have matched."""
 
-    def __init__(self, rules: Iterable[Rule], what: str) -> None:
-        if isinstance(rules, str | type):
-            rules = [rules]
-        self.rules, self.what, self.matched = list(rules), what, set()
-        for rule in self.rules:
-            if not isinstance(rule, str | type):
-                raise ConversionError(f"{what} takes names, re: patterns and layer types, got {rule!r}: pass strings")
-            if isinstance(rule, str) and rule.startswith("re:"):
-                _compile(rule)
+    def __init__(self, patterns: Iterable[Pattern], what: str) -> None:
+        if isinstance(patterns, str | type):
+            patterns = [patterns]
+        self.patterns, self.what, self.matched = list(patterns), what, set()
+        for pattern in self.patterns:
+            if not isinstance(pattern, str | type):
+                raise ConversionError(
+                    f"{what} takes names, re: expressions and layer types, got {pattern!r}: pass strings"
+                )
+            if isinstance(pattern, str) and pattern.startswith("re:"):
+                _compile(pattern)
 
-    def best(self, name: str, layer: nn.Module) -> tuple[Rule, int] | None:
-        """The rule that decides for a layer, with its rank: 3 exact name, 2 pattern, 1 type. All matches are noted."""
-        hits = [(rule, rank) for rule in self.rules if (rank := _rank(rule, name, layer))]
-        self.matched.update(str(rule) for rule, _ in hits)
+    def best(self, name: str, layer: nn.Module) -> tuple[Pattern, int] | None:
+        """The pattern that decides for a layer, with its rank: 3 name, 2 expression, 1 type. All matches are noted."""
+        hits = [(pattern, rank) for pattern in self.patterns if (rank := _rank(pattern, name, layer))]
+        self.matched.update(str(pattern) for pattern, _ in hits)
         return max(hits, key=lambda hit: (hit[1], len(str(hit[0])) if hit[1] == 3 else 0), default=None)
 
     def warn_unused(self, names: Iterable[str]) -> None:
         known = list(names)
-        for rule in self.rules:
-            if str(rule) not in self.matched:
-                hint = f": {nearest(rule, known)}" if isinstance(rule, str) and not rule.startswith("re:") else ""
-                warnings.warn(f"{self.what} rule {rule!r} matched no layer{hint}", stacklevel=4)
+        for pattern in self.patterns:
+            if str(pattern) not in self.matched:
+                named = isinstance(pattern, str) and not pattern.startswith("re:")
+                near = f": {hint(pattern, known)}" if named else ""
+                warnings.warn(f"{self.what} pattern {pattern!r} matched no layer{near}", stacklevel=4)
 
 
-def _compile(rule: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     try:
-        return re.compile(rule[3:])
+        return re.compile(pattern[3:])
     except re.error as error:
-        raise ConversionError(f"a re: rule must be a regular expression, got {rule!r}: {error}") from error
+        raise ConversionError(f"a re: pattern must be a regular expression, got {pattern!r}: {error}") from error
 
 
-def _rank(rule: Rule, name: str, layer: nn.Module) -> int:
-    if isinstance(rule, type):
-        return int(isinstance(layer, rule))
-    if rule.startswith("re:"):
-        return 2 * bool(_compile(rule).fullmatch(name))
-    if name == rule or name.startswith(rule + "."):
+def _rank(pattern: Pattern, name: str, layer: nn.Module) -> int:
+    if isinstance(pattern, type):
+        return int(isinstance(layer, pattern))
+    if pattern.startswith("re:"):
+        return 2 * bool(_compile(pattern).fullmatch(name))
+    if name == pattern or name.startswith(pattern + "."):
         return 3
-    return int(rule in {base.__name__ for base in type(layer).__mro__ if issubclass(base, nn.Module)} - {"Module"})
+    return int(pattern in {base.__name__ for base in type(layer).__mro__ if issubclass(base, nn.Module)} - {"Module"})
 
 
 def choose_layers(
     model: nn.Module,
     spec: Spec,
-    include: Iterable[Rule] | None = None,
-    exclude: Iterable[Rule] | None = None,
-    overrides: Mapping[Rule, Override] | None = None,
+    include: Iterable[Pattern] | None = None,
+    exclude: Iterable[Pattern] | None = None,
+    overrides: Mapping[Pattern, Override] | None = None,
+    bits: int = 32,
 ) -> list[Choice]:
-    """Decide for every layer of a model that has a weight to sample; see `autosample.convert_` for the rules.
+    """Decide for every convolution and linear layer of a model; see `autosample.convert_` for the arguments.
 
     Raises:
-        ConversionError: A rule is malformed, the model is converted already, or no layer matched.
+        ConversionError: A pattern is malformed, the model is converted already, or no layer matched.
     """
     _refuse_converted(model)
     changes = dict(overrides or {})
-    included = _Rules(include if include is not None else [], "include")
-    excluded, overridden = _Rules(exclude or [], "exclude"), _Rules(changes, "overrides")
+    included = _Patterns(include if include is not None else [], "include")
+    excluded, overridden = _Patterns(exclude or [], "exclude"), _Patterns(changes, "overrides")
     ends, shared = _ends(model), _shared_weights(model)
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _CONVERTIBLE + _RELATED)]
-    if not any(isinstance(layer, _CONVERTIBLE) for _, layer in layers):
-        raise ConversionError("a model needs a Conv1d, Conv2d or Linear layer to convert, got none: check the model")
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _TOLD)]
+    if not any(is_kind(layer) for _, layer in layers):
+        raise ConversionError(f"a model needs a layer of {names_of_kinds()} to convert, got none: check the model")
     choices, matched = [], False
     for name, layer in layers:
-        rule, special = included.best(name, layer), overridden.best(name, layer)
+        wanted, special = included.best(name, layer), overridden.best(name, layer)
         stop = excluded.best(name, layer)
-        if include is not None and rule is None:
+        if include is not None and wanted is None:
             choices.append(Choice(name, layer, None, "not included"))
         elif stop is not None:
             choices.append(Choice(name, layer, None, f"excluded by {stop[0]!r}"))
-        elif not isinstance(layer, _CONVERTIBLE):
-            choices.append(Choice(name, layer, None, "only Conv1d, Conv2d and Linear can be sampled"))
-        elif (end := _covering(ends, name)) and not any(hit and hit[1] > 1 for hit in (rule, special)):
+        elif not is_kind(layer):
+            choices.append(Choice(name, layer, None, f"only {names_of_kinds()} can be compressed"))
+        elif (end := _covering(ends, name)) and not any(hit and hit[1] > 1 for hit in (wanted, special)):
             choices.append(Choice(name, layer, None, end))
         else:
             matched = True
@@ -125,10 +129,10 @@ def choose_layers(
     names = [name for name, _ in layers]
     if not matched:
         known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
-        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {nearest('', known)}")
-    for rules in (included, excluded, overridden):
-        rules.warn_unused(names)
-    return [_worth(choice) for choice in _shared_out(choices, spec.ratio)]
+        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {hint('', known)}")
+    for patterns in (included, excluded, overridden):
+        patterns.warn_unused(names)
+    return [_worth(choice, bits) for choice in _shared_out(choices, spec.ratio, bits)]
 
 
 def _told(include: object, exclude: object) -> str:
@@ -144,7 +148,7 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
         spec = make_spec(change, ratio=spec.ratio)
     else:
         # a layer with a size of its own shares with no other
-        change = {**({"share": "even"} if any(change.get(size) for size in _SIZES) else {}), **change}
+        change = {**({"share": "even"} if _sizes(change) else {}), **change}
         if "preset" in change:
             spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
         else:
@@ -153,19 +157,19 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
     return Choice(name, layer, None if reason else spec, reason)
 
 
-def _shared_out(choices: list[Choice], ratio: float | None) -> list[Choice]:
+def _shared_out(choices: list[Choice], ratio: float | None, bits: int) -> list[Choice]:
     """Choices with a ratio of their own for each layer whose spec shares with the others."""
     sharing = [c for c in choices if c.spec is not None and c.spec.share == "root" and _open_size(c)]
     if ratio is None or not sharing:
         return choices
     ratios = root_ratios([_weights(c).numel() for c in sharing], ratio)
-    own = {c.name: _with_share(c.spec, r) for c, r in zip(sharing, ratios, strict=True) if c.spec}
+    own = {c.name: _with_share(c.spec, r, bits) for c, r in zip(sharing, ratios, strict=True) if c.spec}
     return [replace(c, spec=own.get(c.name, c.spec)) for c in choices]
 
 
-def _with_share(spec: Spec, ratio: float) -> Spec:
+def _with_share(spec: Spec, ratio: float, bits: int) -> Spec:
     """The spec of a layer that has got its share. With fewer bits a number, whole layers are to have these too."""
-    whole = _WHOLE if ratio == 1 and spec.bits < _DENSE_BITS else {}
+    whole = _WHOLE if ratio == 1 and bits < _DENSE_BITS else {}
     return spec.replace(**{**whole, "ratio": ratio, "share": "even"})  # what is a layer's own is shared no more
 
 
@@ -173,7 +177,13 @@ def _open_size(choice: Choice) -> bool:
     """Whether nothing but the ratio for all layers says what a layer is to store."""
     assert choice.spec is not None
     kind = choice.spec.by_kind.get(kind_of(tuple(_weights(choice).shape[2:])), {})
-    return choice.spec.ratio is not None and not any(kind.get(size) for size in _SIZES)
+    return choice.spec.ratio is not None and not _sizes(kind)
+
+
+def _sizes(change: Mapping[str, Any]) -> bool:
+    """Whether fields of a spec say how much a layer stores."""
+    options = change.get("options") or {}
+    return bool(change.get("ratio") or options.get("spatial") or options.get("channel"))
 
 
 def _weights(choice: Choice) -> nn.Parameter:
@@ -182,14 +192,14 @@ def _weights(choice: Choice) -> nn.Parameter:
     return weight
 
 
-def _worth(choice: Choice) -> Choice:
-    """The choice, or that its layer stays dense, since sampling would not make it smaller."""
-    reason = "" if choice.spec is None else _no_gain(choice.layer, choice.spec)
+def _worth(choice: Choice, bits: int) -> Choice:
+    """The choice, or that its layer stays dense, since conversion would not make it smaller."""
+    reason = "" if choice.spec is None else _no_gain(choice.layer, choice.spec, bits)
     return Choice(choice.name, choice.layer, None, reason) if reason else choice
 
 
 def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:
-    """Why a layer cannot be sampled at all, or nothing."""
+    """Why a layer cannot be converted at all, or nothing."""
     weight = layer._parameters.get("weight")
     if weight is None:
         return "its weight is computed by something else (weight norm, a parametrization)"
@@ -199,33 +209,31 @@ def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:
         return f"its weight is {weight.dtype}"
     if id(weight) in shared:
         return f"its weight is shared: {shared[id(weight)]}"
-    if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups > 1 and weight.shape[1] == 1:
+    if isinstance(layer, nn.modules.conv._ConvNd) and layer.groups > 1 and weight.shape[1] == 1:
         return "depthwise"
     return ""
 
 
-def _no_gain(layer: nn.Module, spec: Spec) -> str:
-    """Why sampling would not make a layer smaller, or nothing."""
+def _no_gain(layer: nn.Module, spec: Spec, bits: int) -> str:
+    """Why conversion would not make a layer smaller, or nothing."""
     weight = layer._parameters["weight"]
     assert weight is not None
     if spec.preset == "dense":
         return "dense by its preset"
-    asked = spec.for_kind(kind_of(tuple(weight.shape[2:])))
     try:
-        planned = plan_geometry(spec, weight.shape)
+        stored = method_of(spec).planned(spec, tuple(weight.shape), bits)
     except SpecError as error:
-        if asked.ratio is None and asked.spatial is None and asked.channel is None:
+        if not spec.for_kind(kind_of(tuple(weight.shape[2:]))).sized:
             raise  # no layer can do without a size
         return str(error)
-    stored = planned.stored + gain_count(asked, planned)
-    if stored * asked.bits > (1 - _LEAST_SAVING) * planned.dense * _DENSE_BITS:
-        return f"too small: {stored} stored numbers for {planned.dense} weights"
+    if stored * bits > (1 - _LEAST_SAVING) * weight.numel() * _DENSE_BITS:
+        return f"too small: {stored} stored numbers for {weight.numel()} weights"
     return ""
 
 
 def _refuse_converted(model: nn.Module) -> None:
     for name, layer in model.named_modules():
-        if isinstance(layer, SummaryLayer):
+        if isinstance(layer, Compressed):
             where = f'layer "{name}"' if name else "the layer itself"
             raise ConversionError(f"a model is converted once, got one where {where} is: start from the dense model")
 

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from autosample.errors import ConfigError, nearest, one_line
+from autosample.errors import ConfigError, hint, one_line
 
 __all__ = ["create"]
 
@@ -56,18 +56,16 @@ def _check_name(name: str, kwargs: dict[str, Any]) -> None:
         return
     base = name.split(".", 1)[0]
     if not timm.is_model(base):
-        hint = nearest(base, timm.list_models())
-        # all names of timm would be no hint
-        hint = "see timm.list_models()" if hint.startswith("known:") else hint
-        raise ConfigError(f'no model is called "{name}": {hint}')
+        near = hint(base, timm.list_models(), otherwise="see timm.list_models()")
+        raise ConfigError(f'no model is called "{name}": {near}')
     own_cfg = kwargs.get("pretrained_cfg") or kwargs.get("pretrained_cfg_overlay")
     if own_cfg:
         return
     try:
         cfg = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
-        hint = nearest(name, timm.list_models(f"{base}.*", include_tags=True) or [base])
-        raise ConfigError(f"{one_line(error)} {hint}") from error
+        near = hint(name, timm.list_models(f"{base}.*", include_tags=True) or [base])
+        raise ConfigError(f"{one_line(error)} {near}") from error
     if kwargs.get("pretrained") and not (cfg and cfg.has_weights):
         raise ConfigError(
             f'no pretrained weights exist for "{name}": use pretrained=False, or checkpoint_path for your own'

@@ -1,23 +1,7 @@
-"""Two identities of the forward pass that only touch the backward pass."""
+"""An identity of the forward pass that only touches the backward pass."""
 
 import torch
 from torch import Tensor
-
-
-class _ScaleGradient(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, scale: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return grad * ctx.saved_tensors[0], None
 
 
 class _KeepInGraph(torch.autograd.Function):
@@ -34,11 +18,6 @@ class _KeepInGraph(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         return grad, *(torch.zeros_like(tensor) for tensor in ctx.saved_tensors)
-
-
-def scale_gradient(x: Tensor, scale: Tensor) -> Tensor:
-    """`x`, whose gradient is multiplied by `scale` (which broadcasts to `x`)."""
-    return _ScaleGradient.apply(x, scale)  # pyright: ignore[reportReturnType]
 
 
 def keep_in_graph(x: Tensor, unused: list[Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from autosample.nn.layer import SummaryLayer, outer_modules
+from autosample.nn.compressed import Compressed, outer_modules
 
 # Where a module notes which of its own tensors a file may hold in fewer bits than they are computed with.
 _NARROW = "_autosample_stored_as"
@@ -13,7 +13,7 @@ _NARROW = "_autosample_stored_as"
 def compact_state(model: nn.Module) -> dict[str, Tensor]:
     """The smallest set of tensors that stands for the model, by name; a tensor with several names appears once.
 
-    Summary layers contribute `SummaryLayer.stored()`; every other module its parameters and persistent buffers. What
+    Compressed layers contribute `Compressed.stored()`; every other module its parameters and persistent buffers. What
     `quantize_` has rounded to half precision is given in that precision for as long as it keeps these values.
     """
     state: dict[str, Tensor] = {}
@@ -21,7 +21,7 @@ def compact_state(model: nn.Module) -> dict[str, Tensor]:
     seen: dict[tuple, Tensor] = {}
     packed: dict[int, dict[str, Tensor]] = {}
     for prefix, module in outer_modules(model):
-        tensors = module.stored(packed) if isinstance(module, SummaryLayer) else own_tensors(module)
+        tensors = module.stored(packed) if isinstance(module, Compressed) else own_tensors(module)
         for name, tensor in tensors.items():
             if (key := _identity(tensor)) not in seen:
                 seen[key] = tensor

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import math
 import os
-import platform
 import sys
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.utils.flop_counter import register_flop_formula
 from autosample.reuse import ops
 from autosample.reuse.schedule import Flow, Frame, encode
 from autosample.reuse.task import Task
+from autosample.system.machine import instructions
 
 _SOURCES = Path(__file__).parent / "csrc"
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
@@ -51,7 +51,7 @@ def available() -> bool:
 def version() -> str:
     """A key that changes with the kernel's sources, torch and the processor."""
     key = hashlib.sha256()
-    for part in (*(s.read_text() for s in sorted(_SOURCES.iterdir())), *_FLAGS, torch.__version__, _processor()):
+    for part in (*(s.read_text() for s in sorted(_SOURCES.iterdir())), *_FLAGS, torch.__version__, instructions()):
         key.update(part.encode())
     return key.hexdigest()[:12]
 
@@ -80,15 +80,6 @@ def _build() -> None:
     operator = torch.ops.autosample.window_conv
     torch.library.register_fake("autosample::window_conv", _fake)
     register_flop_formula(operator)(_flops)
-
-
-def _processor() -> str:
-    """What `-march=native` depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _fake(x, bank, rows, factors, bias, program):

@@ -5,11 +5,8 @@ import hashlib
 import json
 import math
 import os
-import platform
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,6 +15,8 @@ from torch import nn
 from autosample.reuse import fused
 from autosample.reuse.schedule import Frame, Vector
 from autosample.reuse.task import Task
+from autosample.system.files import write_json
+from autosample.system.machine import processor
 from autosample.system.timing import time_in_turn
 
 #: A plan must beat the dense layer by this much to be taken.
@@ -163,18 +162,9 @@ def _signature(
 
 def signature(device: torch.device, dtype: torch.dtype, *others: object) -> str:
     """A short key for a measurement that depends on the machine, on torch, and on others."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     parts = (name, torch.get_num_threads(), torch.__version__, str(dtype), *others)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-@cache
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 # --- measurements kept between processes -----------------------------------------------------------------------------
@@ -195,11 +185,7 @@ def remembered(key: str, kinds: list[str], measure: Callable[[], dict[str, float
         return found
     taken = measure()
     with contextlib.suppress(OSError):  # a read-only home only costs the time of measuring again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            whole = Path(folder) / path.name
-            whole.write_text(json.dumps({**_read(path), key: taken}))
-            whole.replace(path)
+        write_json(path, {**_read(path), key: taken})
     return taken
 
 

@@ -5,6 +5,7 @@ channel group, which is smaller than the weight by the layer's ratio.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +14,8 @@ from torch import Tensor, nn
 from autosample.coding.packing import bits_for, pack, unpack
 from autosample.errors import ArtifactError
 from autosample.sampling.geometry import Geometry
-from autosample.sampling.hashing import layer_seed, random_columns
-from autosample.sampling.rules.base import is_set
-from autosample.sampling.spec import Spec
+from autosample.sampling.hashing import random_columns
+from autosample.sampling.rules.learned import is_set
 
 
 class Columns(nn.Module):
@@ -23,9 +23,9 @@ class Columns(nn.Module):
 
     learned = False
 
-    def __init__(self, groups: int, columns: int) -> None:
+    def __init__(self, windows: int, columns: int) -> None:
         super().__init__()
-        self.groups, self.columns = groups, columns
+        self.windows, self.columns = windows, columns
 
     def table(self) -> Int[Tensor, "g q"]:
         """The integer selection."""
@@ -33,18 +33,18 @@ class Columns(nn.Module):
 
     def widen(self, summary: Float[Tensor, "l q"]) -> Float[Tensor, "gl q"]:
         """A summary for each group, one under the other: group `g` begins at row `g·L`."""
-        chosen = summary[:, self.table().reshape(-1)].view(-1, self.groups, self.columns)
+        chosen = summary[:, self.table().reshape(-1)].view(-1, self.windows, self.columns)
         return chosen.transpose(0, 1).reshape(-1, self.columns)
 
     def narrow(self, wide: Float[Tensor, "gl q"]) -> Float[Tensor, "l q"]:
         """The adjoint of `widen`."""
-        rows = wide.view(self.groups, -1, self.columns).transpose(0, 1).reshape(-1, self.groups * self.columns)
+        rows = wide.view(self.windows, -1, self.columns).transpose(0, 1).reshape(-1, self.windows * self.columns)
         out = wide.new_zeros(rows.shape[0], self.columns)
         return out.index_add_(1, self.table().reshape(-1), rows)
 
     def stored_bits(self) -> int:
         """Bits that the selection takes in a file."""
-        return self.groups * self.columns * bits_for(self.columns)
+        return self.windows * self.columns * bits_for(self.columns)
 
     def packed(self) -> dict[str, Tensor]:
         """The tensors that a file needs to give the selection back."""
@@ -56,13 +56,13 @@ class Columns(nn.Module):
         Raises:
             ArtifactError: A column does not exist.
         """
-        count = self.groups * self.columns
+        count = self.windows * self.columns
         chosen = torch.zeros(count, dtype=torch.long)
         if self.columns > 1:
             chosen = unpack(stored["table"], bits_for(self.columns), count)
         if count and int(chosen.max()) >= self.columns:
             raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: use another")
-        return TableColumns(chosen.view(self.groups, self.columns))
+        return TableColumns(chosen.view(self.windows, self.columns))
 
     def hardened(self) -> "Columns":
         """The selection with all that only learning needs left out."""
@@ -74,12 +74,12 @@ class ShuffledColumns(Columns):
 
     seed: Tensor
 
-    def __init__(self, groups: int, columns: int, spec: Spec, name: str, device: torch.device | None) -> None:
-        super().__init__(groups, columns)
-        self.register_buffer("seed", torch.tensor(layer_seed(spec.seed, name), device=device))
+    def __init__(self, windows: int, columns: int, seed: int, device: torch.device | None) -> None:
+        super().__init__(windows, columns)
+        self.register_buffer("seed", torch.tensor(seed, device=device))
 
     def table(self) -> Int[Tensor, "g q"]:
-        return random_columns(self.seed, self.groups, self.columns)
+        return random_columns(self.seed, self.windows, self.columns)
 
     def stored_bits(self) -> int:
         return 8 * self.seed.nbytes
@@ -112,10 +112,10 @@ class LearnedColumns(Columns):
     chosen: Tensor
     frozen: Tensor
 
-    def __init__(self, groups: int, columns: int, device: torch.device | None) -> None:
-        super().__init__(groups, columns)
-        self.logits = nn.Parameter(torch.eye(columns, device=device).repeat(groups, 1, 1))
-        self.register_buffer("chosen", torch.arange(columns, device=device).repeat(groups, 1).int())
+    def __init__(self, windows: int, columns: int, device: torch.device | None) -> None:
+        super().__init__(windows, columns)
+        self.logits = nn.Parameter(torch.eye(columns, device=device).repeat(windows, 1, 1))
+        self.register_buffer("chosen", torch.arange(columns, device=device).repeat(windows, 1).int())
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self.is_frozen = False
 
@@ -151,10 +151,19 @@ class LearnedColumns(Columns):
         self.is_frozen = is_set(self.frozen)
 
 
-def build_columns(geometry: Geometry, spec: Spec, name: str, device: torch.device | None) -> Columns | None:
-    """The module that `spec.columns` asks for; `None` where channels read `m mod Q`."""
-    if geometry.layout == "flat" or spec.columns == "tile":
+def build_columns(
+    choice: Literal["tile", "shuffle", "learned"], geometry: Geometry, seed: int, device: torch.device | None
+) -> Columns | None:
+    """The module that a spec's `columns` asks for; `None` where channels read `m mod Q`.
+
+    Args:
+        choice: What the spec says.
+        geometry: Of the layer.
+        seed: For the permutations of `shuffle`.
+        device: Where to put tensors.
+    """
+    if geometry.layout == "flat" or choice == "tile":
         return None
-    if spec.columns == "shuffle":
-        return ShuffledColumns(geometry.windows, geometry.columns, spec, f"{name}/columns", device)
+    if choice == "shuffle":
+        return ShuffledColumns(geometry.windows, geometry.columns, seed, device)
     return LearnedColumns(geometry.windows, geometry.columns, device)

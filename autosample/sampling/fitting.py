@@ -1,7 +1,7 @@
-"""Fitting a summary, and learned positions, to an existing dense weight (warm start).
+"""Fitting a summary, and learned offsets, to an existing dense weight (warm start).
 
-For given positions the least-squares summary is closed: every element is the average of the weights that it serves.
-For learned positions that step alternates with moving each window to the place that fits it best; with disjoint
+For given offsets the least-squares summary is closed: every element is the average of the weights that it serves.
+For learned offsets that step alternates with moving each window to the place that fits it best; with disjoint
 windows this is Lloyd's k-means.
 """
 
@@ -13,20 +13,20 @@ from autosample.sampling.columns import Columns
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.windows import gather_windows, scatter_windows
 
-# Bounds the search for the best position of a window: more candidates than this are thinned out evenly.
+# Bounds the search for the best offset of a window: more candidates than this are thinned out evenly.
 _MOST_CANDIDATES = 2048
 _ITERATIONS = 8
 
 
 def fit_summary(
     windows: Float[Tensor, "n g q w"],
-    positions: Int[Tensor, "n g"],
+    offsets: Int[Tensor, "n g"],
     geometry: Geometry,
     *,
     columns: Columns | None = None,
     factors: Float[Tensor, "n #g"] | None = None,
 ) -> Float[Tensor, "l q"]:
-    """The summary closest to `windows` in the least-squares sense when they lie at `positions` (overlap average).
+    """The summary closest to `windows` in the least-squares sense when they lie at `offsets` (overlap average).
 
     Rows that no window covers are zero.
     """
@@ -36,23 +36,23 @@ def fit_summary(
         if factors is None
         else factors[:, :, None, None].expand_as(windows[..., :1, :1])
     )
-    total = _scatter(windows * scale * kept, positions, geometry, columns)
-    count = _scatter(kept * scale.square(), positions, geometry, columns)
+    total = _scatter(windows * scale * kept, offsets, geometry, columns)
+    count = _scatter(kept * scale.square(), offsets, geometry, columns)
     return torch.where(count > 0, total / count.clamp_min(1e-30), 0.0)
 
 
 def _scatter(
-    windows: Float[Tensor, "n g q w"], positions: Int[Tensor, "n g"], geometry: Geometry, columns: Columns | None
+    windows: Float[Tensor, "n g q w"], offsets: Int[Tensor, "n g"], geometry: Geometry, columns: Columns | None
 ) -> Float[Tensor, "l q"]:
     if columns is None:
-        return scatter_windows(windows.flatten(0, 1), positions.reshape(-1), geometry.length)
-    groups = positions.shape[1]
-    base = positions + torch.arange(groups, device=positions.device) * geometry.length
-    wide = scatter_windows(windows.flatten(0, 1), base.reshape(-1), groups * geometry.length)
+        return scatter_windows(windows.flatten(0, 1), offsets.reshape(-1), geometry.length)
+    count = offsets.shape[1]
+    base = offsets + torch.arange(count, device=offsets.device) * geometry.length
+    wide = scatter_windows(windows.flatten(0, 1), base.reshape(-1), count * geometry.length)
     return columns.narrow(wide)
 
 
-def fit_positions(
+def fit_offsets(
     windows: Float[Tensor, "n g q w"], geometry: Geometry, *, iterations: int = _ITERATIONS, seed: int = 0
 ) -> Int[Tensor, "n g"]:
     """Positions found by alternating minimisation, starting from a summary made of some of the windows themselves."""
@@ -76,8 +76,8 @@ def _nearest(
     flat: Float[Tensor, "p q w"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], geometry: Geometry, turn: int
 ) -> Int[Tensor, "p"]:
     """For each window the candidate of least squared distance, its present place among them."""
-    stride = -(-geometry.positions // _MOST_CANDIDATES)
-    steps = torch.arange(turn % stride, geometry.positions, stride, device=flat.device)
+    stride = -(-geometry.choices // _MOST_CANDIDATES)
+    steps = torch.arange(turn % stride, geometry.choices, stride, device=flat.device)
     candidates = steps * geometry.grid
     best = _distance(flat, gather_windows(summary, base, geometry.window))
     targets = flat.flatten(1)
@@ -110,8 +110,3 @@ def _reseed(
         summary = summary.clone()
         summary[: slots * window].view(slots, window, -1)[empty[: len(worst)]] = flat[worst].transpose(1, 2)
     return summary
-
-
-def relative_error(weight: Tensor, fitted: Tensor) -> float:
-    """`‖W − Ŵ‖ / ‖W‖`; zero for a weight that is all zeros."""
-    return float((weight - fitted).norm() / weight.norm().clamp_min(1e-30)) if weight.any() else 0.0

@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from autosample.sampling.spec import Kind
+Kind = Literal["linear", "pointwise", "conv1d", "conv2d", "conv3d"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Geometry:
         kernel: Kernel size; empty for a linear layer.
         windows: `G`, windows per filter.
         length: `L`, rows of the summary.
-        grid: Step between admissible positions [rows].
+        grid: Step between admissible offsets [rows].
         sampled: Filters that are sampled: `N`, or `D·N` with WSNet's denser sampling.
     """
 
@@ -58,12 +58,12 @@ class Geometry:
 
     @property
     def limit(self) -> int:
-        """The largest admissible position: `L − window`, rounded down to the grid."""
+        """The largest admissible offset: `L − window`, rounded down to the grid."""
         return (self.length - self.window) // self.grid * self.grid
 
     @property
-    def positions(self) -> int:
-        """How many admissible positions there are."""
+    def choices(self) -> int:
+        """How many admissible offsets there are."""
         return self.limit // self.grid + 1
 
     @property
@@ -108,4 +108,5 @@ def kind_of(kernel: tuple[int, ...]) -> Kind:
         return "linear"
     if math.prod(kernel) == 1:
         return "pointwise"
-    return "conv1d" if len(kernel) == 1 else "conv2d"
+    kinds: dict[int, Kind] = {1: "conv1d", 2: "conv2d", 3: "conv3d"}
+    return kinds[len(kernel)]

@@ -1,4 +1,4 @@
-"""Pseudo-random positions and signs that any machine regenerates from a seed, instead of storing them.
+"""Pseudo-random offsets and signs that any machine regenerates from a seed, instead of storing them.
 
 The hash is simple tabulation with a multiplicative finish, `h(n, g) = ((T[n] xor U[g])·C mod 2^32)`, on integers
 only, so that the same seed gives the same layer under every torch version, device and precision.
@@ -21,28 +21,28 @@ def hash_words(seed: Int[Tensor, ""], stream: int, count: int) -> Int[Tensor, "c
     return words
 
 
-def hash_table(seed: Int[Tensor, ""], stream: int, filters: int, groups: int) -> Int[Tensor, "filters groups"]:
+def hash_table(seed: Int[Tensor, ""], stream: int, filters: int, windows: int) -> Int[Tensor, "filters windows"]:
     """32-bit words `h[n, g]` (in int64) of two streams of a seed."""
-    rows, columns = hash_words(seed, stream, filters), hash_words(seed, stream + 1, groups)
+    rows, columns = hash_words(seed, stream, filters), hash_words(seed, stream + 1, windows)
     table = rows[:, None] ^ columns
     return table.mul_(_FINISH).bitwise_and_(_MASK)
 
 
-def random_positions(seed: Int[Tensor, ""], filters: int, groups: int, choices: int) -> Int[Tensor, "filters groups"]:
+def random_offsets(seed: Int[Tensor, ""], filters: int, windows: int, choices: int) -> Int[Tensor, "filters windows"]:
     """Positions uniform in `0 … choices − 1` (HashedNets' `h`, section 4.1)."""
-    return hash_table(seed, 0, filters, groups).mul_(choices).bitwise_right_shift_(32)
+    return hash_table(seed, 0, filters, windows).mul_(choices).bitwise_right_shift_(32)
 
 
 def random_signs(
-    seed: Int[Tensor, ""], filters: int, groups: int, dtype: torch.dtype
-) -> Float[Tensor, "filters groups"]:
-    """Signs `±1` (HashedNets' `ξ`), independent of the positions of the same seed."""
-    return (hash_table(seed, 2, filters, groups) >> 31).to(dtype).mul_(2).sub_(1)
+    seed: Int[Tensor, ""], filters: int, windows: int, dtype: torch.dtype
+) -> Float[Tensor, "filters windows"]:
+    """Signs `±1` (HashedNets' `ξ`), independent of the offsets of the same seed."""
+    return (hash_table(seed, 2, filters, windows) >> 31).to(dtype).mul_(2).sub_(1)
 
 
-def random_columns(seed: Int[Tensor, ""], groups: int, columns: int) -> Int[Tensor, "groups columns"]:
+def random_columns(seed: Int[Tensor, ""], windows: int, columns: int) -> Int[Tensor, "windows columns"]:
     """A permutation of `0 … columns − 1` for each group."""
-    return hash_table(seed, 4, groups, columns).argsort(dim=1, stable=True)
+    return hash_table(seed, 4, windows, columns).argsort(dim=1, stable=True)
 
 
 def layer_seed(seed: int, name: str) -> int:

@@ -7,24 +7,22 @@ from dataclasses import replace
 from autosample.coding.packing import bits_for
 from autosample.errors import SpecError
 from autosample.sampling.geometry import Geometry, kind_of
-from autosample.sampling.rules import OFFSET_RULES, LearnedOffsets
+from autosample.sampling.rules import RULES, Offsets
 from autosample.sampling.spec import Spec
 
 # Positions of learned windows may take up to this share of the bits of a float32 summary before G is lowered, unless
 # the spec says what they may take.
 _POSITION_SHARE = 0.5
-# Gains may take up to this share of the numbers that the ratio leaves to a layer; beyond it they starve the summary.
-_GAIN_SHARE = 0.5
 # Denser sampling pays for its mixing matrix; it is used only where that costs at most this share of the dense weights.
 _MIXING_SHARE = 0.25
 # Integer strides rarely meet a ratio exactly: misses up to this (in log) count as equal, and shape decides.
 _CLOSE = 0.05
 # Channel compactness tried: every number up to this, and every divisor of the channels.
-_TRIED_GROUPS = 64
-_DEFAULT_WINDOWS = {"conv1d": 16, "conv2d": 8, "pointwise": 4, "linear": 8}
+_TRIED_WINDOWS = 64
+_DEFAULT_WINDOWS = {"conv1d": 16, "conv2d": 8, "conv3d": 8, "pointwise": 4, "linear": 8}
 
 
-def plan_geometry(spec: Spec, shape: Sequence[int]) -> Geometry:
+def plan_geometry(spec: Spec, shape: Sequence[int], bits: int = 32) -> Geometry:
     """Sizes of the summary that `spec` gives to a weight of the torch shape `(N, M, *kernel)`.
 
     A ratio beyond what the layer allows is lowered to the largest possible one; compare `Geometry.ratio`.
@@ -32,42 +30,40 @@ def plan_geometry(spec: Spec, shape: Sequence[int]) -> Geometry:
     Raises:
         SpecError: Neither `ratio` nor `spatial`/`channel` is set, or `windows` exceeds what a filter can be cut into.
     """
-    return _plan(settle(spec, shape), shape)
+    return _plan(settle(spec, shape, bits), shape)
 
 
-def settle(spec: Spec, shape: Sequence[int]) -> Spec:
-    """What `spec` says of a weight of the torch shape `(N, M, *kernel)`, nothing left open but sizes.
+def settle(spec: Spec, shape: Sequence[int], bits: int = 32) -> Spec:
+    """What `spec` says of a weight of the torch shape `(N, M, *kernel)`; only sizes are left open.
 
-    `by_kind` is applied; gains are left out where they would take most of the numbers; and where learned positions
-    would take more than `afford` of the summary's bits, the rule is `random`.
+    `by_kind` is applied, and where learned offsets would take more than `afford` of the summary's bits, the rule is
+    `random`.
+
+    Args:
+        spec: For layers of every kind.
+        shape: Of the weight.
+        bits: Bits that a stored number will have, fewer than 32 if the net will be quantised.
     """
     own = spec.for_kind(kind_of(tuple(int(size) for size in shape[2:])))
-    if own.gains != "none" and own.ratio is not None:
-        planned = _plan(own, shape)
-        if gain_count(own, planned) > _GAIN_SHARE * planned.dense / own.ratio:
-            own = own.replace(gains="none")
-    if own.afford is None or not _is_learned(own):
+    if not _is_learned(own) or (afford := own.settings.afford) is None:
         return own
     planned = _plan(own, shape)
-    affordable = own.afford * own.bits * planned.length * planned.columns
-    return own.replace(afford=None, rule="random" if position_bits(planned) > affordable else own.rule)
+    affordable = afford * bits * planned.length * planned.columns
+    if offset_bits(planned) > affordable:
+        return own.replace(rule="random")
+    return own.replace(options={"afford": None})
 
 
-def position_bits(planned: Geometry) -> int:
-    """Bits of a stored table of positions."""
-    return planned.sampled * planned.windows * bits_for(planned.positions)
-
-
-def gain_count(resolved: Spec, planned: Geometry) -> int:
-    """Learned factors beside the summary."""
-    return planned.sampled * {"none": 0, "filter": 1, "window": planned.windows}[resolved.gains]
+def offset_bits(planned: Geometry) -> int:
+    """Bits of a stored table of offsets."""
+    return planned.sampled * planned.windows * bits_for(planned.choices)
 
 
 def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
     """The geometry for a spec in which nothing differs by kind any more."""
     filters, channels, *kernel = (int(size) for size in shape)
-    if resolved.ratio is None and resolved.spatial is None and resolved.channel is None:
-        raise SpecError(f'preset "{resolved.preset}" needs a size, got none: pass ratio=8 (or spatial= and channel=)')
+    if not resolved.sized:
+        raise SpecError(f'preset "{resolved.preset}" needs a size, got none: pass ratio=8')
     layout = resolved.layout
     if layout == "auto":
         layout = "taps" if math.prod(kernel) > 1 else "flat"
@@ -78,7 +74,7 @@ def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
         kernel=tuple(kernel),
         windows=1,
         length=1,
-        grid=max(resolved.grid, 1),
+        grid=1 if resolved.grid == "window" else resolved.grid,
         sampled=filters,
     )
     return _strided(resolved, bare) if _is_strided(resolved) else _free(resolved, bare)
@@ -86,8 +82,11 @@ def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
 
 def _is_strided(spec: Spec) -> bool:
     """Whether filter `n` starts at `n·S` in every group, so that an integer stride gives the summary's length."""
-    shared = spec.rule == "separable" and spec.along == "strided" and spec.spread == 0
-    return (spec.rule == "strided" or shared) and spec.grid != 0
+    return _rule(spec).spaced and spec.grid != "window"
+
+
+def _rule(spec: Spec) -> type[Offsets]:
+    return RULES[spec.rule]
 
 
 def _most_windows(bare: Geometry) -> int:
@@ -99,7 +98,7 @@ def _fixed_windows(spec: Spec, bare: Geometry) -> int | None:
     most = _most_windows(bare)
     if spec.window is not None and bare.layout == "flat":
         row = bare.kernel[-1] if bare.taps > 1 else min(4, bare.channels)
-        return -(-most // min(spec.window or row, most))
+        return -(-most // min(row if spec.window == "row" else spec.window, most))
     if spec.windows is not None and spec.windows > most:
         raise SpecError(f"windows must be at most {most} for this layer, got {spec.windows}: pass a smaller number")
     return spec.windows
@@ -111,13 +110,13 @@ def _fixed_windows(spec: Spec, bare: Geometry) -> int | None:
 def _strided(spec: Spec, bare: Geometry) -> Geometry:
     if spec.ratio is None:
         return _by_compactness(spec, bare)
-    options = [_with_stride(bare, groups, stride) for groups, stride in _strides(spec, bare, bare.filters)]
+    options = [_with_stride(bare, count, stride) for count, stride in _strides(spec, bare, bare.filters)]
     if spec.denser > 1:
         dense = replace(bare, sampled=spec.denser * bare.filters)
         if _mixing_pays(dense):
-            options = [_with_stride(dense, groups, stride) for groups, stride in _strides(spec, dense, dense.sampled)]
+            options = [_with_stride(dense, count, stride) for count, stride in _strides(spec, dense, dense.sampled)]
     best = min(options, key=lambda option: _preference(option, float(spec.ratio or 1)))
-    return _with_any_stride(spec, best) if spec.strides == "any" else best
+    return _with_any_stride(spec, best) if spec.settings.strides == "any" else best
 
 
 def _with_any_stride(spec: Spec, whole: Geometry) -> Geometry:
@@ -130,21 +129,21 @@ def _with_any_stride(spec: Spec, whole: Geometry) -> Geometry:
     return replace(whole, length=max(length, whole.window + (whole.sampled - 1) * whole.grid))
 
 
-def _with_stride(bare: Geometry, groups: int, stride: int) -> Geometry:
+def _with_stride(bare: Geometry, count: int, stride: int) -> Geometry:
     """`L = K + (N − 1)·S` (WSNet, section 3; FSNet's `C_out` segments likewise)."""
-    cut = replace(bare, windows=groups)
+    cut = replace(bare, windows=count)
     return replace(cut, length=cut.window + (cut.sampled - 1) * stride)
 
 
 def _strides(spec: Spec, bare: Geometry, sampled: int) -> Iterator[tuple[int, int]]:
     """Pairs of channel compactness and stride on either side of the asked ratio."""
     fixed = _fixed_windows(spec, bare)
-    for groups in [fixed] if fixed else _splits(_most_windows(bare)):
-        cut = replace(bare, windows=groups)
+    for count in [fixed] if fixed else _splits(_most_windows(bare)):
+        cut = replace(bare, windows=count)
         budget = (bare.dense / (spec.ratio or 1.0) - (cut.stored - cut.columns)) / cut.columns
         exact = (budget - cut.window) / max(sampled - 1, 1)
         low = max(int(exact) // bare.grid, 1) * bare.grid
-        yield from ((groups, stride) for stride in (low, low + bare.grid))
+        yield from ((count, stride) for stride in (low, low + bare.grid))
 
 
 def _preference(option: Geometry, ratio: float) -> tuple[float, float, float]:
@@ -157,14 +156,14 @@ def _preference(option: Geometry, ratio: float) -> tuple[float, float, float]:
 
 def _by_compactness(spec: Spec, bare: Geometry) -> Geometry:
     """WSNet's own terms: `S = ⌈K / spatial⌉`, and the largest `C` up to `channel` that divides the channels."""
-    most = spec.channel or 1
-    groups = max(divisor for divisor in _divisors(_most_windows(bare)) if divisor <= most)
-    cut = replace(bare, windows=groups)
-    stride = -(-cut.window // (spec.spatial or 1))
+    most = spec.settings.channel or 1
+    count = max(divisor for divisor in _divisors(_most_windows(bare)) if divisor <= most)
+    cut = replace(bare, windows=count)
+    stride = -(-cut.window // (spec.settings.spatial or 1))
     dense = replace(cut, sampled=spec.denser * cut.filters)
     if spec.denser > 1 and stride > 1 and _mixing_pays(dense):
-        return _with_stride(dense, groups, stride // spec.denser or 1)
-    return _with_stride(cut, groups, stride)
+        return _with_stride(dense, count, stride // spec.denser or 1)
+    return _with_stride(cut, count, stride)
 
 
 def _mixing_pays(dense: Geometry) -> bool:
@@ -172,8 +171,8 @@ def _mixing_pays(dense: Geometry) -> bool:
 
 
 def _splits(number: int) -> list[int]:
-    """Numbers of groups to try: none empty when a filter is cut into equal windows and the last one cropped."""
-    small = [g for g in range(1, min(number, _TRIED_GROUPS) + 1) if -(-number // -(-number // g)) == g]
+    """Numbers of windows to try: none empty when a filter is cut into equal windows and the last one cropped."""
+    small = [g for g in range(1, min(number, _TRIED_WINDOWS) + 1) if -(-number // -(-number // g)) == g]
     return sorted({*small, *_divisors(number)})
 
 
@@ -182,19 +181,19 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // d for d in small)})
 
 
-# --- free positions: everything else --------------------------------------------------------------------------------
+# --- free offsets: everything else ----------------------------------------------------------------------------------
 
 
 def _free(spec: Spec, bare: Geometry) -> Geometry:
     fixed = _fixed_windows(spec, bare)
     if fixed is not None:
         return _with_budget(spec, bare, fixed)
-    groups = min(_default_windows(spec, bare), _most_windows(bare))
-    while groups > 1 and _too_many_positions(spec, _with_budget(spec, bare, groups)):
-        groups //= 2
-    while not _fits(spec, replace(bare, windows=groups)) and groups < _most_windows(bare):
-        groups = min(2 * groups, _most_windows(bare))
-    return _with_budget(spec, bare, groups)
+    count = min(_default_windows(spec, bare), _most_windows(bare))
+    while count > 1 and _too_many_offsets(spec, _with_budget(spec, bare, count)):
+        count //= 2
+    while not _fits(spec, replace(bare, windows=count)) and count < _most_windows(bare):
+        count = min(2 * count, _most_windows(bare))
+    return _with_budget(spec, bare, count)
 
 
 def _default_windows(spec: Spec, bare: Geometry) -> int:
@@ -204,18 +203,16 @@ def _default_windows(spec: Spec, bare: Geometry) -> int:
 
 
 def _learns_from_strided(spec: Spec) -> bool:
-    rule = OFFSET_RULES[spec.rule]
-    return _is_learned(spec) and not rule.watches_input and spec.start == "strided"
+    return _is_learned(spec) and not _rule(spec).watches_input and spec.settings.start == "strided"
 
 
 def _is_learned(spec: Spec) -> bool:
-    return issubclass(OFFSET_RULES[spec.rule], LearnedOffsets)
+    return _rule(spec).learned
 
 
 def _budget(spec: Spec, cut: Geometry) -> int:
-    """Rows that the asked ratio leaves to the summary, after the gains."""
-    ratio = spec.ratio or (spec.spatial or 1) * (spec.channel or 1)
-    return round((cut.dense / ratio - gain_count(spec, cut)) / cut.columns)
+    """Rows that the asked ratio leaves to the summary."""
+    return round(cut.dense / (spec.ratio or 1.0) / cut.columns)
 
 
 def _fits(spec: Spec, cut: Geometry) -> bool:
@@ -223,13 +220,13 @@ def _fits(spec: Spec, cut: Geometry) -> bool:
     return _budget(spec, cut) >= 2 * cut.window
 
 
-def _with_budget(spec: Spec, bare: Geometry, groups: int) -> Geometry:
+def _with_budget(spec: Spec, bare: Geometry, count: int) -> Geometry:
     most = _most_windows(bare)
-    groups = -(-most // -(-most // groups))  # equal windows cover the filter; none may lie beyond its end
-    cut = replace(bare, windows=groups)
-    grid = cut.window if spec.grid == 0 else spec.grid
+    count = -(-most // -(-most // count))  # equal windows cover the filter; none may lie beyond its end
+    cut = replace(bare, windows=count)
+    grid = cut.window if spec.grid == "window" else spec.grid
     length = _budget(spec, cut)
-    if spec.grid == 0:
+    if spec.grid == "window":
         length = max(round(length / grid), 1) * grid
     least = cut.window + _room(spec, cut) * grid
     return replace(cut, grid=grid, length=max(length, least))
@@ -242,10 +239,10 @@ def _room(spec: Spec, cut: Geometry) -> int:
     """
     if cut.windows == 1 and _learns_from_strided(spec):
         return cut.sampled - 1
-    return 1 if spec.rule != "strided" else 0
+    return 0 if _rule(spec).spaced else 1
 
 
-def _too_many_positions(spec: Spec, planned: Geometry) -> bool:
-    if not _is_learned(spec) or spec.afford is not None:
+def _too_many_offsets(spec: Spec, planned: Geometry) -> bool:
+    if not _is_learned(spec) or spec.settings.afford is not None:
         return False
-    return position_bits(planned) > _POSITION_SHARE * 32 * planned.length * planned.columns
+    return offset_bits(planned) > _POSITION_SHARE * 32 * planned.length * planned.columns

@@ -21,8 +21,8 @@ class Placement:
     """Where every window lies: `window[n, g] = Σ_j weights[n, g, j] · Φ[base[n, g] + j·step + …]`.
 
     Attributes:
-        base: First position of each window, shape `(N, G)` [summary rows].
-        weights: Mixing weights of `J` neighbouring windows, shape `(N, G, J)`; `None` where `base` is the position.
+        base: First offset of each window, shape `(N, G)` [summary rows].
+        weights: Mixing weights of `J` neighbouring windows, shape `(N, G, J)`; `None` where `base` is the offset.
         step: Distance between those neighbours [summary rows].
         hard: Forward takes the one neighbour of largest weight; backward differentiates the mixture
             (straight-through), so that `∂W/∂weights[j]` is the window at neighbour `j`.
@@ -36,39 +36,20 @@ class Placement:
 
 def cut_windows(summary: Float[Tensor, "l q"], placement: Placement, window: int) -> Float[Tensor, "n g q w"]:
     """Windows of `window` rows at the places of `placement`; differentiable in the summary and in the weights."""
-    filters, groups = placement.base.shape
+    filters, count = placement.base.shape
     base = placement.base.reshape(-1)
     if placement.weights is None:
         windows = _Gather.apply(summary, base, window)
     else:
-        weights = placement.weights.reshape(filters * groups, -1).to(summary.dtype)
+        weights = placement.weights.reshape(filters * count, -1).to(summary.dtype)
         windows = _Blend.apply(summary, base, weights, window, placement.step, placement.hard)
-    return windows.view(filters, groups, summary.shape[1], window)
+    return windows.view(filters, count, summary.shape[1], window)
 
 
-def compose(first: Placement, second: Placement) -> Placement:
-    """The placement `o = a + b` of two that broadcast to one another: mixtures of shifts compose by convolution.
-
-    Two hard choices stay hard: the largest product is the product of the largest.
-    """
-    base = first.base + second.base
-    if first.weights is None and second.weights is None:
-        return Placement(base)
-    if first.weights is None or second.weights is None:
-        one = second if first.weights is None else first
-        assert one.weights is not None
-        return Placement(base, one.weights.expand(*base.shape, -1), one.step, one.hard)
-    a, b = first.weights, second.weights
-    mixed = a.new_zeros(*base.shape, a.shape[-1] + b.shape[-1] - 1)
-    for j in range(b.shape[-1]):
-        mixed = mixed + torch.nn.functional.pad(a * b[..., j : j + 1], (j, b.shape[-1] - 1 - j))
-    return Placement(base, mixed, first.step, first.hard and second.hard)
-
-
-def multiplicity(positions: Int[Tensor, "n g"], window: int, length: int) -> Int[Tensor, "l"]:
+def multiplicity(offsets: Int[Tensor, "n g"], window: int, length: int) -> Int[Tensor, "l"]:
     """How many windows cover each summary row: the weights that an element of that row serves."""
-    edges = torch.zeros(length + 1, dtype=torch.long, device=positions.device)
-    start = positions.reshape(-1).long()
+    edges = torch.zeros(length + 1, dtype=torch.long, device=offsets.device)
+    start = offsets.reshape(-1).long()
     ones = torch.ones_like(start)
     edges = edges.scatter_add(0, start, ones).scatter_add(0, start + window, -ones)
     return edges.cumsum(0)[:length]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from autosample.errors import ArtifactError, nearest
+from autosample.errors import ArtifactError, hint
 
 _DEEPEST = 16
 
@@ -68,7 +68,7 @@ def take(data: Mapping[str, Any], where: str, names: Iterable[str]) -> Mapping[s
     known = list(names)
     for name in data:
         if name not in known:
-            raise ArtifactError(f"{where} has no field {name[:80]!r}: {nearest(name[:80], known)}")
+            raise ArtifactError(f"{where} has no field {name[:80]!r}: {hint(name[:80], known)}")
     for name in known:
         if name not in data:
             raise ArtifactError(f"{where} must have the field {name!r}, got none: use an undamaged file")

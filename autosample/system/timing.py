@@ -1,14 +1,11 @@
 """Measuring speed as a ratio: sides that are compared run in turn, in one process, on the same threads."""
 
 import ctypes
-import os
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -101,14 +98,6 @@ def keep_memory() -> None:
         raise ConfigError("keeping memory needs glibc's allocator, got another system: leave it out") from error
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells, and how many cores there are."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _quartiles(numbers: Iterable[float]) -> tuple[float, float, float]:

@@ -8,7 +8,7 @@ from timm.optim import create_optimizer_v2, list_optimizers  # pyright: ignore[r
 from timm.scheduler import create_scheduler_v2  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
-from autosample.errors import ConfigError, nearest, one_line
+from autosample.errors import ConfigError, hint, one_line
 
 #: timm's schedules that can be stepped after each batch, and `none`
 SCHEDULERS = ("constant", "cosine", "multistep", "none", "poly", "rsqrt", "step", "tanh", "wsd")
@@ -25,9 +25,8 @@ def build_optimizer(
     base = name.removeprefix("lookahead_").lower().replace("_", "")
     known = [str(n) for n in list_optimizers()]
     if base not in {n.replace("_", "") for n in known}:
-        hint = nearest(name, known)
-        hint = hint if not hint.startswith("known:") else "try adamw, sgd or timm.optim.list_optimizers()"
-        raise ConfigError(f'no optimizer of timm is called "{name}": {hint}')
+        near = hint(name, known, otherwise="try adamw, sgd or timm.optim.list_optimizers()")
+        raise ConfigError(f'no optimizer of timm is called "{name}": {near}')
     try:
         return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(args or {}))
     except (AssertionError, ValueError, TypeError) as error:
@@ -61,7 +60,7 @@ def build_scheduler(
         ConfigError: The name is unknown, or an argument is not taken.
     """
     if name not in SCHEDULERS:
-        raise ConfigError(f'no schedule of timm is called "{name}": {nearest(name, SCHEDULERS)}')
+        raise ConfigError(f'no schedule of timm is called "{name}": {hint(name, SCHEDULERS)}')
     if name == "none":
         return None
     settings = {"warmup_lr": lr / 25, "min_lr": lr / 1000, **(args or {})}

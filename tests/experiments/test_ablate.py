@@ -49,7 +49,7 @@ def accuracies(folder):
 
 
 def left_over(folder):
-    return [p.name for p in folder.rglob("*") if p.name.endswith(".partial") or p.parent.name == "claims"]
+    return [p.name for p in folder.rglob("*") if ".partial" in p.name or p.parent.name == "claims"]
 
 
 def start(config, out, *options):

@@ -1,6 +1,5 @@
 import importlib
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from autosample.experiments.bench import measure as measuring
 from autosample.experiments.bench import sides as building
 from autosample.experiments.bench.cases import SUITES, Workload, altered, chosen, conv, own, suite, wsnet
 from autosample.experiments.bench.growth import slope, slopes
-from autosample.experiments.bench.measure import measure, measure_sides, relative_difference
+from autosample.experiments.bench.measure import measure, measure_sides
 from autosample.experiments.bench.memory import peak_memory
 from autosample.experiments.bench.record import Measured, Record, Row, read, write
 from autosample.experiments.bench.show import milliseconds, peaks, plot, print_record
@@ -149,16 +148,6 @@ def test_nothing_is_measured_where_dense_torch_fails():
     row = measure_sides(TINY, Built(sides_of(TINY, dense=nn.Conv1d(3, 3, 3))), threads=1, tolerance=1e-4, rounds=3)
     assert row.error.startswith("dense: RuntimeError")
     assert (dict(row.sides), row.baseline, row.verdict) == ({}, "", "error")
-
-
-@pytest.mark.parametrize(
-    ("expected", "got", "difference"),
-    [([1.0, -4.0], [1.0, -3.0], 0.25), ([0.0], [0.0], 0.0), ([0.0], [1.0], 1e30), ([1.0], [math.nan], math.inf)],
-)
-def test_relative_difference(expected, got, difference):
-    assert relative_difference([torch.tensor(expected)], [torch.tensor(got)]) == pytest.approx(difference)
-    assert relative_difference([torch.zeros(2)], [torch.zeros(3)]) == math.inf
-    assert relative_difference([torch.zeros(0)], [torch.zeros(0)]) == 0
 
 
 # --- workloads -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """Records, failures and claims on disk."""
 
-import os
-import socket
 import subprocess
 import sys
 
@@ -52,22 +50,6 @@ def test_damaged_and_foreign_records_are_named(tmp_path, grid, record):
     write_record(path, record(second, 3.0))
     with pytest.raises(ConfigError, match="a record must be what a run wrote"):
         read_record(path)
-
-
-def test_temporary_files_of_dead_processes_are_removed(tmp_path):
-    folder, host = tmp_path / "records", socket.gethostname()
-    folder.mkdir()
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    names = {
-        f"a.json.{host}.{int(dead.stdout)}.partial": False,
-        f"a.json.{host}.{os.getpid()}.partial": True,
-        "a.json.elsewhere.1.partial": True,
-        "odd.partial": True,
-    }
-    for name in names:
-        (folder / name).write_text("{")
-    Store(tmp_path)
-    assert {path.name for path in folder.iterdir()} == {name for name, kept in names.items() if kept}
 
 
 def test_a_queue_gives_what_is_missing_in_order(tmp_path, grid, record):

@@ -208,7 +208,7 @@ CHANGES = {
     "threads": lambda m: (_threads(), m),
     "kernel": lambda m: (m.setattr(fused, "version", lambda: "another"), m),
     "torch": lambda m: (m.setattr(torch, "__version__", "9.9"), m),
-    "processor": lambda m: (m.setattr(planner, "_processor", lambda: "another"), m),
+    "processor": lambda m: (m.setattr(planner, "processor", lambda: "another"), m),
 }
 OTHERS = {
     "batch": (lambda: conv(), (3, 8, 50)),

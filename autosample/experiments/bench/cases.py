@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from autosample.errors import ConfigError, nearest
+from autosample.errors import ConfigError, hint
 
 Kind = Literal["layer", "model", "training"]
 
@@ -170,7 +170,7 @@ def suite(name: str) -> list[Workload]:
         ConfigError: There is none of that name.
     """
     if name not in SUITES:
-        raise ConfigError(f'no suite is called "{name}": {nearest(name, SUITES)}')
+        raise ConfigError(f'no suite is called "{name}": {hint(name, SUITES)}')
     return SUITES[name]()
 
 
@@ -190,7 +190,7 @@ def chosen(rows: list[Workload], only: Iterable[str] | None) -> list[Workload]:
         names = [row.name for row in rows]
         for name in only:
             if name not in names:
-                raise ConfigError(f'no workload is called "{name}": {nearest(name, names)}')
+                raise ConfigError(f'no workload is called "{name}": {hint(name, names)}')
         rows = [row for row in rows if row.name in only]
     return rows
 

@@ -14,6 +14,7 @@ from autosample.experiments.bench.cases import Workload
 from autosample.experiments.bench.memory import peak_memory
 from autosample.experiments.bench.record import Measured, Row, fastest_dense
 from autosample.experiments.bench.sides import Built, Side, build
+from autosample.system.difference import largest_difference
 from autosample.system.timing import ratio, time_in_turn
 
 #: How far outputs may be from those of dense torch, relative to the largest of these.
@@ -103,7 +104,7 @@ def _check(
             (notes if optional else errors).append(said)
             continue
         expected = expected or got
-        difference = relative_difference(expected, got)
+        difference = largest_difference(expected, got).relative
         if not difference <= tolerance:
             said = (
                 f"{side.name}: outputs differ by {difference:.2g} from those of dense torch, {tolerance:g} is allowed"
@@ -124,16 +125,3 @@ def _exactly(device: torch.device) -> contextlib.AbstractContextManager:
 def _tensors(out: Any) -> list[Tensor]:
     # copies: a compiled function may use its memory again
     return [t.detach().clone() for t in tree_leaves(out) if isinstance(t, Tensor)]
-
-
-def relative_difference(expected: list[Tensor], got: list[Tensor]) -> float:
-    """The largest difference of any two tensors, relative to the largest number expected of them; infinite if shapes
-    differ or numbers are missing."""
-    if [t.shape for t in expected] != [t.shape for t in got]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(expected, got, strict=True):
-        if a.numel():
-            difference = ((a.double() - b.double()).abs().amax() / a.double().abs().amax().clamp_min(1e-30)).item()
-            worst = max(worst, difference if difference == difference else float("inf"))
-    return worst

@@ -8,6 +8,7 @@ from typing import Any
 
 from autosample.errors import ConfigError, one_line
 from autosample.experiments.bench.cases import Workload
+from autosample.system.files import write_json
 from autosample.system.timing import Ratio
 
 
@@ -127,10 +128,7 @@ class Record:
 
 def write(record: Record, path: Path) -> None:
     """Write a record whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(record.to_dict(), indent=1) + "\n")
-    partial.replace(path)
+    write_json(path, record.to_dict())
 
 
 def read(path: Path) -> Record:

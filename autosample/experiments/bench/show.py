@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from autosample.experiments.bench.growth import curves
 from autosample.experiments.bench.record import Record, Row
+from autosample.system.files import whole
+from autosample.system.tables import make_table
 
 _ASKED = {"aim": "yes, aim", "target": "yes", "missed": "NO", "error": "ERROR", "": ""}
 _STYLE = {"aim": "green", "target": "green", "missed": "red", "error": "bold red", "": ""}
@@ -31,15 +32,11 @@ def print_record(record: Record, console: Console) -> None:
 
 
 def _table(record: Record) -> RenderableType:
-    table = Table(title=_title(record))
     names = list(dict.fromkeys(n for row in record.rows for n in row.sides if not n.startswith("dense")))
     heads = ("workload", "fastest dense", "[ms]", *(f"{n} [ms]" for n in names))
     heads += ("best ratio", "quartiles", "peak [MB]", "target", "aim", "met")
-    for head in heads:
-        table.add_column(Text(head), justify="left" if head in ("workload", "fastest dense") else "right")
-    for row in record.rows:
-        table.add_row(*map(Text, _cells(row, names)), style=_STYLE[row.verdict])
-    return table
+    cells, styles = [_cells(row, names) for row in record.rows], [_STYLE[row.verdict] for row in record.rows]
+    return make_table(heads, cells, left=("workload", "fastest dense"), styles=styles, title=_title(record))
 
 
 def _title(record: Record) -> str:
@@ -72,14 +69,12 @@ def peaks(row: Row) -> str:
 
 
 def _slopes(record: Record) -> RenderableType:
-    table = Table(title="time grows as size to the power of (R²)")
     names = list(dict.fromkeys(name for fits in record.slopes.values() for name in fits))
-    for head in ("sweep", *names):
-        table.add_column(head, justify="left" if head == "sweep" else "right")
-    for sweep, fits in record.slopes.items():
-        cells = (f"{fits[n]['slope']:.2f} ({fits[n]['r2']:.2f})" if n in fits else "" for n in names)
-        table.add_row(sweep, *cells)
-    return table
+    rows = [
+        [sweep, *(f"{fits[n]['slope']:.2f} ({fits[n]['r2']:.2f})" if n in fits else "" for n in names)]
+        for sweep, fits in record.slopes.items()
+    ]
+    return make_table(("sweep", *names), rows, left=("sweep",), title="time grows as size to the power of (R²)")
 
 
 def plot(record: Record, path: Path) -> None:
@@ -92,10 +87,8 @@ def plot(record: Record, path: Path) -> None:
     figure = (_growth if record.slopes else _bars)(plt, record)
     if figure is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    figure.savefig(partial, dpi=130)
-    partial.replace(path)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=130)
     plt.close(figure)
 
 

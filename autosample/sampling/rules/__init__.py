@@ -1,25 +1,27 @@
-"""Offset rules. To add one: write a file with a subclass of `Offsets`, and add its row here."""
+"""Offset rules. To add one, write a subclass of `Offsets` in one file and add its row to `RULES`.
 
-from autosample.sampling.rules.base import LearnedOffsets as LearnedOffsets
+A method that samples nothing is a row of the same table: a subclass of `autosample.nn.Compressed`.
+"""
+
+from autosample.sampling.rules.assigned import AssignedOffsets as AssignedOffsets
+from autosample.sampling.rules.base import Lattice as Lattice
 from autosample.sampling.rules.base import Offsets as Offsets
-from autosample.sampling.rules.base import Places as Places
+from autosample.sampling.rules.base import Options as Options
 from autosample.sampling.rules.categorical import CategoricalOffsets as CategoricalOffsets
-from autosample.sampling.rules.gumbel import GumbelOffsets as GumbelOffsets
 from autosample.sampling.rules.indexed import IndexedOffsets as IndexedOffsets
 from autosample.sampling.rules.interpolated import InterpolatedOffsets as InterpolatedOffsets
+from autosample.sampling.rules.learned import LearnedOffsets as LearnedOffsets
+from autosample.sampling.rules.learned import LearnedOptions as LearnedOptions
 from autosample.sampling.rules.random import RandomOffsets as RandomOffsets
-from autosample.sampling.rules.separable import SeparableOffsets as SeparableOffsets
 from autosample.sampling.rules.strided import StridedOffsets as StridedOffsets
-from autosample.sampling.rules.table import AssignedOffsets as AssignedOffsets
 from autosample.sampling.rules.table import TableOffsets as TableOffsets
 
-OFFSET_RULES: dict[str, type] = {
+#: The class behind each name that a spec's `rule` can have; every class has its own `Options`.
+RULES: dict[str, type] = {
     "strided": StridedOffsets,
     "random": RandomOffsets,
     "interpolated": InterpolatedOffsets,
     "categorical": CategoricalOffsets,
-    "gumbel": GumbelOffsets,
     "assigned": AssignedOffsets,
-    "separable": SeparableOffsets,
     "indexed": IndexedOffsets,
 }

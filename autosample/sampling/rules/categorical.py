@@ -1,20 +1,39 @@
-"""A learned choice among grid positions: hard forward, softmax gradient backward, annealed, then frozen."""
+"""A learned choice among grid points: hard forward, softmax gradient backward, annealed, then frozen."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from autosample.sampling.rules.base import LearnedOffsets, Places, start_positions
-from autosample.sampling.spec import Spec
+from autosample.sampling.checks import check_whole
+from autosample.sampling.rules.base import Lattice, Options
+from autosample.sampling.rules.learned import LearnedOffsets, LearnedOptions
 from autosample.sampling.windows import Placement
 
 
+@dataclass(frozen=True, kw_only=True)
+class CategoricalOptions(LearnedOptions):
+    """Settings of the rule, besides those of every learned one.
+
+    Attributes:
+        candidates: How many neighbouring grid points a window chooses among.
+    """
+
+    candidates: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("candidates", self.candidates, least=2, fix="8 is usual")
+
+
 class CategoricalOffsets(LearnedOffsets):
-    """Each window takes the best of `candidates` neighbouring grid positions around its start.
+    """Each window takes the best of `candidates` neighbouring grid points around its start.
 
     The forward pass uses the largest logit alone; backward, `∂ℓ/∂logit[c] = p[c]/τ·(s[c] − Σ p·s)` with
     `p = softmax(logit/τ)` and `s[c] = ⟨∂ℓ/∂W, window at c⟩`. Candidates are bounded so that learning costs a few
-    passes over the weight, whatever the number of positions.
+    passes over the weight, however many choices there are.
 
     Attributes:
         logits: Scores of the candidates, `(N, G, C)`.
@@ -22,38 +41,44 @@ class CategoricalOffsets(LearnedOffsets):
         temperature: `τ`, a scalar buffer; `anneal` sets it.
     """
 
+    Options: ClassVar[type[Options]] = CategoricalOptions
+    options: CategoricalOptions
     first: Tensor
     temperature: Tensor
 
-    def __init__(self, places: Places, spec: Spec, *, name: str = "", device: torch.device | None = None) -> None:
-        super().__init__(places, start_positions(places, spec, name, device))
-        self.count = min(spec.candidates, places.choices)
+    def __init__(
+        self,
+        lattice: Lattice,
+        options: CategoricalOptions | None = None,
+        *,
+        seed: int = 0,
+        in_channels: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(lattice, options, seed=seed, device=device)
+        self.count = min(self.options.candidates, lattice.choices)
         self.register_buffer("first", torch.zeros_like(self.table))
         self.register_buffer("temperature", torch.ones((), device=device))
-        self.logits = nn.Parameter(torch.empty(places.filters, places.groups, self.count, device=device))
+        self.logits = nn.Parameter(torch.empty(lattice.filters, lattice.windows, self.count, device=device))
         self.assign(self.table)
 
     @torch.no_grad()
-    def assign(self, positions: Int[Tensor, "n g"]) -> None:
-        step = positions // self.places.grid
-        first = (step - self.count // 2).clamp(0, self.places.choices - self.count)
-        self.first.copy_(first * self.places.grid)
+    def assign(self, offsets: Int[Tensor, "n g"]) -> None:
+        step = offsets // self.lattice.grid
+        first = (step - self.count // 2).clamp(0, self.lattice.choices - self.count)
+        self.first.copy_(first * self.lattice.grid)
         self.logits.zero_().scatter_(2, (step - first).long().unsqueeze(-1), 0.1)  # a slight lead for the start
 
     def anneal(self, progress: float) -> None:
         """Lower the temperature from 1 to 0.1."""
         self.temperature.fill_(10.0 ** -min(max(progress, 0.0), 1.0))
 
-    def hard_positions(self) -> Int[Tensor, "n g"]:
-        return self.first.long() + self.logits.argmax(-1) * self.places.grid
-
-    def scores(self) -> Float[Tensor, "n g c"]:
-        """What candidates are chosen by, before freezing."""
-        return self.logits
+    def hard_offsets(self) -> Int[Tensor, "n g"]:
+        return self.first.long() + self.logits.argmax(-1) * self.lattice.grid
 
     def soft_placement(self) -> Placement:
-        weights = torch.softmax(self.scores() / self.temperature, -1)
-        return Placement(self.first.long(), weights, self.places.grid, hard=True)
+        weights = torch.softmax(self.logits / self.temperature, -1)
+        return Placement(self.first.long(), weights, self.lattice.grid, hard=True)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.count} candidates"

@@ -1,28 +1,39 @@
-"""Pseudo-random positions: HashedNets (Chen et al. 2015, section 4) with windows of one weight, ROAST-like else."""
+"""Pseudo-random offsets: HashedNets (Chen et al. 2015, section 4) with windows of one weight, else like ROAST."""
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 
-from autosample.sampling.hashing import layer_seed, random_positions
-from autosample.sampling.rules.base import Offsets, Places
-from autosample.sampling.spec import Spec
+from autosample.sampling.hashing import random_offsets
+from autosample.sampling.rules.base import Lattice, Offsets, Options
 from autosample.sampling.windows import Placement
+
+# What the operators that hash offsets weigh in an exported file [bits]: a smaller table is written instead.
+_HASH = 8 * 2000
 
 
 class RandomOffsets(Offsets):
-    """Positions hashed from a seed, uniform on the grid. Only the seed is stored."""
+    """Offsets hashed from a seed, uniform on the grid. Only the seed is stored."""
 
     seed: Tensor
 
-    def __init__(self, places: Places, spec: Spec, *, name: str = "", device: torch.device | None = None) -> None:
-        super().__init__(places, device)
-        self.register_buffer("seed", torch.tensor(layer_seed(spec.seed, name), device=device))
+    def __init__(
+        self,
+        lattice: Lattice,
+        options: Options | None = None,
+        *,
+        seed: int = 0,
+        in_channels: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(lattice, options, seed=seed, device=device)
+        self.register_buffer("seed", torch.tensor(seed, device=device))
 
     def placement(self) -> Placement:
-        p = self.places
-        return Placement(random_positions(self.seed, p.filters, p.groups, p.choices).mul_(p.grid))
+        p = self.lattice
+        return Placement(random_offsets(self.seed, p.filters, p.windows, p.choices).mul_(p.grid))
 
     def stored_bits(self) -> int:
         return 8 * self.seed.nbytes
@@ -33,3 +44,21 @@ class RandomOffsets(Offsets):
     def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
         self.seed = stored["seed"]
         return self
+
+    def stored_form(self) -> nn.Module:
+        return super().stored_form() if self.lattice.table_bits < _HASH else Hashed(self.lattice, self.seed)
+
+
+class Hashed(nn.Module):
+    """Offsets hashed from a seed in an exported graph."""
+
+    seed: Tensor
+
+    def __init__(self, lattice: Lattice, seed: Tensor) -> None:
+        super().__init__()
+        self.lattice = lattice
+        self.register_buffer("seed", seed.detach().cpu().clone())
+
+    def forward(self) -> Int[Tensor, "n g"]:
+        p = self.lattice
+        return random_offsets(self.seed, p.filters, p.windows, p.choices) * p.grid

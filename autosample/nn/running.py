@@ -4,21 +4,18 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from autosample.errors import SpecError, hint
+from autosample.nn.kinds import is_plain
 from autosample.reuse import fused, ops, planner
 from autosample.reuse.layer import in_autocast
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task, make_task
 
-if TYPE_CHECKING:
-    from autosample.nn.layer import SummaryLayer
-
-_FORWARD = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward)
-_CONVOLVE = (nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, None)
 # In training, reuse must be predicted to take at most this share of the dense layer's time.
 _CLEARLY = 0.6
 # Output positions from which on the fused kernel is better at training than standard operators.
@@ -26,39 +23,33 @@ _WIDE = 64
 Pad = tuple[list[int], str]
 
 
-def is_plain(layer: type[nn.Module]) -> bool:
-    """Whether a class of convolutions or linear layers computes what torch's own does."""
-    return layer.forward in _FORWARD and getattr(layer, "_conv_forward", None) in _CONVOLVE
-
-
-def reusable(layer: "SummaryLayer") -> str:
+def reusable(layer: Any) -> str:
     """Why a layer cannot reuse work, whatever its positions are; empty if it can."""
     if not isinstance(layer, nn.Conv1d | nn.Conv2d):
         return "no taps to slide along"
-    if not is_plain(layer._dense_class):
-        return f"{layer._dense_class.__name__} has a forward pass of its own"
+    if not is_plain(layer.dense_class):
+        return f"{layer.dense_class.__name__} has a forward pass of its own"
     return ""
 
 
 @torch.no_grad()
-def layer_task(layer: "SummaryLayer") -> Task | None:
+def layer_task(layer: Any) -> Task | None:
     """The task of a convolution at its present positions; `None` if they are not integers or share no work."""
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     placement = layer.offsets.placement()
     if placement.weights is not None or placement.base.is_meta:
         return None
-    factors = layer._factors()
     return make_task(
         placement.base.expand(layer.geometry.sampled, layer.geometry.windows),
         layer.geometry,
         dilation=tuple(layer.dilation),
         groups=layer.groups,
-        per_window=factors is not None and factors.shape[1] > 1,
+        per_window=layer.sign_seed is not None and layer.geometry.windows > 1,
         table=None if layer.columns is None else layer.columns.table(),
     )
 
 
-def layer_frame(layer: nn.Conv1d | nn.Conv2d) -> tuple[Frame, Pad | None]:
+def layer_frame(layer: Any) -> tuple[Frame, Pad | None]:
     """Where the filters are put down, and what has to be padded before if that is not zeros."""
     flat = list(layer._reversed_padding_repeated_twice)
     pairs = tuple(zip(flat[::2], flat[1::2], strict=True))[::-1]
@@ -68,17 +59,29 @@ def layer_frame(layer: nn.Conv1d | nn.Conv2d) -> tuple[Frame, Pad | None]:
     return frame, (flat, layer.padding_mode) if other else None
 
 
-_materialize_only: ContextVar[bool] = ContextVar("materialize_only", default=False)
+Way = Literal["auto", "materialize", "reuse"]
+_way: ContextVar[Way] = ContextVar("way", default="auto")
 
 
 @contextmanager
-def materialized() -> Iterator[None]:
-    """Within it every summary layer computes with its materialised weight, whatever its spec says."""
-    token = _materialize_only.set(True)
+def execution(way: Way) -> Iterator[None]:
+    """Within it, summary layers that are not deployed compute their output in this way.
+
+    `materialize` samples the weight and convolves, `reuse` shares the work of overlapping windows where offsets are
+    integers, and `auto`, the usual way, takes what a cost model expects to be faster (on accelerators the weight).
+    Compiled and exported models use the weight.
+
+    Raises:
+        SpecError: There is no such way.
+    """
+    if way not in get_args(Way):
+        near = hint(str(way), get_args(Way))
+        raise SpecError(f"execution must be one of {', '.join(get_args(Way))}, got {way!r}: {near}")
+    token = _way.set(way)
     try:
         yield
     finally:
-        _materialize_only.reset(token)
+        _way.reset(token)
 
 
 class Reuse:
@@ -95,7 +98,7 @@ class Reuse:
     def __reduce__(self) -> tuple:
         return Reuse, ()
 
-    def task(self, layer: "SummaryLayer") -> Task | None:
+    def task(self, layer: Any) -> Task | None:
         """The layer's task if it is to be computed by reuse with its present positions."""
         parts = [part for part in (layer.offsets, layer.columns) if part is not None]
         buffers = [b for part in parts for b in part.buffers()]
@@ -111,18 +114,13 @@ class Reuse:
             self._buffers = buffers  # alive, so that no other tensor gets their addresses
         return self._task
 
-    def forward(self, layer: "SummaryLayer", x: Tensor) -> Tensor | None:
+    def forward(self, layer: Any, x: Tensor) -> Tensor | None:
         """The layer's output by reuse, or `None` if its weight is to be materialised."""
         if torch.compiler.is_compiling():
             # positions must be known to plan, and a graph must not outlive them: deployed layers do compile
             return None
-        wanted = layer.spec.execution
-        if (
-            wanted == "materialize"
-            or _materialize_only.get()
-            or reusable(layer)
-            or not isinstance(layer, nn.Conv1d | nn.Conv2d)
-        ):
+        wanted = _way.get()
+        if wanted == "materialize" or reusable(layer):
             return None
         if x.dim() != len(layer.kernel_size) + 2 or (wanted == "auto" and torch._C._are_functorch_transforms_active()):
             return None
@@ -139,13 +137,12 @@ class Reuse:
         return _run(layer, x, task, frame, kernel and fused.available())
 
 
-def _kernel_trains(layer: "SummaryLayer", x: Tensor, frame: Frame) -> bool:
+def _kernel_trains(layer: Any, x: Tensor, frame: Frame) -> bool:
     """Whether the fused kernel could be used here, with gradients; asking does not build it."""
-    learned = layer.gains is not None and layer.gains.requires_grad
     plain = x.device.type == "cpu" and x.dtype == layer.summary.dtype == torch.float32
     plain = plain and not torch.is_autocast_enabled("cpu")
     wide = math.prod(frame.out(x.shape[2:])) >= _WIDE
-    return plain and wide and not learned and not torch._C._are_functorch_transforms_active()
+    return plain and wide and not torch._C._are_functorch_transforms_active()
 
 
 def _worth(task: Task, frame: Frame, x: Tensor, kernel: bool, mixed: int) -> Task | None:
@@ -163,10 +160,10 @@ def _worth(task: Task, frame: Frame, x: Tensor, kernel: bool, mixed: int) -> Tas
 
 
 def _run(layer: Any, x: Tensor, task: Task, frame: Frame, kernel: bool) -> Tensor:
-    summary, factors = layer._summary_in_use(), layer._factors()
+    summary, signs = layer.summary_in_use(), layer.signs()
     x = in_autocast(x)
     convolve = fused.convolve if kernel else ops.convolve
-    y = convolve(x, task.source(summary), factors, task, frame)
+    y = convolve(x, task.source(summary), signs, task, frame)
     if layer.densify is not None:
         y = (layer.in_use("densify").to(y.dtype) @ y.flatten(2)).unflatten(2, y.shape[2:])
     return y if layer.bias is None else y + layer.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))

@@ -1,0 +1,58 @@
+"""Files that the command line names: found and checked before minutes go into loading data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autosample.errors import ConfigError, one_line
+from autosample.system.configs import find, read
+
+_CONFIG = ("--config", "-c")
+
+
+def values_of(names: Sequence[str], args: Sequence[str]) -> list[str]:
+    """What is given for options, `--config a` and `--config=a` alike, in order."""
+    found = []
+    for i, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name in names:
+            found += [value] if equals else args[i + 1 : i + 2]
+    return found
+
+
+def with_files(args: Sequence[str]) -> list[str]:
+    """The command line with the names of configurations replaced by their files, all of which have been read once.
+
+    Raises:
+        ConfigError: A configuration is not there, or not usable.
+    """
+    words = list(args)
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name not in _CONFIG:
+            continue
+        if equals:
+            words[i] = f"{name}={_checked(value)}"
+        elif i + 1 < len(words):
+            words[i + 1] = _checked(words[i + 1])
+    return words
+
+
+def _checked(name: str) -> str:
+    read(name)
+    return str(find(name))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise `ConfigError` unless a file is a checkpoint that `autosample fit` wrote."""
+    import torch
+
+    if str(path) in ("best", "last", "hpc"):  # Lightning's own words
+        return
+    if not path.is_file():
+        raise ConfigError(f"a checkpoint must be a file, got {path}: look for *.ckpt in the folder of the run")
+    try:
+        loaded = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # whatever a broken archive makes torch raise
+        raise ConfigError(f"a checkpoint must be readable, got {path}: {one_line(error)[:200]}: use another") from error
+    if not isinstance(loaded, dict) or not {"state_dict", "hyper_parameters"} <= loaded.keys():
+        raise ConfigError(f"a checkpoint must be one that `autosample fit` wrote, got {path}: use another")

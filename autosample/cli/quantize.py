@@ -1,0 +1,48 @@
+"""The verb `quantize`: fewer bits for a saved model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autosample.cli.options import Parser, parse, whole
+from autosample.errors import ArtifactError
+
+
+def declare(parser: Parser) -> None:
+    """Declare the options of `quantize`."""
+    parser.description = "Quantise a saved model or a checkpoint, and save it."
+    add = parser.add_argument
+    add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
+    add("--out", type=Path, help="folder to save to")
+    add("--bits", type=whole, default=8, help="of a stored number, 2 to 8 (8)")
+    add("--method", default="linear", help="linear: even levels (the default); codebook: levels found by k-means")
+    add("--layers", default="sampled",
+        help="sampled: layers that sample their filters (the default); all: all convolutions and linear layers")  # fmt: skip
+    add("--rest", help="fp16 or bf16: precision of everything else that is stored")
+    add("--compression", default="none", help="none (the default) or xz: entropy-code the file of tensors")
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the verb."""
+    given = parse(args, declare)
+    if given["out"] is None:
+        raise ArtifactError("quantize needs a folder to save to, got none: pass --out DIR")
+    quantize(**given)
+
+
+def quantize(path: Path, out: Path, bits: int, method: Any, compression: str, **options: Any) -> None:
+    """Quantise a saved model or a checkpoint, and save it; see `autosample.quantize_` for the options."""
+    from autosample.artifact.loading import load_any
+    from autosample.artifact.saving import save
+    from autosample.model.quantize import quantize_
+
+    model, config = load_any(path)
+    facts = {**config.facts, "quantised": f"{method}, {bits} bits"}
+    if "quantised" not in config.facts and isinstance(config.facts.get("metrics"), Mapping):
+        facts["metrics"] = {f"{name}, before quantising": value for name, value in config.facts["metrics"].items()}
+    print(quantize_(model, bits, method=method, **options))
+    saved = save(model, out, config=replace(config, facts=facts), compression=compression)
+    assert saved.tensors is not None
+    smaller = saved.dense_bytes / saved.tensors.bytes
+    print(f"{out}: {saved.tensors.bytes:,} bytes, {smaller:.1f} times smaller than dense")

@@ -1,0 +1,43 @@
+"""The verb `report`: what a model would store."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from autosample.cli.options import Parser, Several, number_or_null, parse, whole
+
+
+def declare(parser: Parser) -> None:
+    """Declare the options of `report`."""
+    parser.description = "Print what a model stores, layer by layer."
+    add = parser.add_argument
+    add("model", help="name of a timm model or of one of autosample's nets")
+    add("--spec", default="autosample", help="preset (autosample)")
+    add("--ratio", type=number_or_null, default=8, help="dense weights per stored number (8)")
+    add("--num_classes", type=whole, default=10, help="classes (10)")
+    add("--in_chans", type=whole, help="input channels")
+    add("--input", nargs="+", action=Several, each=whole,
+        help="shape of one example without the batch, to count multiply-adds; by default the model's own")  # fmt: skip
+    add("--include", nargs="+", action=Several, help="patterns of the layers to convert")
+    add("--exclude", nargs="+", action=Several, help="patterns of the layers to leave dense")
+    add("--out", type=Path, help="folder for report.json, report.csv and report.md")
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the verb."""
+    given = parse(args, declare)
+    import torch
+    from rich.console import Console
+
+    from autosample.model.recipe import Recipe
+    from autosample.model.report import report, save_report
+
+    out, shape = given.pop("out"), given.pop("input")
+    ratio = {} if given["ratio"] is None else {"ratio": given["ratio"]}
+    names = ("model", "num_classes", "in_chans", "include", "exclude")
+    net = Recipe(spec={"preset": given["spec"], **ratio}, **{name: given[name] for name in names}).build()
+    shape = shape or list(getattr(net, "pretrained_cfg", {}).get("input_size", ()))
+    result = report(net, torch.zeros(1, *shape) if shape else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(result)
+    if out is not None:
+        save_report(result, out)

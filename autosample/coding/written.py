@@ -1,0 +1,109 @@
+"""Numbers as an exported graph holds them: stored at few bits, and made from these by a few standard operators.
+
+A module keeps a tensor with `keep` and gives it back with `kept`, in a forward pass that can be exported.
+"""
+
+import math
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from autosample.coding.levels import even_levels, nearest_level
+from autosample.coding.packing import bits_for, pack
+from autosample.coding.quantizers import LinearQuantizer, Quantizer
+
+_LEVELS = 256
+# Smaller tensors stay as they are: levels would save little.
+_SMALL = 256
+
+
+def keep(
+    owner: nn.Module, name: str, values: Tensor | None, int8: bool = False, quantizer: Quantizer | None = None
+) -> None:
+    """Store a tensor with a module, at as few bits as give it back exactly.
+
+    What has been quantised is stored as codes and its levels (a table, or the lowest and a step), what fits into half
+    precision in that, and everything else as float32. With `int8` a tensor is rounded to 256 levels, evenly spaced from
+    its smallest to its largest number; numbers that already lie on such a grid come back exactly.
+    """
+    if values is None:
+        owner.register_buffer(name, None)
+        return
+    values = values.detach().float().cpu().contiguous()
+    if quantizer is not None:
+        levels = quantizer.levels(values).cpu()
+        codes = nearest_level(values, levels)
+        owner.register_buffer(f"{name}_codes", pack(codes, quantizer.bits))
+        span = quantizer.stored_levels(values).cpu() if isinstance(quantizer, LinearQuantizer) else None
+        if span is not None and torch.equal(even_levels(span, quantizer.bits), levels):
+            owner.register_buffer(f"{name}_low", span[0].clone())
+            owner.register_buffer(f"{name}_step", span[1].clone())
+        else:
+            owner.register_buffer(f"{name}_table", levels.float())
+        owner.__dict__[f"{name}_shape"] = (quantizer.bits, tuple(values.shape))
+    elif int8 and values.numel() >= _SMALL:
+        low, high = values.min(), values.max()
+        step = ((high - low) / (_LEVELS - 1)).clamp_min(torch.finfo(torch.float32).tiny)
+        owner.register_buffer(f"{name}_levels", ((values - low) / step).round().to(torch.uint8))
+        owner.register_buffer(f"{name}_low", low)
+        owner.register_buffer(f"{name}_step", step)
+    else:
+        owner.register_buffer(name, values.half() if is_half(values) else values.clone())
+
+
+def is_half(values: Tensor) -> bool:
+    """Whether numbers fit into half precision exactly, and are many enough for that to matter."""
+    return values.numel() >= _SMALL and torch.equal(values.half().float(), values.float())
+
+
+def kept(owner: nn.Module, name: str) -> Tensor | None:
+    """The float32 tensor that `keep` stored."""
+    buffers = owner._buffers
+    if (codes := buffers.get(f"{name}_codes")) is not None:
+        bits, shape = owner.__dict__[f"{name}_shape"]
+        numbers = unpacked(codes, bits, math.prod(shape))
+        if (table := buffers.get(f"{name}_table")) is not None:
+            return table.index_select(0, numbers).view(shape)
+        # as `even_levels` makes them, to the last bit
+        return (numbers.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")).view(shape)
+    if (levels := buffers.get(f"{name}_levels")) is not None:
+        # not DequantizeLinear: runtimes leave that for every call, and fold these
+        return levels.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")
+    values = buffers[name]
+    return values if values is None else values.float()
+
+
+def unpacked(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tensor, "count"]:
+    """As `coding.packing.unpack`, in a dozen operators and without shifts, which exporters write as many operators."""
+    if bits == 8:
+        return packed.long()
+    places = torch.tensor([1 << i for i in range(8)], dtype=torch.int32)
+    stream = (packed.int()[:, None] & places) != 0
+    values = stream.reshape(-1)[: count * bits].view(count, bits)
+    return (values.long() * torch.tensor([1 << i for i in range(bits)])).sum(1)
+
+
+def stores(owner: nn.Module, name: str) -> bool:
+    """Whether `keep` was given a tensor."""
+    return any(owner._buffers.get(key) is not None for key in (name, f"{name}_codes", f"{name}_levels"))
+
+
+class Packed(nn.Module):
+    """A table of integers at the bits they need."""
+
+    packed: Tensor
+
+    def __init__(self, table: Int[Tensor, "n g"], step: int = 1) -> None:
+        super().__init__()
+        self.shape, self.step, self.low = tuple(table.shape), step, int(table.min())
+        steps = (table - self.low) // step
+        self.bits = bits_for(int(steps.max()) + 1)
+        if self.bits:
+            self.register_buffer("packed", pack(steps, self.bits))
+
+    def forward(self) -> Int[Tensor, "n g"]:
+        if not self.bits:
+            return torch.full(self.shape, self.low)
+        steps = unpacked(self.packed, self.bits, self.shape[0] * self.shape[1])
+        return steps.view(self.shape) * self.step + self.low

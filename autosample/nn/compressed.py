@@ -1,0 +1,309 @@
+"""The door through which every verb sees a layer that stores less than the weight it computes with."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autosample.errors import ConversionError, SpecError
+from autosample.nn.facts import Facts
+from autosample.nn.kinds import KINDS, names_of_kinds
+from autosample.nn.quantised import QuantisedParameters
+from autosample.nn.reading import read_spec
+from autosample.sampling.rules import Options
+from autosample.sampling.sizing import settle
+from autosample.sampling.spec import Spec
+from autosample.sampling.spec import spec as make_spec
+from autosample.system.checking import as_map, take
+
+
+class Compressed(QuantisedParameters):
+    """A layer that stores less than its weight. It *is* its torch twin (a subclass of it), but `weight` is a property.
+
+    Converting, reporting, quantising, hardening, saving, loading, deploying and exporting use nothing else, so a new
+    method is one subclass and one row of `autosample.sampling.RULES`. It must define `coded`, `planned`, `make` and
+    `compose`; what follows from these has a default.
+
+    Attributes:
+        spec: How it is compressed, nothing left open but sizes.
+        shape: Of the dense weight, as in torch: `(N, M, *kernel)`.
+        fit_error: `‖W − Ŵ‖/‖W‖` of the warm start, or `None`.
+    """
+
+    #: the settings that a spec's `options` can have for this method
+    Options: ClassVar[type[Options]] = Options
+    #: names of the parameters that stand for the weight; they can be quantised, and decay like weights
+    coded: ClassVar[tuple[str, ...]] = ()
+    #: what the class of a twin is called: `Summary` + `Conv2d`
+    prefix: ClassVar[str] = "Compressed"
+    #: name of the method in saved models, if it is not the spec's rule
+    title: ClassVar[str] = ""
+    #: the subclass that defines the method, and the torch class that the layer stands for
+    method: ClassVar[type["Compressed"]]
+    dense_class: ClassVar[type[nn.Module]] = nn.Module
+
+    spec: Spec
+    shape: tuple[int, ...]
+    fit_error: float | None
+    _added: frozenset[str]
+
+    def __init__(self, *args: Any, spec: "Spec | str | Mapping[str, Any]" = "autosample", **given: Any) -> None:
+        """Construct a layer with the arguments of its torch twin; its dense weight is never initialised.
+
+        Args:
+            args: Positional arguments of the torch twin.
+            spec: Preset name, mapping or `Spec`.
+            given: Keyword arguments of the torch twin, and fields of `Spec`.
+        """
+        known = inspect.signature(self.dense_class.__init__).parameters
+        options = {name: value for name, value in given.items() if name in known}
+        resolved = make_spec(spec, **{name: value for name, value in given.items() if name not in known})
+        device = options.pop("device", None) or torch.get_default_device()
+        dense = self.dense_class(*args, device="meta", **options)
+        for name, tensor in dense.named_parameters():
+            dense._parameters[name] = nn.Parameter(torch.zeros_like(tensor, device=device))
+        self.__dict__.update(dense.__dict__)
+        weight, method = dense._parameters["weight"], self.method
+        assert weight is not None
+        self.__class__ = self.dense_class  # pyright: ignore[reportAttributeAccessIssue]
+        method.take_over(self, settle(resolved, weight.shape))
+        self.reset_parameters()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "make" in cls.__dict__:
+            cls.method = cls
+
+    # --- what a method must define --------------------------------------------------------------------------------
+
+    @classmethod
+    def planned(cls, spec: Spec, shape: tuple[int, ...], bits: int = 32) -> int:
+        """How many numbers would be stored for a weight of this shape.
+
+        Args:
+            spec: For layers of every kind.
+            shape: Of the weight, as in torch.
+            bits: Bits that a stored number will have.
+
+        Raises:
+            SpecError: The spec is unusable for this shape.
+        """
+        raise NotImplementedError
+
+    def make(self, like: Tensor, name: str) -> None:
+        """Create the layer's parameters, on the device and in the precision of the dense weight `like`.
+
+        `name` is that of the layer in its model. `like` may be on the meta device. Parameters should be drawn so that
+        the weight has the spread of `like`.
+        """
+        raise NotImplementedError
+
+    def compose(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The dense weight `(N, M, *kernel)` from the tensors named by `coded`: standard, differentiable operators."""
+        raise NotImplementedError
+
+    # --- becoming -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def take_over(cls, layer: nn.Module, spec: Spec, name: str = "", **made_with: Any) -> Any:
+        """Turn a dense layer, of a class in `KINDS` or a subclass, into its twin of this method, in place.
+
+        The module keeps its identity, so references, hooks and shared uses stay valid. Its dense weight is dropped.
+
+        Args:
+            layer: Dense.
+            spec: For this layer: only sizes are left open in it.
+            name: Of the layer in its model.
+            made_with: More arguments for `make`.
+
+        Raises:
+            ConversionError: The layer is of another type, or is compressed already.
+        """
+        weight = layer._parameters["weight"]
+        assert weight is not None
+        twin, before = twin_class(cls, type(layer)), _names(layer)
+        del layer._parameters["weight"]
+        layer.__class__ = twin
+        assert isinstance(layer, Compressed)
+        layer.spec, layer.shape, layer.fit_error, layer.quantizers = spec, tuple(weight.shape), None, None
+        layer.make(weight, name, **made_with)
+        layer._added = frozenset()
+        layer._added = frozenset(_names(layer) - before)
+        added = [module for name in layer._added if (module := layer._modules.get(name)) is not None]
+        for part in added:
+            part.train(layer.training)
+        if not weight.requires_grad:  # a layer that does not learn has nothing else that learns either
+            own = [layer._parameters.get(name) for name in layer._added]
+            for parameter in (*own, *(p for part in added for p in part.parameters())):
+                if parameter is not None:
+                    parameter.requires_grad_(False)
+        return layer
+
+    # --- computing ------------------------------------------------------------------------------------------------
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight in torch's shape, differentiable in everything that the layer learns."""
+        return self.compose({name: self.in_use(name) for name in self.coded})
+
+    @torch.no_grad()
+    def to_dense_(self) -> nn.Module:
+        """Turn the layer into its dense torch twin, in place; its weight does not require gradients."""
+        weight = self.weight.detach().clone()
+        for name in self._added:
+            for store in (self._parameters, self._buffers, self._modules, self.__dict__):
+                store.pop(name, None)
+        layer: Any = self
+        layer.__class__ = self.dense_class
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        return layer
+
+    # --- learning -------------------------------------------------------------------------------------------------
+
+    def reset_parameters(self) -> None:
+        """Initialise anew, as when the layer was made."""
+
+    def fit_(self, weight: Tensor) -> float:
+        """Fit the stored numbers to a dense weight; returns the relative error `‖W − Ŵ‖/‖W‖`."""
+        raise SpecError(f"rule {self.spec.rule} cannot start from trained weights: leave warm_start out")
+
+    @property
+    def learns_until(self) -> float:
+        """Share of the training after which selections are frozen; 0 where none is learned."""
+        return 0.0
+
+    def advance_(self, progress: float) -> None:
+        """Bring what anneals or freezes to where it belongs at `progress` (0 … 1) of the training."""
+
+    def freeze_(self) -> None:
+        """Make learned selections integers and stop learning them; the stored numbers continue to learn."""
+
+    def harden_(self) -> None:
+        """Freeze, drop everything that only learning needs, and leave quantised parameters at their levels."""
+        self.freeze_()
+        self.fix_levels_()
+
+    def learned_offsets(self) -> Tensor | None:
+        """The integer offsets `(N, G)`, if they are learned or were learned; else `None`."""
+        return None
+
+    def windows_on_summary(self) -> tuple[Tensor, int, int] | None:
+        """Offsets `(N, G)`, rows of a window and rows of the summary; `None` for layers without windows."""
+        return None
+
+    def rates(self) -> dict[int, float | None]:
+        """Own learning rates of parameters, by `id`; `None` is that of the weights. None of these parameters decays."""
+        return {}
+
+    # --- storing --------------------------------------------------------------------------------------------------
+
+    @property
+    def kept_as(self) -> str:
+        """Name of the method in saved models."""
+        return self.title or self.spec.rule
+
+    def held(self) -> dict[str, Any]:
+        """Fields of a spec with which this layer's size follows the ratio without jumps."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """Plain data from which `rebuilt` makes a layer of the same structure."""
+        return {"spec": self.spec.to_dict()}
+
+    @classmethod
+    def rebuilt(cls, layer: nn.Module, settings: Any, name: str) -> "Compressed":
+        """Turn a dense layer into one that `settings` describe, in place, on the meta device.
+
+        Raises:
+            ArtifactError: The settings are not those of a layer like this.
+        """
+        got = take(as_map(settings, "settings"), "settings", ("spec",))
+        return cls.take_over(layer.to("meta"), read_spec(got["spec"]), name)
+
+    def stored(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
+        """The tensors that a file needs to give this layer back, quantised values packed.
+
+        `packed` holds what has been packed before, by the identity of the parameter, for layers that share one.
+        """
+        lasting = {n: b for n, b in self.named_buffers(recurse=False) if n not in self._non_persistent_buffers_set}
+        return self.stored_parameters(packed) | lasting
+
+    def restore_(self, stored: Mapping[str, Tensor]) -> None:
+        """Take back what `stored` gave besides the layer's own parameters and buffers."""
+
+    # --- telling --------------------------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """What a report tells of the layer."""
+        dense = torch.Size(self.shape).numel()
+        numbers = sum(getattr(self, name).numel() for name in self.coded)
+        return Facts(self.spec.preset, dense, numbers, multiplicity=dense / max(numbers, 1), notes=self.coding_notes())
+
+    def coding_notes(self) -> tuple[str, ...]:
+        """How the first of the coded parameters is quantised, if it is."""
+        quantizer = self.quantizer(self.coded[0])
+        return () if quantizer is None else (f"{quantizer.bits} bits, {quantizer.method}",)
+
+    def stands_for_weight(self, name: str) -> bool:
+        """Whether a tensor of `stored`, by its name, stands for the weight; biases and the like do not."""
+        return name.split(".")[0] in self._added
+
+    def inner_modules(self) -> Iterator[nn.Module]:
+        """Modules that belong to the compression: rules, quantizers."""
+        for name in self._added:
+            if (module := self._modules.get(name)) is not None:
+                yield from module.modules()
+
+    def __reduce__(self) -> tuple:
+        return blank, (self.method, self.dense_class), self.__dict__
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.spec.preset}"
+
+
+#: twin classes that are written out by hand, by method and torch class
+FACES: dict[tuple[type[Compressed], type[nn.Module]], type[Compressed]] = {}
+
+
+@cache
+def twin_class(method: type[Compressed], dense: type[nn.Module]) -> type[Compressed]:
+    """The compressed twin of a layer class, made once."""
+    if issubclass(dense, Compressed):
+        raise ConversionError(f"a layer is converted once, got a {dense.__name__}: convert a model that is still dense")
+    if (face := FACES.get((method, dense))) is not None:
+        return face
+    bases: tuple[type, ...] = (method, dense)
+    if dense not in KINDS:
+        kind = next((kind for kind in KINDS if issubclass(dense, kind)), None)
+        if kind is None:
+            raise ConversionError(f"only {names_of_kinds()} can be compressed, got {dense.__name__}: exclude the layer")
+        bases = (twin_class(method, kind), dense)
+    return type(f"{method.prefix}{dense.__name__}", bases, {"dense_class": dense, "__module__": __name__})
+
+
+def blank(method: type[Compressed], dense: type[nn.Module]) -> nn.Module:
+    """An empty instance of a twin class, for copy and pickle."""
+    twin = twin_class(method, dense)
+    return twin.__new__(twin)
+
+
+def _names(layer: nn.Module) -> set[str]:
+    return {*layer.__dict__, *layer._parameters, *layer._buffers, *layer._modules}
+
+
+def compressed_layers(model: nn.Module) -> dict[str, Compressed]:
+    """The compressed layers of a model by name; `""` is the model itself."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, Compressed)}
+
+
+def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()` without the rules and quantizers inside of compressed layers."""
+    inside: set[int] = set()
+    for name, module in model.named_modules():
+        if id(module) not in inside:
+            yield name, module
+            if isinstance(module, Compressed):
+                inside.update(id(part) for part in module.inner_modules())

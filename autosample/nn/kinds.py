@@ -1,0 +1,38 @@
+"""The torch classes whose weight can be compressed. Another kind of layer is a row here."""
+
+from torch import nn
+
+#: torch class → number of spatial axes
+KINDS: dict[type[nn.Module], int] = {
+    nn.Conv1d: 1,
+    nn.Conv2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.Linear: 0,
+}
+
+
+def is_kind(layer: nn.Module) -> bool:
+    """Whether a layer's weight could be compressed, going by its class."""
+    return isinstance(layer, tuple(KINDS))
+
+
+def names_of_kinds() -> str:
+    """The classes, for messages."""
+    *first, last = [kind.__name__ for kind in KINDS]
+    return f"{', '.join(first)} and {last}"
+
+
+def is_plain(kind: type[nn.Module]) -> bool:
+    """Whether a class of convolutions or linear layers computes what torch's own does."""
+    own = next((known for known in KINDS if issubclass(kind, known)), None)
+    if own is None:
+        return False
+    convolve = getattr(own, "_conv_forward", None)
+    return kind.forward is own.forward and getattr(kind, "_conv_forward", None) is convolve
+
+
+def in_features(layer: nn.Module) -> int:
+    """Channels of a layer's input."""
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels  # pyright: ignore

@@ -1,0 +1,31 @@
+"""Where fields of a spec went that version 0.1.0 had: what a user with an old spec is told."""
+
+_OPTIONS = {
+    "rate": "0.1", "freeze_at": "0.6", "afford": "0.1", "start": '"random"', "unit": '"sigmoid"', "candidates": "8",
+    "spatial": "8", "channel": "4", "strides": '"any"',
+}  # fmt: skip
+_LOG = "docs/research-log.md tells what was found"
+_GONE = {
+    "gains": _LOG,
+    "scale_gradient": _LOG,
+    "kernel": f"neighbours are mixed linearly; {_LOG}",
+    "radius": f"neighbours are mixed linearly; {_LOG}",
+    "along": 'the rule "separable" is gone, and preset "wsnet" is the rule "strided"',
+    "across": 'the rule "separable" is gone, and preset "wsnet" is the rule "strided"',
+    "spread": 'the rule "separable" is gone, and preset "wsnet" is the rule "strided"',
+    "gumbel": f'use "categorical"; {_LOG}',
+    "separable": 'preset "wsnet" is the rule "strided" now',
+}
+
+
+def moved(name: str) -> str:
+    """One line on where a field, an option or a rule of version 0.1.0 went; empty if there was none of that name."""
+    if name in _OPTIONS:
+        return (
+            f'"{name}" is an option of the rule, not a field of the spec: write options={{"{name}": {_OPTIONS[name]}}}'
+        )
+    if name == "bits":
+        return '"bits" does not quantise and is no field of a spec: pass planned_bits=4 to convert_, then quantize_'
+    if name == "execution":
+        return '"execution" is no field of a spec: use the context manager autosample.nn.execution("reuse")'
+    return f'"{name}" was removed: {_GONE[name]}' if name in _GONE else ""

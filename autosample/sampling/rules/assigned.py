@@ -1,0 +1,44 @@
+"""Offsets that a warm start assigns: vector quantisation, as in Deep k-Means (Wu et al. 2018)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from autosample.sampling.rules.base import Lattice, Options
+from autosample.sampling.rules.table import TableOffsets, start_offsets
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignedOptions(Options):
+    """Settings of the rule.
+
+    Attributes:
+        start: Offsets without a warm start: as the strided rule puts them, or at random.
+    """
+
+    start: Literal["strided", "random"] = "strided"
+
+
+class AssignedOffsets(TableOffsets):
+    """A table that a warm start fills and training leaves alone. Without a warm start it is that of `start`."""
+
+    Options: ClassVar[type[Options]] = AssignedOptions
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        options: AssignedOptions | None = None,
+        *,
+        seed: int = 0,
+        in_channels: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        options = AssignedOptions() if options is None else options
+        super().__init__(lattice, start_offsets(lattice, options.start, seed, device))
+        self.options, self.seeded_with = options, seed
+
+    def assign(self, offsets: Int[Tensor, "n g"]) -> None:
+        self.table.copy_(offsets)

@@ -1,0 +1,134 @@
+"""What learned rules share: the frozen state, kept in buffers so that it survives a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from autosample.sampling.checks import check_number, check_share
+from autosample.sampling.rules.base import Lattice, Offsets, Options
+from autosample.sampling.rules.table import TableOffsets, start_offsets
+from autosample.sampling.windows import Placement
+
+Start = Literal["strided", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedOptions(Options):
+    """Settings of every rule that learns.
+
+    Attributes:
+        start: Where offsets begin: as the strided rule puts them, or at random.
+        rate: Learning rate of what is learned [rows, or scores of a choice, per optimizer step of Adam]; `None` uses
+            that of the weights.
+        freeze_at: Share of the training after which offsets become integers and stay.
+        afford: Share of a summary's bits that stored offsets may take. Where they would take more they are random and
+            cost nothing (with 0 everywhere); with `None` there are fewer windows instead.
+    """
+
+    start: Start = "strided"
+    rate: float | None = None
+    freeze_at: float = 0.6
+    afford: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("rate", self.rate, above=0, fix="0.2 suits Adam")
+        check_number("afford", self.afford, least=0, fix="0.1 lets offsets take a tenth of a summary's bits")
+        check_share("freeze_at", self.freeze_at, fix="0.6 is a usual choice")
+
+
+class LearnedOffsets(Offsets):
+    """A rule that learns. Until `freeze` is called, `placement` follows the parameters; then, the integers of `table`.
+
+    A subclass defines `soft_placement`, `hard_offsets` and `assign`.
+    """
+
+    Options: ClassVar[type[Options]] = LearnedOptions
+    learned = True
+    options: LearnedOptions
+    table: Tensor
+    frozen: Tensor
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        options: LearnedOptions | None = None,
+        *,
+        seed: int = 0,
+        in_channels: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(lattice, options, seed=seed, in_channels=in_channels, device=device)
+        self.register_buffer("table", start_offsets(lattice, self.options.start, seed, device).to(torch.int32))
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        self.is_frozen = False
+
+    def soft_placement(self) -> Placement:
+        """The differentiable placement, before freezing."""
+        raise NotImplementedError
+
+    def hard_offsets(self) -> Int[Tensor, "n g"]:
+        """The integers nearest to what has been learned, before freezing."""
+        raise NotImplementedError
+
+    def rated(self) -> list[nn.Parameter]:
+        """The parameters that learn at the option `rate`; any others learn like the weights."""
+        return list(self.parameters(recurse=False))
+
+    def anneal(self, progress: float) -> None:
+        """Called before each step while learning; `progress` goes from 0 (start) to 1 (about to freeze)."""
+
+    def placement(self) -> Placement:
+        return Placement(self.table.long()) if self.is_frozen else self.soft_placement()
+
+    def forward(self) -> Int[Tensor, "n g"]:
+        return self.table.long() if self.is_frozen else self.hard_offsets()
+
+    def freeze(self) -> None:
+        """Round what has been learned to integers and stop learning it; a second call changes nothing."""
+        if not is_set(self.frozen):
+            with torch.no_grad():
+                self.table.copy_(self.hard_offsets())
+            self.frozen.fill_(True)
+        self.is_frozen = True
+
+    def train(self, mode: bool = True):
+        """Switch modes; an average of models (EMA) that received the buffers of a frozen one notices it here."""
+        self.is_frozen = is_set(self.frozen)
+        return super().train(mode)
+
+    def stored_bits(self) -> int:
+        return self.lattice.table_bits
+
+    def packed(self) -> dict[str, Tensor]:
+        return self.lattice.pack(self.table if self.table.is_meta else self())
+
+    def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
+        return TableOffsets(self.lattice, self.lattice.unpack(stored))
+
+    def hardened(self) -> Offsets:
+        return TableOffsets(self.lattice, self())
+
+    def _apply(self, fn, recurse: bool = True):
+        """Learned offsets stay float32 in half-precision models: bfloat16 cannot tell row 4000 from row 4016."""
+        kept = {name: p.detach() for name, p in self._parameters.items() if p is not None}
+        kept |= {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            now = getattr(self, name)
+            if now.dtype in (torch.float16, torch.bfloat16):
+                now.data, now.grad = before.to(now.device), None
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.is_frozen = is_set(self.frozen)
+
+
+def is_set(flag: Tensor) -> bool:
+    """The value of a flag kept in a buffer; on the meta device nothing is ever set."""
+    return not flag.is_meta and bool(flag)

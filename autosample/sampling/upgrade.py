@@ -1,0 +1,49 @@
+"""Specs as version 0.1.0 wrote them into files, brought into the present form.
+
+For saved models, checkpoints and records only: a user who writes an old field is told where it went (see `moved`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Which rules have which of the options that were fields of the spec.
+_LEARNED = ("start", "rate", "freeze_at", "afford")
+_OPTIONS = {
+    "strided": ("spatial", "channel", "strides"),
+    "random": (),
+    "assigned": ("start",),
+    "indexed": _LEARNED,
+    "interpolated": (*_LEARNED, "unit"),
+    "categorical": (*_LEARNED, "candidates"),
+}
+_EVERY = tuple(dict.fromkeys(name for names in _OPTIONS.values() for name in names))
+# Fields without a meaning for what a trained layer computes: they shaped its training, or are arguments now.
+_DROPPED = ("along", "across", "spread", "kernel", "radius", "scale_gradient", "gains", "execution", "bits")
+_RULES = {"separable": "strided", "gumbel": "categorical"}
+
+
+def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]:
+    """Plain data of a spec (or of some of its fields) in the present form; present data come back as they are.
+
+    Args:
+        data: Fields by name.
+        rule: The rule where `data` does not name one: that of the preset for changes to one, `strided` for a whole spec.
+    """
+    if "options" in data:
+        return dict(data)
+    old = {name: value for name, value in data.items() if name not in (*_EVERY, *_DROPPED, "by_kind")}
+    if "rule" in data:
+        old["rule"] = _RULES.get(data["rule"], data["rule"])
+    if data.get("window") == 0:
+        old["window"] = "row"
+    if data.get("grid") == 0:
+        old["grid"] = "window"
+    known = _OPTIONS.get(str(old.get("rule", rule)), _EVERY)
+    if "spatial" not in known and (data.get("spatial") or data.get("channel")):
+        old["ratio"] = (data.get("spatial") or 1) * (data.get("channel") or 1)  # what these rules made of them
+    options = {name: data[name] for name in known if data.get(name) is not None}
+    if options:
+        old["options"] = options
+    if data.get("by_kind"):
+        old["by_kind"] = {kind: upgraded(own, old.get("rule", rule)) for kind, own in data["by_kind"].items()}
+    return old

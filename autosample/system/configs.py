@@ -1,0 +1,65 @@
+"""The configurations that come with autosample, found by name: `experiment/digits` is `configs/experiment/digits.yaml`."""
+
+from pathlib import Path
+from typing import Any
+
+from autosample.errors import ConfigError, closest, did_you_mean, one_line
+
+FOLDER = Path(__file__).parents[1] / "configs"
+
+
+def names(*kinds: str) -> list[str]:
+    """Names of the configurations that come with autosample.
+
+    Args:
+        kinds: Folders to look in, such as `ablation`; by default all.
+    """
+    found = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
+    return [name for name in found if not kinds or name.partition("/")[0] in kinds]
+
+
+def find(name: str | Path, *kinds: str) -> Path:
+    """The file of a configuration.
+
+    Args:
+        name: A path, or a name such as `experiment/digits`. A file that exists is taken before a name.
+        kinds: As for `names`.
+
+    Raises:
+        ConfigError: There is no such file and no such name.
+    """
+    path, known = Path(name).expanduser(), names(*kinds)
+    if path.is_file():
+        return path
+    asked = path.as_posix().removesuffix(".yaml")
+    if asked in known:
+        return FOLDER / f"{asked}.yaml"
+    near = did_you_mean(_near(asked, known)) or f"known: {', '.join(known)}"
+    raise ConfigError(f"a config must be a file, or the name of one that comes with autosample, got {name}: {near}")
+
+
+def _near(asked: str, known: list[str]) -> list[str]:
+    """What may have been meant: a config of the same file name, or else one whose name is near."""
+    last = asked.rpartition("/")[2]
+    same = [name for name in known if name.rpartition("/")[2] == last]
+    exact = [name for name in same if asked.endswith(f"/{name}")]
+    by_last = {name.rpartition("/")[2]: name for name in known}
+    return exact or same[:2] or closest(asked, known) or [by_last[end] for end in closest(last, by_last)]
+
+
+def read(name: str | Path, *kinds: str) -> dict[str, Any]:
+    """The content of a configuration; see `find`.
+
+    Raises:
+        ConfigError: There is none, or it is not YAML that holds a mapping.
+    """
+    import yaml
+
+    path = find(name, *kinds)
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"a config must be valid YAML, got {name}: {one_line(error)}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"a config must hold KEY: VALUE pairs such as model: and data:, got {name}: see {FOLDER}")
+    return loaded

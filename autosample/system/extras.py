@@ -1,0 +1,35 @@
+"""Packages that only some uses need: each belongs to an extra of autosample, such as `autosample[train]`."""
+
+from importlib.util import find_spec
+
+from autosample.errors import MissingExtra
+
+_TRAIN = ("pytorch_lightning", "torchmetrics", "jsonargparse", "wandb", "sklearn", "soundfile", "soxr")
+_ABLATE = (*_TRAIN, "scipy", "matplotlib")
+
+#: The modules that each extra of pyproject.toml installs.
+EXTRAS = {
+    "train": _TRAIN,
+    "ablate": _ABLATE,
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "ray": (*_ABLATE, "ray"),
+}
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raise `MissingExtra` unless these modules can be imported.
+
+    Args:
+        extra: The extra that installs them, a key of `EXTRAS`.
+        modules: Some of its modules; by default all.
+    """
+    missing = [name for name in modules or EXTRAS[extra] if not _is_there(name)]
+    if missing:
+        raise MissingExtra(f"this needs {', '.join(missing)}, which cannot be imported: pip install 'autosample[{extra}]'")
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False

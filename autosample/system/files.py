@@ -1,0 +1,119 @@
+"""Files that are written whole or not at all, also when the process or the machine stops at any moment."""
+
+import itertools
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# A partial file of another machine counts as abandoned after this long [s].
+_ABANDONED = 24 * 3600.0
+_PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)-\d+\.partial(\.\w+)?")
+_number = itertools.count()
+_open: set[str] = set()  # names of partial files that this process is writing
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to a file, whole or not at all. Missing folders are made.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as JSON, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes to a file, whole or not at all. Missing folders are made.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with _replacing(path, "") as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` for the caller to write to; it becomes `path` if the block ends without an error.
+
+    The temporary name ends with the suffix of `path`, for libraries that look at it. After an error nothing is left.
+
+    Raises:
+        OSError: The file cannot be written, or the block did not write it.
+    """
+    with _replacing(path, path.suffix) as partial:
+        yield partial
+
+
+@contextmanager
+def _replacing(path: Path, suffix: str) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # unique among machines that share the folder, processes, and threads
+    owner = f"{socket.gethostname()}.{os.getpid()}-{next(_number)}"
+    partial = path.with_name(f".{path.name}.{owner}.partial{suffix}")
+    _open.add(partial.name)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        _open.discard(partial.name)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a loss of power, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sweep_partials(folder: Path) -> None:
+    """Remove the temporary files that dead processes left in a folder."""
+    for path in folder.glob(".*.partial*"):
+        found = _PARTIAL.fullmatch(path.name)
+        if found is None:
+            continue
+        here = path.name[: found.start("pid")].endswith(f".{socket.gethostname()}.")
+        pid = int(found["pid"])
+        try:
+            if here:
+                dead = path.name not in _open if pid == os.getpid() else not alive(pid)
+            else:
+                dead = time.time() - path.stat().st_mtime > _ABANDONED
+            if dead:
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:  # another process was faster
+            continue
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,59 @@
+"""Tables: for the terminal (rich), and as Markdown."""
+
+import io
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+
+def make_table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: Collection[str],
+    last: Sequence[str] | None = None,
+    styles: Iterable[str] | None = None,
+    title: str | None = None,
+) -> "Table":
+    """A table of rich. Cells are plain text: brackets in them are no markup.
+
+    Args:
+        heads: Of the columns.
+        rows: Cells, as many as there are columns.
+        left: Heads of the columns that are aligned left; the others are aligned right.
+        last: A row below a line, such as a total.
+        styles: Of the rows, one each.
+        title: Above the table.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = list(rows)
+    table = Table(title=title)
+    for head in heads:
+        table.add_column(Text(head), justify="left" if head in left else "right")
+    for row, style in zip(rows, styles or [""] * len(rows), strict=True):
+        table.add_row(*map(Text, row), style=style)
+    if last is not None:
+        table.add_section()
+        table.add_row(*map(Text, last), style="bold")
+    return table
+
+
+def as_text(table: "RenderableType", width: int) -> str:
+    """What a table of rich prints on a terminal of `width` columns, without colours."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return cast(io.StringIO, console.file).getvalue().rstrip()
+
+
+def as_markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
+    """A Markdown table; the first `left` columns are aligned left, the others right."""
+    rule = ["---" if i < left else "---:" for i in range(len(heads))]
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in (heads, *rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (cells[0], rule, *cells[1:]))
