@@ -10,8 +10,12 @@ import timm
 import torch
 
 import autosample
+from autosample.data import DATASETS
 from autosample.experiments.collect import write_tables
 from autosample.experiments.record import records_in, write_record
+from autosample.nn.kinds import KINDS
+from autosample.reuse.plans import PLANS
+from autosample.sampling import PRESETS, RULES
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"device": "cpu", "hardware": "a processor", "threads": 1, "date": "2026-01-02"}
@@ -151,10 +155,72 @@ def test_every_generated_part_of_a_document_is_known(script, name):
     assert set(marks) == set(script("update_docs").PARTS[name])
 
 
+def blocks(name, heading=""):
+    """The blocks of Python in a document, after a heading."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text().partition(heading)[2], re.S)
+
+
+@pytest.mark.slow
 def test_the_verbs_of_the_readme_work(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    (code,) = re.findall(r"## Convert, train.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)
     model = timm.create_model("test_resnet", num_classes=10).eval()
+    (code,) = blocks("README.md", "## Convert, train")
     exec(code, {"autosample": autosample, "torch": torch, "model": model, "example": torch.randn(1, 3, 64, 64)})
     assert (tmp_path / "net.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks("docs/python.md")), {})
+    assert "layer4.1.conv2" in capsys.readouterr().out
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """All that docs/adding.md adds, for the length of a test."""
+    tables = (RULES, PRESETS, KINDS, PLANS, DATASETS)
+    kept = [dict(table) for table in tables]
+    names: dict = {"__name__": "example"}
+    exec("\n".join(blocks("docs/adding.md")), names)
+    yield names
+    for table, rows in zip(tables, kept, strict=True):
+        table.clear()
+        table.update(rows)
+
+
+@pytest.mark.parametrize("preset", ["golden", "lowrank", "short-windows"])
+def test_what_is_added_goes_through_every_verb(added, tmp_path, preset):
+    model = timm.create_model("test_resnet", num_classes=10).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert len(autosample.convert_(model, preset, ratio=4).converted) > 5
+    model(x).square().sum().backward()
+    autosample.quantize_(model, bits=8)
+    expected = model(x)
+    sizes = autosample.save(model, tmp_path)
+    assert sizes.stored_bytes < sizes.dense_bytes / 4
+    torch.testing.assert_close(autosample.load(tmp_path)(x), expected)
+    torch.testing.assert_close(autosample.deploy(model, x, measure=False)(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_added_layer_is_converted_and_an_added_data_set_is_read(added):
+    layer = torch.nn.ConvTranspose3d(8, 8, 3)
+    assert autosample.convert_(layer, "random", ratio=4).converted
+    assert layer(torch.randn(1, 8, 4, 4, 4)).shape == (1, 8, 6, 6, 6)
+    data = DATASETS["Stripes"](batch_size=16, val_fraction=0.0)
+    x, y = next(iter(data.train_dataloader()))
+    assert x.shape == (16, 1, 8, 8)
+    assert torch.equal(x[:, :, :1] == x[:, :, 1:2], (y == 1).view(-1, 1, 1, 1).expand(-1, 1, 1, 8))
+
+
+def test_an_added_plan_computes_the_same(added):
+    layer = torch.nn.Conv1d(16, 32, 8)
+    autosample.convert_(layer, "wsnet", ratio=8)
+    x = torch.randn(1, 16, 64)
+    expected = layer(x)
+    for name in [name for name in PLANS if name != "compiled"]:
+        del PLANS[name]  # so that it is the only one
+    fast = autosample.deploy(layer, x, measure=False)
+    assert fast.deployment.rows[0].plan.kind == "compiled"
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
