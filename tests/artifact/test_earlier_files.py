@@ -84,7 +84,7 @@ def test_users_are_told_where_fields_went(row):
     if not moved:
         return
     name = next(iter(moved))
-    with pytest.raises(SpecError, match="options=|removed|planned_bits|context manager|gone"):
+    with pytest.raises(SpecError, match=r"options=|removed|planned_bits|context manager|gone"):
         spec(preset, **{name: changes[name]})
 
 
