@@ -27,7 +27,8 @@ def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]
 
     Args:
         data: Fields by name.
-        rule: The rule where `data` does not name one: that of the preset for changes to one, `strided` for a whole spec.
+        rule: The rule where `data` does not name one: for changes to a preset, that of the preset; for a whole spec,
+            `strided`.
     """
     if "options" in data:
         return dict(data)
