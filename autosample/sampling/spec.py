@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from autosample.errors import SpecError, hint, one_line
-from autosample.sampling.checks import check_choice, check_whole, fail, is_number
+from autosample.sampling.checks import Number, check_choice, check_whole, fail, is_number
 from autosample.sampling.geometry import Kind
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
@@ -63,7 +63,7 @@ class Spec:
     preset: str = "autosample"
     rule: str = "strided"
     options: Mapping[str, Any] = field(default_factory=dict)
-    ratio: float | None = None
+    ratio: Number | None = None
     share: Share = "even"
     layout: Layout = "auto"
     windows: int | None = None
