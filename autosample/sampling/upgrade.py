@@ -27,8 +27,7 @@ def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]
 
     Args:
         data: Fields by name.
-        rule: The rule where `data` does not name one: for changes to a preset, that of the preset; for a whole spec,
-            `strided`.
+        rule: The rule where `data` does not name one: the preset's for changes to it, `strided` for a whole spec.
     """
     if "options" in data:
         return dict(data)
