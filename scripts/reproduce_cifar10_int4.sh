@@ -3,10 +3,10 @@
 # cifar-10-batches-py/.
 # Expected: at 64x 27 runs of 10 to 33 minutes and 3 narrow ones of three, at 16x 27 runs of 14 to 36 minutes and 3 narrow
 # ones of ten, on a core of an AMD EPYC with bfloat16 instructions: twenty hours; halved by --jobs 2.
-# Usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
+# Usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [--jobs N …]; re-running resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh" base
+source "$(dirname "$0")/setup.sh" ablate
 for grid in cifar10_5conv_int4 cifar10_5conv_int4_16x; do
-  autosample ablate "autosample/configs/ablation/$grid.yaml" --root "$data" "${@:2}"
+  autosample ablate "ablation/$grid" --root "$data" "${@:2}"
 done

@@ -3,8 +3,8 @@
 # cifar-10-batches-py/.
 # Expected: 33 runs of 10 epochs, an hour and a half on a core of an AMD EPYC with bfloat16 instructions; halved by
 # --jobs 2.
-# Usage: scripts/reproduce_cifar10_mlp.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
+# Usage: scripts/reproduce_cifar10_mlp.sh DATA_ROOT [--jobs N …]; re-running resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_cifar10_mlp.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh" base
-autosample ablate autosample/configs/ablation/cifar10_mlp.yaml --root "$data" "${@:2}"
+source "$(dirname "$0")/setup.sh" ablate
+autosample ablate ablation/cifar10_mlp --root "$data" "${@:2}"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The table of CIFAR-10 on ResNet-18; DATA_ROOT holds cifar10/ or cifar-10-batches-py/.
-# Expected: 30 runs of 200 epochs in bfloat16: wants a GPU; not timed yet.
-# Usage: scripts/reproduce_resnet18.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
+# Expected: 30 runs of 200 epochs in bfloat16: needs a GPU; not timed yet.
+# Usage: scripts/reproduce_resnet18.sh DATA_ROOT [--jobs N …]; re-running resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh" base
-exec autosample ablate autosample/configs/ablation/resnet18_cifar10.yaml --root "$data" "${@:2}"
+source "$(dirname "$0")/setup.sh" ablate
+exec autosample ablate ablation/resnet18_cifar10 --root "$data" "${@:2}"

@@ -3,10 +3,10 @@
 # holds cifar10/ or cifar-10-batches-py/.
 # Expected: 30 runs of 4 to 8 minutes on a core of an AMD EPYC with bfloat16 instructions (ten times that without),
 # three hours; halved by --jobs 2.
-# Usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
+# Usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [--jobs N …]; re-running resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh" base
+source "$(dirname "$0")/setup.sh" ablate
 for grid in resnet18_cifar10_small resnet18_cifar10_small_int8; do
-  autosample ablate "autosample/configs/ablation/$grid.yaml" --root "$data" "${@:2}"
+  autosample ablate "ablation/$grid" --root "$data" "${@:2}"
 done

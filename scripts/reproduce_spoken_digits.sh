@@ -2,8 +2,8 @@
 # The table of spoken digits (raw audio); DATA_ROOT holds fsdd/recordings/.
 # Expected: 84 runs of 8 epochs, 2.8 core-hours on an AMD EPYC with both cores busy (3 to 20 s an epoch);
 # halved by --jobs 2.
-# Usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [--jobs N …]; stopped and called again it goes on where it was.
+# Usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [--jobs N …]; re-running resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [options of autosample ablate]}")
-source "$(dirname "$0")/setup.sh" base
-exec autosample ablate autosample/configs/ablation/spoken_digits.yaml --root "$data" "${@:2}"
+source "$(dirname "$0")/setup.sh" ablate
+exec autosample ablate ablation/spoken_digits --root "$data" "${@:2}"

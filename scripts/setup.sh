@@ -1,6 +1,7 @@
 # Sourced by the other scripts: makes .venv beside pyproject.toml and installs autosample into it, once.
 # Needs Python 3.11 or newer (set PYTHON to choose one). Usage: source scripts/setup.sh EXTRA
-# EXTRA is one of pyproject.toml, or "base" for none; left out, bash would hand on the caller's own arguments.
+# EXTRA is one of pyproject.toml, several with commas between them, or "base" for none. It must be given: without it a
+# sourced file sees its caller's arguments.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,7 +30,7 @@ install() { # EXTRA
     return 1
   }
   # torch and torchvision must come from one index: they are resolved together, in one call
-  echo "setup: installing autosample and what it needs into .venv (about 6 GB, a minute or more)"
+  echo "setup: installing autosample and what it needs into .venv (up to 6 GB, a minute or more)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check uv &&
     VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv pip install --quiet --editable "$target" || return 1
   touch "$stamp"

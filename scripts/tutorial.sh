@@ -4,7 +4,7 @@
 # Usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md}")
-source "$(dirname "$0")/setup.sh" export >&2
+source "$(dirname "$0")/setup.sh" train,export >&2
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 ln -s "$data" "$place/data" && cd "$place"

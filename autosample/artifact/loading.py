@@ -1,6 +1,7 @@
 """Loading saved models: by the folder, or from a checkpoint of a training run."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from autosample.artifact.files import read_folder
 from autosample.artifact.origin import find_source
 from autosample.coding.quantizers import quantizer_of
 from autosample.errors import ArtifactError, AutosampleError, one_line
-from autosample.model.convert import convert_, harden_
+from autosample.model.convert import harden_
 from autosample.model.quantize import fix_quantizers_
+from autosample.model.recipe import Recipe
 from autosample.nn import compressed_layers
 
 
@@ -72,15 +74,10 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
     """A net as `autosample.training.Classifier` trains it, without anything of the training."""
     saved = _read_checkpoint(path)
     hyper: dict[str, Any] = dict(saved["hyper_parameters"])
-    options = {k: v for k, v in (hyper.get("model_args") or {}).items() if k not in FETCHING}
     try:
-        from autosample.models import create
-
-        net = create(hyper["model"], num_classes=hyper["num_classes"], in_chans=hyper.get("in_chans"), **options)
-        if hyper.get("summary", "dense") != "dense":
-            changes = {"ratio": hyper.get("ratio"), **(hyper.get("summary_args") or {})}
-            rules = {key: hyper.get(key) for key in ("include", "exclude", "overrides")}
-            convert_(net, hyper["summary"], **rules, **changes)
+        recipe = Recipe.of(hyper)
+        args = {name: value for name, value in (recipe.model_args or {}).items() if name not in FETCHING}
+        net = replace(recipe, model_args=args).build()
     except AutosampleError as error:
         raise ArtifactError(f"a checkpoint must name a model that can be built, got: {one_line(error)}") from error
     state = {key[4:]: value for key, value in saved["state_dict"].items() if key.startswith("net.")}
@@ -97,7 +94,7 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
     known = saved.get("autosample") or {}
     source: Source = find_source(net, None, None, None)
     names = known.get("class_names")
-    facts = {**known.get("facts", {}), "epochs": saved.get("epoch", 0) + 1, "summary": hyper.get("summary")}
+    facts = {**known.get("facts", {}), "epochs": saved.get("epoch", 0) + 1, "spec": recipe.preset}
     config = Config(
         source=source,
         preprocessing=known.get("preprocessing") or {},

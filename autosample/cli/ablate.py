@@ -24,14 +24,31 @@ def declare(parser: Parser) -> None:
     add("--root", help="folder of the data, instead of the one that the grid names")
     add("--jobs", type=whole, default=1, help="worker processes on this machine (1)")
     add("--threads", type=whole, help="threads of each worker (cores / jobs); with others, last digits may differ")
-    add("--only", nargs="+", default=[], metavar="PATTERN",
-        help="cells whose label, or else name, matches: random '*seed0*'")  # fmt: skip
-    add("--choose", nargs="?", const=0.2, type=number, metavar="SHARE",
-        help="hold out a share (0.2) of the training data, score on it, and leave the test set alone")  # fmt: skip
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="cells whose label, or else name, matches: random '*seed0*'",
+    )
+    add(
+        "--choose",
+        nargs="?",
+        const=0.2,
+        type=number,
+        metavar="SHARE",
+        help="hold out a share (0.2) of the training data, score on it, and leave the test set alone",
+    )
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; without an address a local one")
     add("--collect", action="store_true", help="only make tables and figures of the records that are there")
-    add("--wandb", nargs="?", const="", choices=("", "offline", "online"), metavar="offline|online",
-        help="log every run to wandb: offline unless said here or in WANDB_MODE")  # fmt: skip
+    add(
+        "--wandb",
+        nargs="?",
+        const="",
+        choices=("", "offline", "online"),
+        metavar="offline|online",
+        help="log every run to wandb: offline unless said here or in WANDB_MODE",
+    )
 
 
 def main(args: Sequence[str]) -> None:

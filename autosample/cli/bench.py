@@ -44,8 +44,13 @@ def declare(parser: Parser) -> None:
     add("--no-compile", dest="compile", action="store_false", default=True, help="leave torch.compile out")
     add("--no-memory", dest="memory", action="store_false", default=True, help="do not measure peak memory")
     add("--rounds", type=whole, default=_ROUNDS, help="most rounds; a row ends after two minutes")
-    add("--keep-memory", dest="keep", action="store_true", default=False,
-        help="let the process keep freed memory, for both sides, as jemalloc and tcmalloc do")  # fmt: skip
+    add(
+        "--keep-memory",
+        dest="keep",
+        action="store_true",
+        default=False,
+        help="let the process keep freed memory, for both sides, as jemalloc and tcmalloc do",
+    )
     add("--only", nargs="+", help="names of workloads, to measure only these")
     add("--model", help="a model of your own choice instead of suites")
     add("--spec", default="autosample", help="preset for --model")
@@ -126,9 +131,9 @@ def _threads(count: int) -> str:
 
 def _check(**counts: Sequence[int | None]) -> None:
     for name, numbers in counts.items():
-        for number in numbers:
-            if number is not None and number < 1:
-                raise ConfigError(f"{name} must be at least 1, got {number}: leave it out for the usual number")
+        for count in numbers:
+            if count is not None and count < 1:
+                raise ConfigError(f"{name} must be at least 1, got {count}: leave it out for the usual number")
 
 
 def _device(name: str) -> torch.device:

@@ -89,9 +89,9 @@ def _near_class(key: str, name: str) -> str:
     if module is None:
         return "give its full path, such as package.module.Class"
     found = importlib.import_module(module)
-    classes = [n for n in getattr(found, "__all__", dir(found)) if isinstance(getattr(found, n), type)]
-    hidden = {"ClassificationData", "AudioData", "ResidentLoader", "BatchPlan"}  # bases and helpers
-    return f"{hint(name, set(classes) - hidden)} (or give the full path of your own)"
+    sets = getattr(found, "DATASETS", None)
+    classes = sets or [n for n in getattr(found, "__all__", dir(found)) if isinstance(getattr(found, n), type)]
+    return f"{hint(name, classes)} (or give the full path of your own)"
 
 
 def _options_of(class_path: str) -> list[str]:

@@ -21,19 +21,34 @@ def declare(parser: Parser) -> None:
     )
     add = parser.add_argument
     add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
-    add("--format", default="onnx",
-        help="onnx, onnx-int8 (summaries and weights at 256 levels), pt2 (torch.export), or artifact (a saved model)")  # fmt: skip
-    add("--out", type=Path,
-        help="file to write, or folder for an artifact; by default model.onnx and the like beside the path")  # fmt: skip
-    add("--input", nargs="+", action=Several, each=whole,
-        help="shape of one example without the batch; by default the model's own")  # fmt: skip
+    add(
+        "--format",
+        default="onnx",
+        help="onnx, onnx-int8 (summaries and weights at 256 levels), pt2 (torch.export), or artifact (a saved model)",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="file to write, or folder for an artifact; by default model.onnx and the like beside the path",
+    )
+    add(
+        "--input",
+        nargs="+",
+        action=Several,
+        each=whole,
+        help="shape of one example without the batch; by default the model's own",
+    )
     add("--batch", type=whole, default=1, help="examples of a usual call: the layers' forms are chosen for it (1)")
     yes = {"nargs": "?", "const": True, "type": flag}
     add("--dynamic", default=True, **yes, help="let batch and length vary (true)")
     add("--dense", default=False, **yes, help="write dense weights (false)")
     add("--opset", type=whole, default=18, help="of ONNX's operators (18)")
-    add("--compare", default=False, **yes,
-        help="also print sizes and times of the dense model, of this one and of files of both (false)")  # fmt: skip
+    add(
+        "--compare",
+        default=False,
+        **yes,
+        help="also print sizes and times of the dense model, of this one and of files of both (false)",
+    )
 
 
 def main(args: Sequence[str]) -> None:

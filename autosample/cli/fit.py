@@ -4,7 +4,6 @@ There is always a CSV log, and one of wandb where the configuration asks for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from autosample.cli.explain import explain, original
 from autosample.cli.inputs import check_checkpoint, values_of, with_files
 from autosample.data import ClassificationData
 from autosample.errors import ConfigError, one_line
-from autosample.model.recipe import Recipe
+from autosample.model.recipe import FLAT, Recipe
 from autosample.system.configs import read
 from autosample.training.callbacks import BestCheckpoint, OffsetLog, PredictionFile, SizeReport, last_checkpoint
 from autosample.training.module import Classifier
@@ -37,8 +36,6 @@ EMBEDDED = (
     "--model.ratio=8",
     "--trainer.max_epochs=10",
 )
-# what decides which tensors a checkpoint holds, and their meaning
-_SHAPING = tuple(field.name for field in fields(Recipe))
 
 
 class AutosampleCLI(LightningCLI):
@@ -107,11 +104,16 @@ class AutosampleCLI(LightningCLI):
         if not path or not Path(path).is_file():
             return
         saved = torch.load(path, weights_only=True, map_location="meta")["hyper_parameters"]
+        if "spec" not in saved:  # version 0.1.0 wrote it
+            saved = {**saved, **Recipe.of(saved).arguments()}
         given = self.parser.parse_args(self.args, defaults=False)[self.config["subcommand"]].get("model") or {}
+        known = chosen["model"].keys()
         for name, value in saved.items():
+            if name not in known:
+                continue
             if name not in given or name == "seed":
                 chosen["model"][name] = value
-            elif name in _SHAPING and given[name] != value:
+            elif name in FLAT and given[name] != value:
                 raise ConfigError(
                     f"a checkpoint must be of the same configuration, got model.{name}={given[name]} for one trained "
                     f"with {value}: leave model.{name} out, or pass the config.yaml that the run wrote"

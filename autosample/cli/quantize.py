@@ -17,8 +17,11 @@ def declare(parser: Parser) -> None:
     add("--out", type=Path, help="folder to save to")
     add("--bits", type=whole, default=8, help="of a stored number, 2 to 8 (8)")
     add("--method", default="linear", help="linear: even levels (the default); codebook: levels found by k-means")
-    add("--layers", default="sampled",
-        help="sampled: layers that sample their filters (the default); all: all convolutions and linear layers")  # fmt: skip
+    add(
+        "--layers",
+        default="sampled",
+        help="sampled: layers that sample their filters (the default); all: all convolutions and linear layers",
+    )
     add("--rest", help="fp16 or bf16: precision of everything else that is stored")
     add("--compression", default="none", help="none (the default) or xz: entropy-code the file of tensors")
 

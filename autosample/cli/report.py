@@ -16,8 +16,13 @@ def declare(parser: Parser) -> None:
     add("--ratio", type=number_or_null, default=8, help="dense weights per stored number (8)")
     add("--num_classes", type=whole, default=10, help="classes (10)")
     add("--in_chans", type=whole, help="input channels")
-    add("--input", nargs="+", action=Several, each=whole,
-        help="shape of one example without the batch, to count multiply-adds; by default the model's own")  # fmt: skip
+    add(
+        "--input",
+        nargs="+",
+        action=Several,
+        each=whole,
+        help="shape of one example without the batch, to count multiply-adds; by default the model's own",
+    )
     add("--include", nargs="+", action=Several, help="patterns of the layers to convert")
     add("--exclude", nargs="+", action=Several, help="patterns of the layers to leave dense")
     add("--out", type=Path, help="folder for report.json, report.csv and report.md")

@@ -1,26 +1,34 @@
-"""Data sets as LightningDataModules. Batches are pairs `(x, y)`; see `ClassificationData`."""
+"""Data sets as LightningDataModules. Batches are pairs `(x, y)`; see `ClassificationData`.
+
+A new set is a file in `sets/` and a row in `DATASETS`. Grids find a set there by name, and so does `--data`.
+"""
 
 from autosample.data.audio import AudioData
-from autosample.data.audio_sets import ESC10, ESC50, AudioCSV, SpokenDigits, UrbanSound8K
 from autosample.data.base import ClassificationData
-from autosample.data.folders import ImageFolder
-from autosample.data.images import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST
 from autosample.data.resident import BatchPlan, ResidentLoader
+from autosample.data.sets.audio_csv import AudioCSV
+from autosample.data.sets.cifar import CIFAR10, CIFAR100
+from autosample.data.sets.digits import Digits
+from autosample.data.sets.esc import ESC10, ESC50
+from autosample.data.sets.image_folder import ImageFolder
+from autosample.data.sets.mnist import MNIST, FashionMNIST
+from autosample.data.sets.spoken_digits import SpokenDigits
+from autosample.data.sets.urbansound import UrbanSound8K
 
-__all__ = [
-    "ClassificationData",
-    "AudioData",
-    "Digits",
-    "MNIST",
-    "FashionMNIST",
-    "CIFAR10",
-    "CIFAR100",
-    "ImageFolder",
-    "ESC50",
-    "ESC10",
-    "UrbanSound8K",
-    "SpokenDigits",
-    "AudioCSV",
-    "ResidentLoader",
-    "BatchPlan",
-]
+#: All data sets, by name.
+DATASETS: dict[str, type[ClassificationData]] = {
+    "Digits": Digits,
+    "MNIST": MNIST,
+    "FashionMNIST": FashionMNIST,
+    "CIFAR10": CIFAR10,
+    "CIFAR100": CIFAR100,
+    "ImageFolder": ImageFolder,
+    "ESC50": ESC50,
+    "ESC10": ESC10,
+    "UrbanSound8K": UrbanSound8K,
+    "SpokenDigits": SpokenDigits,
+    "AudioCSV": AudioCSV,
+}
+
+# the sets are exported by their rows in DATASETS
+__all__ = ["DATASETS", "AudioData", "BatchPlan", "ClassificationData", "ResidentLoader"]

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import soundfile
-import soxr
 
 from autosample.data.cache import cached_array, file_stamp, in_threads
 from autosample.errors import DataError, one_line
@@ -32,6 +30,8 @@ def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = 
     Raises:
         DataError: the file is missing, unreadable, empty, or holds values that are not finite.
     """
+    import soundfile
+
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
@@ -44,6 +44,8 @@ def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = 
     if not np.isfinite(mono).all():
         raise DataError(f"{path}: samples must be finite numbers, got NaN or infinity; replace the file")
     if rate != sample_rate:
+        import soxr
+
         mono = soxr.resample(mono, rate, sample_rate)
     spare = len(mono) - samples
     if spare > 0:

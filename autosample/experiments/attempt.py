@@ -9,6 +9,7 @@ from autosample.errors import one_line
 from autosample.experiments.grid import Cell, Size
 from autosample.experiments.record import Record
 from autosample.experiments.store import Failure
+from autosample.model.recipe import Recipe
 
 _TAIL = 20
 
@@ -16,12 +17,13 @@ _TAIL = 20
 def pack_cell(cell: Cell) -> dict[str, Any]:
     """A cell as JSON data."""
     kept = {name: value for name, value in vars(cell).items() if name not in ("identity", "id")}
-    return {**kept, "size": asdict(cell.size) if cell.size else None}
+    return {**kept, "recipe": cell.recipe.to_dict(), "size": asdict(cell.size) if cell.size else None}
 
 
 def unpack_cell(data: dict[str, Any]) -> Cell:
     """The inverse of `pack_cell`."""
-    return Cell(**{**data, "size": Size(**data["size"]) if data["size"] else None})
+    size = Size(**data["size"]) if data["size"] else None
+    return Cell(**{**data, "recipe": Recipe.from_dict(data["recipe"]), "size": size})
 
 
 def attempt(

@@ -5,47 +5,80 @@ from pathlib import Path
 
 from autosample.experiments.collect import grouped
 from autosample.experiments.grid import Grid
-from autosample.experiments.plots import WindowMap, plot_moved, plot_tradeoff, plot_windows
+from autosample.experiments.plots import Series, plot_moved, plot_overview, plot_tradeoff
 from autosample.experiments.record import Record
+from autosample.experiments.windows import WindowMap, plot_windows
 
-_BYTES = "stored bytes, everything counted"
-_LATENCY = "latency of the deployed net at batch 1 [ms]"
+_SIZE = "stored size [kB]"
+_TIME = "time of one forward pass [ms]"
+_ACCURACY = {"test": "test accuracy [%]", "val": "accuracy on held-out data [%]"}
+Place = tuple[str, str]
 
 
 def draw(grid: Grid, records: Mapping[str, Record], out: Path) -> list[Path]:
     """Draw everything that the records allow; returns the pictures.
 
-    `accuracy.png` against bytes and `latency.png` against measured time, per data set and net; for the first run of
-    each rule `windows-RULE.png`, and `moved-RULE.png` where positions are learned.
+    `accuracy.png` against stored size and `latency.png` against measured time, for each data set and net; for the first
+    run of each method `windows-METHOD.png`, and `moved-METHOD.png` where offsets are learned.
     """
     drawn = []
     places = list(dict.fromkeys((cell.data.rpartition(".")[2], cell.model) for cell in grid.cells))
     for place in places:
         prefix = f"{'-'.join(place)}-" if len(places) > 1 else ""
         title = grid.title if len(places) == 1 else f"{grid.title}: {place[1]} on {place[0]}"
-        drawn += _tradeoffs(grid, records, out, place, prefix, title)
+        gain = _accuracy_of(records)
+        for name, cost, series in (
+            ("accuracy", _SIZE, sizes_of(grid, records, place)),
+            ("latency", _TIME, times_of(grid, records, place)),
+        ):
+            if series:
+                drawn.append(out / f"{prefix}{name}.png")
+                plot_tradeoff(series, drawn[-1], title, cost, gain)
     return drawn + _first_runs(grid, records, out, len(places) > 1)
 
 
-def _tradeoffs(
-    grid: Grid, records: Mapping[str, Record], out: Path, place: tuple[str, str], prefix: str, title: str
-) -> list[Path]:
-    by_bytes: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    by_time: dict[str, dict[str, list[tuple[float, float]]]] = {}
+def draw_overview(
+    grid: Grid, records: Mapping[str, Record], latency: Mapping[tuple[str, str], float], path: Path
+) -> None:
+    """Accuracy against stored size and against time, side by side: the picture of the README.
+
+    Args:
+        grid: Of one data set and net.
+        records: By the ids of its cells.
+        latency: Time of a forward pass [ms], by label and size of a group of cells.
+        path: Of the picture.
+    """
+    place = grid.cells[0].group[:2]
+    by_size = sizes_of(grid, records, place)
+    by_time = {
+        label: {size: [(latency[label, size], y) for _, y in points] for size, points in sizes.items()}
+        for label, sizes in by_size.items()
+    }
+    plot_overview({_SIZE: by_size, _TIME: by_time}, path, grid.title, _accuracy_of(records))
+
+
+def _accuracy_of(records: Mapping[str, Record]) -> str:
+    return _ACCURACY[next(iter(records.values())).scored_on]
+
+
+def sizes_of(grid: Grid, records: Mapping[str, Record], place: Place) -> Series:
+    """Points (kB, accuracy in percent) of all runs on a data set and net, by label and size."""
+    return _points(grid, records, place, lambda record: record.stored_bytes / 1e3)
+
+
+def times_of(grid: Grid, records: Mapping[str, Record], place: Place) -> Series:
+    """Points (ms, accuracy in percent) of the runs whose time was measured, by label and size."""
+    return _points(grid, records, place, lambda record: record.latency["median"] if record.latency else None)
+
+
+def _points(grid: Grid, records: Mapping[str, Record], place: Place, cost) -> Series:
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for (*where, label, size), cells in grouped(grid).items():
-        if tuple(where) != place:
-            continue
-        for record in (records[cell.id] for cell in cells if cell.id in records):
-            gain = 100 * record.accuracy
-            by_bytes.setdefault(label, {}).setdefault(size, []).append((record.stored_bytes, gain))
-            if record.latency:
-                by_time.setdefault(label, {}).setdefault(size, []).append((record.latency["median"], gain))
-    drawn = []
-    for series, name, xlabel in ((by_bytes, "accuracy", _BYTES), (by_time, "latency", _LATENCY)):
-        if series:
-            drawn.append(out / f"{prefix}{name}.png")
-            plot_tradeoff(series, drawn[-1], title, xlabel)
-    return drawn
+        runs = [records[cell.id] for cell in cells if cell.id in records] if tuple(where) == place else []
+        for record in runs:
+            if (x := cost(record)) is not None:
+                found.setdefault(label, {}).setdefault(size, []).append((x, 100 * record.accuracy))
+    return found
 
 
 def _first_runs(grid: Grid, records: Mapping[str, Record], out: Path, several: bool) -> list[Path]:
@@ -64,5 +97,5 @@ def _first_runs(grid: Grid, records: Mapping[str, Record], out: Path, several: b
             plot_windows(maps, drawn[-1], f"{title}: windows on the summary")
         if record.moved:
             drawn.append(out / f"moved-{name}.png")
-            plot_moved(record.moved, drawn[-1], f"{title}: positions against their start")
+            plot_moved(record.moved, drawn[-1], f"{title}: how far offsets have moved")
     return drawn

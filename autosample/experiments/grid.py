@@ -1,7 +1,5 @@
-"""The grid of an ablation, {data × model × preset × size × seed or fold}, as cells; what makes two cells the same."""
+"""The grid of an ablation, {data × model × preset × size × seed or fold}, as cells."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -9,14 +7,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from autosample.errors import ConfigError, hint
-from autosample.sampling.presets import PRESETS
-from autosample.sampling.spec import kinds_without
+from autosample.experiments.identity import id_of, identity_of, recipe_identity, spec_identity
+from autosample.model.recipe import Recipe
 
 # What says where data are and how they are read, but not what they are.
 _PLACES = ("root", "cache_dir", "num_workers", "download", "resident")
-
-# A row beside the presets: the dense net with fewer channels.
-NARROW = "narrow"
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,8 @@ class Size:
 
     def __str__(self) -> str:
         if self.kind == "like":
-            return " ".join(f"{'' if k == 'preset' else k + ' '}{v}" for k, v in self.value.items())
+            told = {k: v for k, v in self.value.items() if k != "options"} | dict(self.value.get("options", {}))
+            return " ".join(f"{'' if k == 'preset' else k + ' '}{v}" for k, v in told.items())
         unit = {"ratio": "{:g}x a layer", "net_ratio": "{:g}x", "bytes": "{:,g} bytes"}[self.kind]
         return unit.format(self.value)
 
@@ -44,16 +40,13 @@ class Cell:
     """One run of a grid: everything that decides what comes out of it.
 
     Attributes:
-        data: Name of a class of `autosample.data`, or the full path of one.
+        data: Name of a row of `autosample.data.DATASETS`, or the full path of a class.
         data_args: Its arguments, without those that the seed, the fold and the hold-out decide.
-        model: Name of a net.
-        model_args: `num_classes`, `in_chans`, `model_args`, `include`, `exclude` of `Classifier`.
-        preset: Preset, or `narrow` for the dense net with fewer channels.
-        changes: Fields of `Spec` that differ from the preset.
-        overrides: Per layer, as for `convert_`.
+        recipe: The net and how its layers are compressed, without a size. Its spec is a preset with changes, or
+            `narrow` for the dense net with fewer channels.
         size: What the net may weigh; `None` for dense.
-        quantize: `bits`, `method`, `gains` and `rest` of `quantize_`, and `start` of `FakeQuantize`; empty for float32.
-        seed: Of weights, order, augmentation, and of random positions where `changes` has none.
+        quantize: `bits`, `method` and `rest` of `quantize_`, and `start` of `FakeQuantize`; empty for float32.
+        seed: Of weights, order, augmentation, and of random offsets where the spec has none.
         fold: Test fold of the data, if they have folds.
         train: `epochs`, `precision`, and other arguments of `Classifier`.
         holdout: Share of the training data kept for choices: trained without it, evaluated on it at the end.
@@ -65,11 +58,7 @@ class Cell:
 
     data: str
     data_args: Mapping[str, Any]
-    model: str
-    model_args: Mapping[str, Any]
-    preset: str
-    changes: Mapping[str, Any]
-    overrides: Mapping[str, Any]
+    recipe: Recipe
     size: Size | None
     quantize: Mapping[str, Any]
     seed: int
@@ -81,25 +70,32 @@ class Cell:
     tolerance: float
     label: str
 
+    @property
+    def model(self) -> str:
+        """Name of the net."""
+        return self.recipe.model
+
+    @property
+    def preset(self) -> str:
+        """Name of the preset, or `narrow`."""
+        return self.recipe.preset
+
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The canonical configuration: plain data in which equal cells are equal, whatever they are called."""
+        """The canonical configuration: plain data in which equal cells are equal, whatever their labels."""
         kept = {name: value for name, value in vars(self).items() if name not in ("label", "identity", "id")}
-        # what a preset is made of, so that a preset which changes leaves its old records behind
-        made_of = dict(PRESETS.get(self.preset, {}))
-        if "by_kind" in made_of:
-            made_of["by_kind"] = kinds_without(made_of["by_kind"], self.changes)
-        kept["changes"] = {**made_of, **self.changes}
-        kept["size"] = {self.size.kind: _made_of(self.size.value)} if self.size else None
+        kept["recipe"] = recipe_identity(self.recipe, self.quantize.get("bits", 32))
         kept["data_args"] = {k: v for k, v in self.data_args.items() if k not in _PLACES}
-        # what is left at nothing is left out, so that options to come do not make old records strangers
-        return {k: v for k, v in _plain(kept).items() if v not in (None, False, 0, {}) or k == "seed"}
+        kept["size"] = {}
+        if self.size is not None:
+            like = self.size.kind == "like"
+            kept["size"] = {self.size.kind: spec_identity(self.size.value) if like else self.size.value}
+        return identity_of(kept)
 
     @cached_property
     def id(self) -> str:
         """Hash of the canonical configuration."""
-        text = json.dumps(self.identity, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return id_of(self.identity)
 
     @property
     def name(self) -> str:
@@ -120,22 +116,6 @@ class Cell:
         return self.seed, self.fold
 
 
-def _made_of(size: Any) -> Any:
-    """A size with the fields of the preset that it names, if it names one."""
-    return {**PRESETS[size["preset"]], **size} if isinstance(size, Mapping) else size
-
-
-def _plain(value: Any) -> Any:
-    """JSON data with whole floats as integers: 8 and 8.0 are the same ratio."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
 @dataclass(frozen=True)
 class Grid:
     """All cells of an ablation, and how to compare them.
@@ -154,7 +134,7 @@ class Grid:
 
     @property
     def labels(self) -> list[str]:
-        """The rules compared, in the order of the configuration."""
+        """The methods compared, in the order of the configuration."""
         return list(dict.fromkeys(cell.label for cell in self.cells))
 
     def only(self, patterns: list[str]) -> "Grid":

@@ -3,13 +3,19 @@
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from autosample.errors import ConfigError, hint
-from autosample.experiments.grid import NARROW, Cell, Grid, Size
+from autosample.experiments.grid import Cell, Grid, Size
+from autosample.experiments.identity import NARROW, UNCOMPRESSED
 from autosample.model.quantize import check_quantization
-from autosample.sampling.spec import PRESETS, spec
+from autosample.model.recipe import FLAT, Recipe
+from autosample.sampling.moved import moved
+from autosample.sampling.presets import PRESETS
+from autosample.sampling.rules import RULES
+from autosample.sampling.spec import Spec, spec
 from autosample.system.configs import read
 
 #: Folders of the grids that come with autosample.
@@ -20,15 +26,13 @@ _KEYS = {
     "bytes": [], "like": [], "seeds": 3, "folds": None, "holdout": 0.0, "test": True, "latency": False,
     "tolerance": 0.01, "compare": "",
 }  # fmt: skip
-_MODEL_KEYS = ("name", "num_classes", "in_chans", "args", "include", "exclude", "overrides")
+# What an entry of model may say: a recipe, but for the spec; two of its fields have shorter names here.
+_SHORT = {"model": "name", "model_args": "args"}
+_MODEL_KEYS = {_SHORT.get(f.name, f.name): f.name for f in fields(Recipe) if f.name not in ("spec", "planned_bits")}
 _SIZES = {"ratios": "ratio", "net_ratios": "net_ratio", "bytes": "bytes", "like": "like"}
-# Arguments of `Classifier` that the grid's other keys decide.
-_DECIDED = (
-    "model", "num_classes", "in_chans", "model_args", "summary", "ratio", "summary_args", "include", "exclude",
-    "overrides", "seed",
-)  # fmt: skip
 # What an entry of presets may say beside fields of the spec.
-_OF_RULES = ("preset", "label", "train", "overrides", "quantize")
+_OF_METHODS = ("preset", "label", "train", "overrides", "quantize", "planned_bits")
+_OF_SPECS = tuple(f.name for f in fields(Spec))
 
 
 def read_grid(path: str | Path, root: str | None = None, **changes: Any) -> Grid:
@@ -49,7 +53,7 @@ def read_grid(path: str | Path, root: str | None = None, **changes: Any) -> Grid
 
 
 def make_grid(config: Mapping[str, Any]) -> Grid:
-    """The grid that plain data describe; see `read_grid`, and autosample/configs/ablation for examples."""
+    """The grid that plain data describe; see `read_grid`, and the grid `ablation/quick` for an example."""
     _known(config, _KEYS, "a grid")
     c = {**_KEYS, **config}
     for key in ("data", "model", "presets"):
@@ -63,19 +67,19 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
             raise ConfigError(f"{key} must be true or false, got {c[key]}")
     if not c["test"] and not c["holdout"]:
         raise ConfigError("without the test set something must be held out, got holdout 0: write holdout: 0.2")
-    sizes, rules = _sizes(c), [_rule(entry) for entry in _list(c["presets"])]
+    sizes, methods = _sizes(c), [_method(entry) for entry in _list(c["presets"])]
     train = _train(c["train"])
     repeats = list(itertools.product(_seeds(c["seeds"]), _folds(c["folds"])))
     cells = []
     for data, model, (seed, fold) in itertools.product(_list(c["data"]), _list(c["model"]), repeats):
         checked, net = _data(data, c, seed, fold), _model(model)
-        for rule, size in _pairs(rules, sizes):
+        for method, size in _pairs(methods, sizes):
             common = {"seed": seed, "fold": fold, **{k: c[k] for k in ("holdout", "test", "latency", "tolerance")}}
-            cells.append(_cell(checked, net, rule, size, train, common))
-    # seed by seed: a grid that is stopped early has all rules for the seeds that it has
+            cells.append(_cell(checked, net, method, size, train, common))
+    # seed by seed: a grid that is stopped early has all methods for the seeds that it has
     cells.sort(key=lambda cell: repeats.index(cell.repetition))
     _check_twice(cells)
-    labels = [rule["label"] for rule in rules]
+    labels = [method["label"] for method in methods]
     compare = c["compare"] or ("autosample" if "autosample" in labels else labels[-1])
     if compare not in labels:
         raise ConfigError(f'compare must be the label of a preset, got "{compare}": {hint(compare, labels)}')
@@ -87,7 +91,7 @@ def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> No
         raise ConfigError(f"{what} must be a mapping, got {given!r}: write KEY: VALUE")
     for key in given:
         if key not in keys:
-            raise ConfigError(f'{what} has no key "{key}": {hint(str(key), keys)}')
+            raise ConfigError(f'{what} has no key "{key}": {moved(str(key)) or hint(str(key), keys)}')
 
 
 def _list(value: Any) -> list[Any]:
@@ -117,7 +121,7 @@ def _sizes(c: Mapping[str, Any]) -> list[Size]:
     for key, kind in _SIZES.items():
         for value in _list(c[key]):
             if kind == "like":
-                _known(value, ("preset", *_spec_fields()), "like")
+                _known(value, _OF_SPECS, "like")
                 if "preset" not in value:
                     raise ConfigError(f"like needs a preset, got {value}: write like: [{{preset: random, ratio: 16}}]")
                 spec(value)
@@ -128,34 +132,27 @@ def _sizes(c: Mapping[str, Any]) -> list[Size]:
     return found
 
 
-def _spec_fields() -> list[str]:
-    from dataclasses import fields
-
-    from autosample.sampling.spec import Spec
-
-    return [f.name for f in fields(Spec)]
-
-
-def _rule(entry: Any) -> dict[str, Any]:
-    """A row of the table: preset, label, fields of the spec, overrides of layers, bits, training of its own."""
+def _method(entry: Any) -> dict[str, Any]:
+    """A row of the table: label, spec without a size, overrides of layers, bits, training of its own."""
     entry = {"preset": entry} if isinstance(entry, str) else entry
-    _known(entry, (*_OF_RULES, *_spec_fields()), "an entry of presets")
-    preset = entry.get("preset")
-    if preset not in (*PRESETS, NARROW):
-        raise ConfigError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, NARROW])}')
-    changes = {k: v for k, v in entry.items() if k not in _OF_RULES}
-    if preset in ("dense", NARROW) and (changes or entry.get("overrides")):
+    _known(entry, (*_OF_METHODS, *_OF_SPECS), "an entry of presets")
+    preset, known = entry.get("preset"), {*PRESETS, *RULES, NARROW}
+    if preset not in known:
+        raise ConfigError(f'no preset is called "{preset}": {hint(str(preset), known)}')
+    changes = {k: v for k, v in entry.items() if k not in _OF_METHODS}
+    if preset in UNCOMPRESSED and (changes or entry.get("overrides")):
         raise ConfigError(f"{preset} samples nothing and has no fields, got {', '.join(changes) or 'overrides'}: drop")
-    for name in ("ratio", "spatial", "channel"):
-        if name in changes:
-            raise ConfigError(f"sizes belong to the grid, got {name} in {preset}: use ratios, net_ratios or like")
     if preset != NARROW:
         spec(preset, **changes)
+    for name in ("ratio", "spatial", "channel"):
+        if name in changes or name in changes.get("options", {}):
+            raise ConfigError(f"sizes belong to the grid, got {name} in {preset}: use ratios, net_ratios or like")
     quantize = _quantize(entry.get("quantize"))
+    bits = entry.get("planned_bits", quantize.get("bits", 32) if preset not in UNCOMPRESSED else 32)
     return {
-        "preset": preset,
         "label": str(entry.get("label") or (f"{preset} {quantize['bits']} bits" if quantize else preset)),
-        "changes": changes,
+        "spec": {"preset": preset, **changes} if changes else preset,
+        "planned_bits": bits,
         "overrides": dict(entry.get("overrides") or {}),
         "quantize": quantize,
         "train": _train(entry.get("train") or {}),
@@ -168,10 +165,8 @@ def _quantize(given: Any) -> dict[str, Any]:
 
     if given is None:
         return {}
-    _known(given, ("bits", "method", "gains", "rest", "start"), "quantize")
-    check_quantization(
-        given.get("bits", 8), given.get("method", "linear"), "sampled", given.get("gains"), given.get("rest")
-    )
+    _known(given, ("bits", "method", "rest", "start"), "quantize")
+    check_quantization(given.get("bits", 8), given.get("method", "linear"), "sampled", given.get("rest"))
     FakeQuantize(start=given.get("start", 0.7))
     return {"bits": 8, **given}
 
@@ -182,7 +177,7 @@ def _train(given: Any) -> dict[str, Any]:
     from autosample.training.optim import rehearse
 
     usual = {k: p.default for k, p in inspect.signature(Classifier).parameters.items()}
-    _known(given, ("epochs", "precision", "teacher_epochs", *(k for k in usual if k not in _DECIDED)), "train")
+    _known(given, ("epochs", "precision", "teacher_epochs", *(k for k in usual if k not in (*FLAT, "seed"))), "train")
     for name in ("epochs", "teacher_epochs"):
         if name in given and not (_is_number(given[name]) and isinstance(given[name], int) and given[name] >= 1):
             raise ConfigError(f"{name} must be at least 1, got {given[name]}: leave it out for the usual number")
@@ -204,60 +199,55 @@ def _data(entry: Any, c: Mapping[str, Any], seed: int, fold: int | None) -> tupl
     return entry["class"], args
 
 
-def _model(entry: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Name of the net, arguments that `Classifier` takes for it, and overrides of its layers."""
+def _model(entry: Any) -> Recipe:
+    """The dense net, with overrides of its layers for the methods that compress it."""
     import torch
-
-    from autosample.models import create
 
     entry = {"name": entry} if isinstance(entry, str) else entry
     _known(entry, _MODEL_KEYS, "model")
     if "name" not in entry:
         raise ConfigError("model needs a name, got none: write model: {name: digitnet}")
-    args = {("model_args" if k == "args" else k): v for k, v in entry.items() if k not in ("name", "overrides")}
-    own = {**(args.get("model_args") or {}), "pretrained": False}
+    net = Recipe(**{_MODEL_KEYS[key]: value for key, value in entry.items()}, spec="dense")
     with torch.device("meta"):
-        create(entry["name"], num_classes=args.get("num_classes", 10), in_chans=args.get("in_chans"), **own)
-    return entry["name"], args, dict(entry.get("overrides") or {})
+        replace(net, model_args={**(net.model_args or {}), "pretrained": False}).bare()
+    return net
 
 
-def _pairs(rules: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator[tuple[dict[str, Any], Size | None]]:
-    """Every rule at every size; the dense net has one size only."""
-    for rule in rules:
-        if rule["preset"] == "dense":
-            yield rule, None
+def _pairs(methods: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator[tuple[dict[str, Any], Size | None]]:
+    """Every method at every size; the dense net has one size only."""
+    for method in methods:
+        given = method["spec"]
+        if given == "dense":
+            yield method, None
             continue
         if not sizes:
-            raise ConfigError(f"{rule['preset']} needs a size, got none: write ratios, net_ratios, bytes or like")
+            raise ConfigError(f"{method['label']} needs a size, got none: write ratios, net_ratios, bytes or like")
         for size in sizes:
-            if rule["preset"] == NARROW and size.kind == "ratio":
+            if given == NARROW and size.kind == "ratio":
                 raise ConfigError("narrow has no layer ratio, got ratios: use net_ratios, bytes or like")
-            if size.kind == "ratio" and rule["preset"] != NARROW:
-                spec(rule["preset"], **rule["changes"], ratio=size.value)
-            yield rule, size
+            if size.kind == "ratio":
+                spec(given, ratio=size.value)
+            yield method, size
 
 
-def _cell(data: Any, net: Any, rule: Mapping[str, Any], size: Size | None, train: Any, common: Any) -> Cell:
-    train = {**train, **rule["train"]}
-    given = net[1].get("model_args") or {}
+def _cell(data: Any, net: Recipe, method: Mapping[str, Any], size: Size | None, train: Any, common: Any) -> Cell:
+    train, given = {**train, **method["train"]}, net.model_args or {}
     if (train.get("warm_start") or train.get("distill")) and not (
         train.get("teacher_epochs") or given.get("pretrained") or given.get("checkpoint_path")
     ):
         raise ConfigError(
-            f"{rule['label']} needs a trained dense net to start or learn from, got none: set teacher_epochs in train"
+            f"{method['label']} needs a trained dense net to start or learn from, got none: set teacher_epochs in train"
         )
+    overrides = {} if method["spec"] in UNCOMPRESSED else {**(net.overrides or {}), **method["overrides"]}
+    told = {"spec": method["spec"], "planned_bits": method["planned_bits"], "overrides": overrides or None}
     return Cell(
         data=data[0],
         data_args=data[1],
-        model=net[0],
-        model_args=net[1],
-        preset=rule["preset"],
-        changes=rule["changes"],
-        overrides={} if rule["preset"] in ("dense", NARROW) else {**net[2], **rule["overrides"]},
+        recipe=replace(net, **told),
         size=size,
-        quantize=rule["quantize"],
+        quantize=method["quantize"],
         train=train,
-        label=rule["label"],
+        label=method["label"],
         **common,
     )
 

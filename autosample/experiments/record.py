@@ -1,12 +1,13 @@
 """What is kept of a run: one JSON file, written whole or not at all."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from autosample.errors import ConfigError, one_line
+from autosample.experiments.identity import present
 from autosample.system.files import write_text
 
 
@@ -24,11 +25,11 @@ class Record:
         cell: The canonical configuration of the grid's cell.
         scored_on: `test` or `val`.
         val_accuracy: On the held-out part of the training data [0 … 1], if there is one.
-        position_bits: Bits of all stored positions and selections.
+        position_bits: Bits of all stored offsets and selections.
         dense_params: Numbers that the dense model stores.
         latency: Milliseconds of the deployed net at batch 1: `median`, `low` and `high` quartile, `threads`.
-        moved: Per layer that learns positions, how far they are from their start after each epoch [rows].
-        windows: Per layer (the largest two), where its windows lie; see `plots.WindowMap`.
+        moved: Per layer that learns offsets, how far they are from their start after each epoch [rows].
+        windows: Per layer (the largest two), where its windows lie; see `windows.WindowMap`.
         machine: `device`, `hardware`, `threads` and `date` of the training.
     """
 
@@ -73,7 +74,7 @@ def read_record(path: Path) -> Record | None:
         ConfigError: The file is not a record.
     """
     try:
-        record = Record(**json.loads(path.read_text()))
+        record = as_record(json.loads(path.read_text()))
         if not isinstance(record.settings, dict) or not record.stored_bytes > 0 or not 0 <= record.accuracy <= 1:
             raise ValueError("settings, sizes or accuracy are missing")
         return record
@@ -81,6 +82,25 @@ def read_record(path: Path) -> Record | None:
         return None
     except (ValueError, TypeError) as error:
         raise ConfigError(f"a record must be what a run wrote, got {path}: {one_line(error)}: delete it") from error
+
+
+def as_record(data: Mapping[str, Any]) -> Record:
+    """A record from plain data, also as version 0.1.0 wrote them.
+
+    The cell of such a record is brought into the present form; one that used what is gone is left as it is, so that it
+    is kept and nothing finds it.
+
+    Raises:
+        TypeError: Something is missing or unknown.
+    """
+    record = Record(**data)
+    maps = {name: _present_map(found) for name, found in record.windows.items()}
+    return replace(record, cell=present(record.cell) or record.cell, windows=maps)
+
+
+def _present_map(found: dict[str, Any]) -> dict[str, Any]:
+    """A window map with the names of today."""
+    return {"offsets" if name == "positions" else name: value for name, value in found.items()}
 
 
 def records_in(folder: Path) -> Iterator[tuple[Path, Record]]:

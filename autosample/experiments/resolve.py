@@ -1,9 +1,9 @@
-"""From a cell to the arguments of its training: sizes in bytes become ratios, widths and overrides."""
+"""From a cell to what it trains: sizes in bytes become ratios, widths and overrides."""
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from autosample.errors import ConfigError
-from autosample.experiments.grid import NARROW, Cell, Size
+from autosample.experiments.grid import Cell, Size
+from autosample.experiments.identity import NARROW, UNCOMPRESSED
 from autosample.model.budget import fit_budget, stored_bytes
+from autosample.model.recipe import Recipe
 from autosample.model.report import report
-from autosample.models import create
 from autosample.models.narrow import width_args
 
 
@@ -23,12 +24,12 @@ class Resolved:
     """What a cell trains.
 
     Attributes:
-        settings: Arguments of `Classifier` that say which net and how it is converted.
+        recipe: The net at the size that the cell asks for.
         quantize: Arguments of `quantize_` for the trained net; empty where it stays in float32.
         dense_bytes, dense_params: Of the dense net at its full width.
     """
 
-    settings: dict[str, Any]
+    recipe: Recipe
     quantize: dict[str, Any]
     dense_bytes: int
     dense_params: int
@@ -40,71 +41,52 @@ def resolve(cell: Cell) -> Resolved:
     Raises:
         ConfigError: That size is out of reach; the message says what is possible.
     """
-    net, quantize = {"model": cell.model, **cell.model_args}, quantization(cell)
+    net, quantize = replace(cell.recipe, spec="dense", planned_bits=32), quantization(cell)
     dense = report(_meta(_factory(net)))
     more = (quantize, dense.stored_bytes, dense.dense_params)
     if cell.preset == "dense":
-        return Resolved({**net, "summary": "dense"}, *more)
+        return Resolved(net, *more)
+    if cell.size is None:
+        raise ConfigError("a preset that samples needs a size, got none: write ratios, net_ratios, bytes or like")
     target = _target(net, cell.size, dense.stored_bytes)
     if cell.preset == NARROW:
         assert target is not None
-        given = json.dumps([net, quantize], sort_keys=True)
-        args = {**(net.get("model_args") or {}), **_fit_width(given, target)}
-        return Resolved({**net, "model_args": args, "summary": "dense"}, *more)
-    return Resolved({**net, **_conversion(cell, net, quantize, target)}, *more)
+        width = _fit_width(_key(net, quantize), target)
+        return Resolved(replace(net, model_args={**(net.model_args or {}), **width}), *more)
+    return Resolved(_sized(cell, cell.size, quantize, target), *more)
 
 
 def quantization(cell: Cell) -> dict[str, Any]:
     """Arguments of `quantize_` for a cell's net: layers that sample, or where none does, all of them."""
     given = {name: value for name, value in cell.quantize.items() if name != "start"}
-    sampled = "all" if cell.preset in ("dense", NARROW) else "sampled"
+    sampled = "all" if cell.preset in UNCOMPRESSED else "sampled"
     return {**given, "layers": sampled} if given else {}
 
 
-def _conversion(cell: Cell, net: dict[str, Any], quantize: dict[str, Any], target: float | None) -> dict[str, Any]:
-    """How the layers are converted: arguments of `Classifier`."""
-    assert cell.size is not None
-    like = cell.size.value if cell.size.kind == "like" else None
-    # random positions are drawn anew for every seed, unless the preset fixes them
-    changes = {"seed": cell.seed, **_planned_bits(quantize), **cell.changes}
-    overrides = dict(cell.overrides)
-    if like and like["preset"] == cell.preset and not cell.changes:
-        own = {k: v for k, v in like.items() if k not in ("preset", "ratio")}
-        return _told(cell.preset, like.get("ratio"), {**changes, **own}, overrides)
+def _sized(cell: Cell, size: Size, quantize: dict[str, Any], target: float | None) -> Recipe:
+    """A recipe that compresses, with a ratio and overrides that meet the size."""
+    recipe, like = cell.recipe, size.value if size.kind == "like" else None
+    changes = {} if isinstance(recipe.spec, str) else dict(recipe.spec)
+    # random offsets are drawn anew for every seed, unless the preset fixes them
+    spec = {"preset": recipe.preset, "seed": cell.seed, **changes}
+    if like and like["preset"] == recipe.preset and not changes:
+        return replace(recipe, spec={**spec, **like})
     if target is None:
-        return _told(cell.preset, cell.size.value, changes, overrides)
-    given = json.dumps(
-        [net, cell.preset, {**_planned_bits(quantize), **cell.changes}, overrides, quantize], sort_keys=True
-    )
-    ratio, fitted = _fit(given, target, cell.tolerance)
-    return _told(cell.preset, ratio, changes, {**overrides, **fitted})
+        return replace(recipe, spec={**spec, "ratio": size.value})
+    ratio, fitted = _fit(_key(recipe, quantize), target, cell.tolerance)
+    overrides = {**(recipe.overrides or {}), **fitted}
+    return replace(recipe, spec={**spec, "ratio": ratio}, overrides=overrides or None)
 
 
-def _planned_bits(quantize: dict[str, Any]) -> dict[str, Any]:
-    return {"bits": quantize["bits"]} if quantize else {}
-
-
-def _told(preset: str, ratio: float | None, changes: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    return {"summary": preset, "ratio": ratio, "summary_args": changes, "overrides": overrides or None}
-
-
-def _target(net: dict[str, Any], size: Size | None, dense: int) -> float | None:
+def _target(net: Recipe, size: Size, dense: int) -> float | None:
     """Bytes of the whole net, or `None` where the layer ratio is given."""
-    if size is None:
-        raise ConfigError("a preset that samples needs a size, got none: write ratios, net_ratios, bytes or like")
     if size.kind == "like":
-        return _bytes_like(json.dumps([net, size.value], sort_keys=True))
+        return _bytes_like(_key(net, size.value))
     return {"ratio": None, "net_ratio": dense / size.value, "bytes": size.value}[size.kind]
 
 
-def _rules(net: dict[str, Any]) -> dict[str, Any]:
-    return {k: net[k] for k in ("include", "exclude") if net.get(k) is not None}
-
-
-def _factory(net: dict[str, Any], **more: Any) -> Callable[[], nn.Module]:
-    args = {**(net.get("model_args") or {}), "pretrained": False, **more}
-    classes, chans = net.get("num_classes", 10), net.get("in_chans")
-    return lambda: create(net["model"], num_classes=classes, in_chans=chans, **args)
+def _factory(net: Recipe, **more: Any) -> Callable[[], nn.Module]:
+    return replace(net, model_args={**(net.model_args or {}), "pretrained": False, **more}).bare
 
 
 def _meta(factory: Callable[[], nn.Module]) -> nn.Module:
@@ -115,25 +97,37 @@ def _meta(factory: Callable[[], nn.Module]) -> nn.Module:
 # Cells that differ by seed or fold ask the same; the keys are JSON, since mappings cannot be hashed.
 
 
-@lru_cache(maxsize=256)
-def _bytes_like(given: str) -> int:
-    net, like = json.loads(given)
-    return stored_bytes(_factory(net), spec=like, **_rules(net))
+def _key(recipe: Recipe, other: Mapping[str, Any]) -> str:
+    return json.dumps([recipe.to_dict(), other], sort_keys=True)
+
+
+def _opened(key: str) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
+    """A recipe, the patterns that choose its layers as arguments of `convert_`, and the other part of the key."""
+    recipe, other = json.loads(key)
+    made = Recipe.from_dict(recipe)
+    patterns = {"include": made.include, "exclude": made.exclude, "overrides": made.overrides}
+    return made, {name: value for name, value in patterns.items() if value}, other
 
 
 @lru_cache(maxsize=256)
-def _fit(given: str, target: float, tolerance: float) -> tuple[float, dict[str, Any]]:
-    net, preset, changes, overrides, quantize = json.loads(given)
-    rules = {**_rules(net), **({"overrides": overrides} if overrides else {})}
-    budget = {"tolerance": tolerance, "quantize": quantize, **rules}
-    fit = fit_budget(_factory(net), {"preset": preset, **changes}, target, **budget)
+def _bytes_like(key: str) -> int:
+    net, patterns, like = _opened(key)
+    patterns.pop("overrides", None)
+    return stored_bytes(_factory(net), spec=like, **patterns)
+
+
+@lru_cache(maxsize=256)
+def _fit(key: str, target: float, tolerance: float) -> tuple[float, dict[str, Any]]:
+    recipe, patterns, quantize = _opened(key)
+    options = {**patterns, "planned_bits": recipe.planned_bits, "quantize": quantize}
+    fit = fit_budget(_factory(recipe), recipe.spec, target, tolerance=tolerance, **options)
     return fit.ratio, fit.overrides
 
 
 @lru_cache(maxsize=256)
-def _fit_width(given: str, target: float) -> dict[str, Any]:
+def _fit_width(key: str, target: float) -> dict[str, Any]:
     """The width whose bytes are nearest to the target: channels are whole, so a few percent may be missed."""
-    net, quantize = json.loads(given)
+    net, _, quantize = _opened(key)
     full = _meta(_factory(net))
 
     def size(width: float) -> int:

@@ -11,25 +11,21 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-import autosample.data
-from autosample.data import ClassificationData
+from autosample.data import DATASETS, ClassificationData
 from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import Cell
-from autosample.experiments.plots import WindowMap
+from autosample.experiments.latency import measure_latency
 from autosample.experiments.record import Record
 from autosample.experiments.resolve import resolve
 from autosample.experiments.teacher import arguments, dense_weights
 from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
-from autosample.model.convert import summary_layers
+from autosample.experiments.windows import window_maps
 from autosample.model.quantize import quantize_
+from autosample.nn import compressed_layers
 from autosample.system.machine import hardware
 from autosample.system.quiet import quiet
-from autosample.system.timing import time_in_turn
 from autosample.training import Classifier, FakeQuantize
-from autosample.training.callbacks import distances, learning_layers
-
-# Layers whose windows a record keeps: the largest ones.
-_MAPPED = 2
+from autosample.training.callbacks import distances, learned_offsets
 
 
 def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None, holdout: float) -> ClassificationData:
@@ -39,18 +35,25 @@ def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None
         ConfigError: There is no such class, or it does not take an argument.
         DataError: An argument is out of range.
     """
-    module, _, short = name.rpartition(".")
-    found = getattr(importlib.import_module(module) if module else autosample.data, short, None)
+    found = DATASETS.get(name) or _imported(name)
     if not (isinstance(found, type) and issubclass(found, ClassificationData)):
-        known = [n for n in autosample.data.__all__ if "Data" not in n and "Batch" not in n and "Loader" not in n]
-        raise ConfigError(f'data must name a class, got "{name}": {hint(name, known)}')
+        raise ConfigError(f'data must name a class, got "{name}": {hint(name, DATASETS)}')
     folds = {} if fold is None else {"fold": fold}
     for key in (*args, *folds):
         options = {p for base in found.__mro__ for p in inspect.signature(base.__init__).parameters}
         options -= {"self", "args", "kwargs", "common"}
         if key not in options:
-            raise ConfigError(f'{short} has no option "{key}": {hint(key, options)}')
+            raise ConfigError(f'{found.__name__} has no option "{key}": {hint(key, options)}')
     return found(**{**args, **folds}, seed=seed, val_fraction=holdout)
+
+
+def _imported(path: str) -> Any:
+    """What a full path `package.module.Class` names, or `None`."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None) if module else None
+    except ModuleNotFoundError:
+        return None
 
 
 def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = False) -> Record:
@@ -70,18 +73,18 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
     if cell.quantize:
         parts["quantize_from"] = cell.quantize.get("start", 0.7)
     with dense_weights(cell, data) as given:
-        settings, options = arguments(cell, {**resolved.settings, **given})
+        settings, options = arguments(cell, replace(resolved.recipe, **given))
         model, record = train(data, settings, tick=tick, logger=logger, **options, **parts)
     latency = measure_latency(model.net, data.input_shape) if cell.latency else None
     described = {**record.settings, "data": cell.data, "data_args": cell.identity["data_args"], "fold": cell.fold}
     if given:  # their file is gone
-        described |= {"model_args": resolved.settings.get("model_args"), "teacher_epochs": cell.train["teacher_epochs"]}
+        described |= {"model_args": resolved.recipe.model_args, "teacher_epochs": cell.train["teacher_epochs"]}
     sizes = {"dense_bytes": resolved.dense_bytes, "dense_params": resolved.dense_params}
     return replace(record, settings=described, cell=cell.identity, latency=latency, **sizes)
 
 
 class _Watch(pl.Callback):
-    """Tells the time, and notes how far learned positions have moved after each epoch."""
+    """Tells the time, and notes how far learned offsets have moved after each epoch."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self.tick = tick
@@ -89,11 +92,11 @@ class _Watch(pl.Callback):
         self.moved: dict[str, list[list[float]]] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = {name: layer.offsets().cpu() for name, layer in learning_layers(pl_module).items()}
+        self.start = learned_offsets(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for name, layer in learning_layers(pl_module).items():
-            found = [round(float(x), 4) for x in distances(layer, self.start[name]).values()]
+        for name, values in distances(trainer, pl_module, self.start).items():
+            found = [round(float(x), 4) for x in values.values()]
             self.moved.setdefault(name, []).append([trainer.current_epoch, *found])
         self.tick()
 
@@ -121,7 +124,7 @@ def train(
         validate: Evaluate on the validation part of the data too.
         test: Read the test set; otherwise the record's accuracy is that on the validation part.
         quantize: Arguments of `quantize_`; what is evaluated and measured is the quantised net.
-        quantize_from: Share of the training after which summaries are used at their levels; see `FakeQuantize`.
+        quantize_from: Share of the training after which stored numbers are used at their levels; see `FakeQuantize`.
         logger: For Lightning.
         tick: Called after each epoch.
     """
@@ -143,7 +146,7 @@ def train(
     assert accuracy is not None
     record = Record(
         settings={
-            **settings,
+            **{name: value for name, value in settings.items() if value is not None},
             "epochs": epochs,
             "data": type(data).__name__,
             **({"quantize": dict(quantize)} if quantize else {}),
@@ -159,7 +162,7 @@ def train(
         position_bits=sum(row.position_bits for row in size.rows),
         dense_params=size.dense_params,
         moved=watch.moved,
-        windows=_window_maps(model.net),
+        windows=window_maps(model.net),
         machine=_machine(trainer.strategy.root_device),
     )
     return model, record
@@ -172,28 +175,8 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float) -> list[pl.Callback]:
-    """What trains sampled layers with the levels that they are stored at; other layers are rounded afterwards."""
-    if not quantize or not summary_layers(model.net):
+    """What trains compressed layers with the levels that they are stored at; other layers are rounded afterwards."""
+    if not quantize or not compressed_layers(model.net):
         return []
     learned = {name: quantize[name] for name in ("bits", "method") if name in quantize}
-    gains = "int8" if quantize.get("gains") == "int8" else None
-    return [FakeQuantize(**learned, gains=gains, start=start)]
-
-
-def _window_maps(net: torch.nn.Module) -> dict[str, Any]:
-    layers = summary_layers(net)
-    chosen = sorted(layers, key=lambda name: layers[name].geometry.dense)[-_MAPPED:]
-    return {name: WindowMap.of(layers[name]).to_dict() for name in chosen}
-
-
-def measure_latency(net: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
-    """Milliseconds of a forward pass of the deployed net, batch 1, where the net is and with the present threads."""
-    from autosample.deployment.deploy import deploy
-
-    device = next(net.parameters()).device
-    x = torch.zeros(1, *shape, device=device)
-    fast = deploy(net, x)
-    with torch.inference_mode():
-        (timing,) = time_in_turn([lambda: fast(x)], rounds=30, device=device)
-    spread = {"median": timing.median, "low": timing.low, "high": timing.high}
-    return {**{k: round(1e3 * v, 4) for k, v in spread.items()}, "threads": torch.get_num_threads()}
+    return [FakeQuantize(**learned, start=start)]

@@ -7,12 +7,14 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from autosample.errors import ConfigError
 from autosample.experiments.grid import Cell
-from autosample.experiments.record import Record, read_record, write_record
+from autosample.experiments.identity import id_of
+from autosample.experiments.record import Record, read_record, records_in, write_record
 from autosample.system.files import sweep_partials, write_json
 
 try:
@@ -59,13 +61,22 @@ class Store:
         """The finished run of a cell, or `None`.
 
         Raises:
-            ConfigError: The file is damaged, or is of another cell.
+            ConfigError: A file is damaged, or is of another cell than its name says.
         """
         path = self.record_path(cell)
         record = read_record(path)
         if record is not None and record.cell != cell.identity:
             raise ConfigError(f"a record must be of the cell that its name says, got another in {path}: delete it")
-        return record
+        return record or self._older.get(cell.id)
+
+    @cached_property
+    def _older(self) -> dict[str, Record]:
+        """The records by the ids of their cells, for those whose file names tell another id: they are older."""
+        found = {}
+        for path, record in records_in(self.folder / "records"):
+            if not path.stem.endswith(number := id_of(record.cell)):
+                found[number] = record
+        return found
 
     def failure(self, cell: Cell) -> Failure | None:
         """How the last run of a cell failed, or `None`."""

@@ -1,7 +1,7 @@
 """The dense net that a cell starts from or learns from: trained on the same data, once for the cells of a seed."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from autosample.data import ClassificationData
 from autosample.experiments.grid import Cell
 from autosample.experiments.resolve import resolve
 from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
+from autosample.model.recipe import Recipe
 from autosample.system.quiet import quiet
 from autosample.training import Classifier
 
@@ -23,16 +24,16 @@ _TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature")
 _WEIGHTS: dict[str, dict[str, torch.Tensor]] = {}
 
 
-def arguments(cell: Cell, net: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of `Classifier` and of `train`; `net` are those that say which net, and how it is converted."""
+def arguments(cell: Cell, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of `Classifier` and of `train` for a cell, with a recipe that has its size."""
     given = {name: value for name, value in cell.train.items() if name != "teacher_epochs"}
     options = {"epochs": given.pop("epochs", 1), "precision": given.pop("precision", "32-true")}
-    return {**given, **net, "seed": cell.seed}, options
+    return {**given, **recipe.arguments(), "seed": cell.seed}, options
 
 
 @contextmanager
 def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, Any]]:
-    """Arguments of a net that load the weights of the dense one, trained for `teacher_epochs` on the same data.
+    """Fields of a recipe that load the weights of the dense net, trained for `teacher_epochs` on the same data.
 
     None where a cell trains from scratch. Cells that differ in what is sampled share the dense net.
     """
@@ -41,10 +42,10 @@ def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, An
         yield {}
         return
     train = {name: value for name, value in cell.train.items() if name not in (*_TAUGHT, "epochs")}
-    bare = {"preset": "dense", "size": None, "changes": {}, "overrides": {}, "quantize": {}}
-    dense = replace(cell, **bare, train={**train, "epochs": epochs})
+    net = replace(cell.recipe, spec="dense", overrides=None, planned_bits=32)
+    dense = replace(cell, recipe=net, size=None, quantize={}, train={**train, "epochs": epochs})
     if dense.id not in _WEIGHTS:
-        settings, options = arguments(dense, resolve(dense).settings)
+        settings, options = arguments(dense, resolve(dense).recipe)
         pl.seed_everything(cell.seed, verbose=False)
         model = Classifier(**settings)
         with quiet(*NOISY), deterministic_on_cpu():
@@ -54,4 +55,4 @@ def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.safetensors"
         save_file(_WEIGHTS[dense.id], path)
-        yield {"model_args": {**(cell.model_args.get("model_args") or {}), "checkpoint_path": str(path)}}
+        yield {"model_args": {**(net.model_args or {}), "checkpoint_path": str(path)}}

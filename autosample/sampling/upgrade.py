@@ -27,7 +27,7 @@ def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]
 
     Args:
         data: Fields by name.
-        rule: The rule where `data` does not name one: that of the preset for changes to one, `strided` for a whole spec.
+        rule: The rule where `data` does not name one: the preset's for changes to it, `strided` for a whole spec.
     """
     if "options" in data:
         return dict(data)

@@ -1,4 +1,4 @@
-"""The configurations that come with autosample, found by name: `experiment/digits` is `configs/experiment/digits.yaml`."""
+"""The configurations that come with autosample, by name: `experiment/digits` is `configs/experiment/digits.yaml`."""
 
 from pathlib import Path
 from typing import Any

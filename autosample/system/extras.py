@@ -25,7 +25,8 @@ def require(extra: str, *modules: str) -> None:
     """
     missing = [name for name in modules or EXTRAS[extra] if not _is_there(name)]
     if missing:
-        raise MissingExtra(f"this needs {', '.join(missing)}, which cannot be imported: pip install 'autosample[{extra}]'")
+        named = ", ".join(missing)
+        raise MissingExtra(f"this needs packages that are not installed, {named}: pip install 'autosample[{extra}]'")
 
 
 def _is_there(name: str) -> bool:

@@ -1,4 +1,8 @@
-"""Training through Lightning: module, parameter groups, callbacks."""
+"""Training through Lightning: module, parameter groups, callbacks. It needs `autosample[train]`."""
+
+from autosample.system.extras import require
+
+require("train", "pytorch_lightning", "torchmetrics")
 
 from autosample.training.callbacks import HardenSchedule as HardenSchedule
 from autosample.training.callbacks import OffsetLog as OffsetLog

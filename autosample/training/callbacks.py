@@ -1,6 +1,7 @@
-"""Callbacks of our own: the hardening schedule, the size report, and how positions move."""
+"""Callbacks of our own: the hardening schedule, the size report, and how offsets move."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +12,36 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from autosample.model.convert import summary_layers
 from autosample.model.report import save_report
-from autosample.nn import SummaryLayer
-from autosample.sampling.rules import LearnedOffsets
+from autosample.nn import compressed_layers
 
 
 class HardenSchedule(pl.Callback):
-    """Anneals what is being learned, and freezes positions when each layer's `freeze_at` has come.
+    """Anneals what is being learned, and freezes offsets when each layer's `freeze_at` has come.
 
-    Testing and predicting freeze too, so that an accuracy is always that of the integers which a file holds; going on
-    with the training then goes on with these. What is frozen is in the model's buffers, so a resumed run needs no
-    state of this callback. In distributed training, buffers are broadcast from the first rank before each forward
-    pass, like those of batch norm; what ranks froze after the last one agrees again from the next pass on.
+    Testing and predicting freeze too, so that an accuracy is always that of the integers which a file holds; training
+    that is resumed afterwards uses these. What is frozen is in the model's buffers, so a resumed run needs no state of
+    this callback. In distributed training, buffers are broadcast from the first rank before each forward pass, like
+    those of batch norm; what ranks froze after the last pass agrees again from the next one on.
     """
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        progress = trainer.global_step / max(float(trainer.estimated_stepping_batches), 1.0)
-        for layer in summary_layers(pl_module).values():
-            advance(layer, progress)
+        for layer in compressed_layers(pl_module).values():
+            layer.advance_(progress(trainer))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for layer in summary_layers(pl_module).values():
+        for layer in compressed_layers(pl_module).values():
             layer.freeze_()
 
     on_test_start = on_predict_start = on_train_end
 
 
-def advance(layer: SummaryLayer, progress: float) -> None:
-    """Bring a layer's learned positions to where they belong at `progress` (0 … 1) of the training."""
-    if progress >= layer.spec.freeze_at:
-        layer.freeze_()
-        return
-    for rule in layer.offsets.modules():
-        if isinstance(rule, LearnedOffsets):
-            rule.anneal(progress / layer.spec.freeze_at)
+def progress(trainer: pl.Trainer, steps: int | None = None) -> float:
+    """The share of the training that is done, 0 … 1, after `steps` steps (by default those made so far)."""
+    done = trainer.global_step if steps is None else steps
+    return done / max(float(trainer.estimated_stepping_batches), 1.0)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -93,7 +87,7 @@ class SizeReport(pl.Callback):
 
 
 class OffsetLog(pl.Callback):
-    """Logs how far learned positions have moved since the start [rows]: `offsets.csv`, and histograms to wandb.
+    """Logs how far learned offsets have moved since the start [rows]: `offsets.csv`, and histograms to wandb.
 
     Args:
         every: Epochs between two entries.
@@ -111,21 +105,20 @@ class OffsetLog(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.start:
-            self.start = {name: layer.offsets().cpu() for name, layer in learning_layers(pl_module).items()}
+            self.start = learned_offsets(pl_module)
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.start or trainer.current_epoch % self.every or trainer.fast_dev_run:  # pyright: ignore
             return
         rows, moved = [], {}
-        for name, layer in learning_layers(pl_module).items():
-            found = distances(layer, self.start[name])
+        for name, found in distances(trainer, pl_module, self.start).items():
             rows.append([trainer.current_epoch, name, *found.values()])
-            moved[name] = (layer.offsets().cpu() - self.start[name]).abs().float().flatten().numpy()
+            moved[name] = (learned_offsets(pl_module)[name] - self.start[name]).abs().float().flatten().numpy()
         _append(run_folder(trainer) / "offsets.csv", _HEADER, rows)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                import wandb
+                import wandb  # Lightning's logger has imported it
 
                 logger.experiment.log({f"moved/{name}": wandb.Histogram(value) for name, value in moved.items()})
 
@@ -133,23 +126,30 @@ class OffsetLog(pl.Callback):
 _HEADER = ["epoch", "layer", "share_moved", "mean", "p10", "p50", "p90", "frozen"]
 
 
-def learning_layers(module: nn.Module) -> dict[str, SummaryLayer]:
-    """The layers whose positions are learned, by name; they count after freezing too."""
-    return {name: layer for name, layer in summary_layers(module).items() if layer.offsets.learned}
+def learned_offsets(module: nn.Module) -> dict[str, Tensor]:
+    """The integer offsets `(N, G)` of the layers that learn them, by name, on the CPU; also after freezing."""
+    found = {name: layer.learned_offsets() for name, layer in compressed_layers(module).items()}
+    return {name: offsets.cpu() for name, offsets in found.items() if offsets is not None}
 
 
-def distances(layer: SummaryLayer, start: Tensor) -> dict[str, float | bool]:
-    """How far a layer's positions are from `start`, shape `(N, G)`: share moved, mean and quantiles [rows], frozen."""
-    distance = (layer.offsets().cpu() - start).abs().float()
-    low, middle, high = torch.quantile(distance.flatten(), torch.tensor([0.1, 0.5, 0.9])).tolist()
-    return {
-        "share_moved": float((distance > 0).float().mean()),
-        "mean": float(distance.mean()),
-        "p10": low,
-        "p50": middle,
-        "p90": high,
-        "frozen": bool(getattr(layer.offsets, "is_frozen", True)),
-    }
+def distances(
+    trainer: pl.Trainer, module: nn.Module, start: Mapping[str, Tensor]
+) -> dict[str, dict[str, float | bool]]:
+    """How far learned offsets are from `start`, by layer: share moved, mean and quantiles [rows], whether frozen."""
+    last, layers = progress(trainer, trainer.global_step - 1), compressed_layers(module)
+    found = {}
+    for name, offsets in learned_offsets(module).items():
+        distance = (offsets - start[name]).abs().float()
+        low, middle, high = torch.quantile(distance.flatten(), torch.tensor([0.1, 0.5, 0.9])).tolist()
+        found[name] = {
+            "share_moved": float((distance > 0).float().mean()),
+            "mean": float(distance.mean()),
+            "p10": low,
+            "p50": middle,
+            "p90": high,
+            "frozen": last >= layers[name].learns_until,  # as of the last step's start
+        }
+    return found
 
 
 def _append(path: Path, header: list[str], rows: list[list[Any]]) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autosample.errors import ConfigError
-from autosample.models import create
+from autosample.model.recipe import Recipe
 
 
 def check_distillation(settings: Mapping[str, Any]) -> None:
@@ -30,9 +30,7 @@ def check_distillation(settings: Mapping[str, Any]) -> None:
 
 def make_teacher(settings: Mapping[str, Any], device: torch.device) -> nn.Module:
     """The dense net of a `Classifier` with these arguments, with its trained weights, in evaluation mode."""
-    chans, args = settings["in_chans"], settings["model_args"] or {}
-    net = create(settings["model"], num_classes=settings["num_classes"], in_chans=chans, **args)
-    return net.requires_grad_(False).eval().to(device)
+    return Recipe.of(settings).bare().requires_grad_(False).eval().to(device)
 
 
 def distillation_loss(

@@ -1,4 +1,4 @@
-"""The LightningModule: a timm or autosample model, converted by a spec, trained as a classifier."""
+"""The LightningModule: a timm or autosample model, compressed as a spec says, trained as a classifier."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from autosample.errors import ConfigError
-from autosample.model.convert import convert_, summary_layers
+from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
-from autosample.models import create
+from autosample.nn import compressed_layers
 from autosample.training.callbacks import HardenSchedule
 from autosample.training.distill import check_distillation, distillation_loss, make_teacher
 from autosample.training.groups import parameter_groups
@@ -29,10 +29,11 @@ class Classifier(pl.LightningModule):
         num_classes: Classes; must be those of the data.
         in_chans: Input channels, if not the model's usual number.
         model_args: More arguments for the model, such as `drop_rate` or `pretrained`.
-        summary: Preset that the layers are converted with; `dense` converts nothing.
-        ratio: Dense weights per stored number, for each converted layer.
-        summary_args: More fields of `Spec`.
+        spec: Preset that the layers are compressed with; `dense` compresses nothing.
+        ratio: Dense weights per stored number, for each compressed layer.
+        spec_args: More fields of `Spec`, such as `options`.
         include, exclude, overrides: Which layers, as for `autosample.convert_`.
+        planned_bits: Bits that a stored number will have, as for `autosample.convert_`; it does not quantise.
         warm_start: Fit summaries to the model's weights (useful with `pretrained`).
         distill: Share of the loss that asks for the scores of the dense net, whose trained weights `model_args` names
             (`pretrained` or `checkpoint_path`; Hinton et al. 2015).
@@ -41,7 +42,7 @@ class Classifier(pl.LightningModule):
         mixup, cutmix: Alphas of timm's Mixup; `cutmix` needs images.
         channels_last: Lay images out with channels last in training and evaluation: often faster in two dimensions.
         optimizer: An optimizer that timm knows, by name.
-        lr: Peak learning rate of weights and summaries. Positions have their spec's `rate`.
+        lr: Peak learning rate of weights and summaries. Offsets have their spec's `rate`.
         weight_decay: Decay of weights and summaries.
         optimizer_args: More arguments for the optimizer.
         scheduler: A timm scheduler by name, stepped after each batch; `none` keeps the rate.
@@ -61,12 +62,13 @@ class Classifier(pl.LightningModule):
         num_classes: int = 10,
         in_chans: int | None = None,
         model_args: dict[str, Any] | None = None,
-        summary: str = "autosample",
+        spec: str = "autosample",
         ratio: float | None = None,
-        summary_args: dict[str, Any] | None = None,
+        spec_args: dict[str, Any] | None = None,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
         overrides: dict[str, Any] | None = None,
+        planned_bits: int = 32,
         warm_start: bool = False,
         distill: float = 0.0,
         temperature: float = 4.0,
@@ -88,17 +90,20 @@ class Classifier(pl.LightningModule):
         self.save_hyperparameters(logger=False)
         check_distillation(self.hparams)
         self._teacher: list[torch.nn.Module] = []  # in a list: no part of the module
-        self.net = create(model, num_classes=num_classes, in_chans=in_chans, **(model_args or {}))
-        if summary != "dense":
-            changes = {"ratio": ratio, **(summary_args or {})}
-            rules = {"include": include, "exclude": exclude, "overrides": overrides}
-            convert_(self.net, summary, warm_start=warm_start, **rules, **changes)  # pyright: ignore
+        self.net = Recipe.of(self.hparams).build(warm_start)
         self.accuracy = torch.nn.ModuleDict(
             {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("on_train", "on_val", "on_test")}
         )
         self.mix = None
         if mixup or cutmix:
             self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> "Classifier":
+        """As Lightning's, also for checkpoints that version 0.1.0 wrote."""
+        saved = torch.load(checkpoint_path, map_location="meta", weights_only=True)["hyper_parameters"]
+        options = {**Recipe.of(saved).arguments(), **options} if "spec" not in saved else options
+        return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def prepare_data(self) -> None:
         """Find mistakes before loggers and callbacks write anything; each process checks again in `setup`."""
@@ -136,8 +141,8 @@ class Classifier(pl.LightningModule):
             raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Positions are frozen on their spec's schedule, whoever makes the trainer."""
-        return [HardenSchedule()] if summary_layers(self.net) else []
+        """Offsets are frozen on their spec's schedule, whoever makes the trainer."""
+        return [HardenSchedule()] if compressed_layers(self.net) else []
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape `(B, num_classes)`."""

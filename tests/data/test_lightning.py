@@ -6,8 +6,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from autosample import data as sets
-from autosample.data import AudioCSV, ClassificationData, Digits
+from autosample.data import DATASETS, AudioCSV, ClassificationData, Digits
 
 
 class Recorder(pl.LightningModule):
@@ -109,12 +108,8 @@ def test_device_copy_is_freed_and_made_once(tmp_path):
 # torch 2.15 deprecates what Lightning 2.6 calls
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
-KINDS = [getattr(sets, name) for name in sets.__all__]
-KINDS = [kind for kind in KINDS if isinstance(kind, type) and issubclass(kind, ClassificationData)]
-KINDS = [kind for kind in KINDS if kind not in (ClassificationData, sets.AudioData)]
 
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", DATASETS.values(), ids=DATASETS)
 def test_command_line_knows_all_arguments(kind):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ClassificationData, "data")

@@ -1,0 +1,55 @@
+"""The Free Spoken Digit Dataset."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from autosample.data.audio import AudioData, ClipList
+from autosample.data.clips import Loudness
+from autosample.errors import DataError
+
+
+class SpokenDigits(AudioData):
+    """The Free Spoken Digit Dataset: 3,000 clips of ten digits by six speakers, 8 kHz.
+
+    Takes 0 to 4 of each speaker and digit are the official test part (300 clips); the speakers are the same in both
+    parts. 20 clips are longer than the default 1 s and keep their middle.
+
+    Args:
+        root: the folder with `DIGIT_SPEAKER_TAKE.wav` files, or one that has them in `recordings`, `fsdd/recordings` or
+            `free-spoken-digit-dataset/recordings`.
+        sample_rate, seconds, normalize: as in `AudioData`.
+        common: `crop_seconds`, ... of `AudioData`, `batch_size`, `val_fraction`, ... of `ClassificationData`.
+
+    Raises:
+        DataError: there are no such files.
+    """
+
+    _pattern = re.compile(r"(\d)_([^_]+)_(\d+)\.(?:wav|flac|ogg)", re.IGNORECASE)
+
+    def __init__(
+        self,
+        root: str = "data",
+        sample_rate: int = 8000,
+        seconds: float = 1.0,
+        normalize: Loudness = "peak",
+        **common: Any,
+    ) -> None:
+        super().__init__(root, sample_rate, seconds, normalize, **common)
+
+    def _home(self) -> Path:
+        below = ("fsdd/recordings", "free-spoken-digit-dataset/recordings", "recordings", ".")
+        places = [self.root / name for name in below]
+        for place in places:
+            if place.is_dir() and any(self._pattern.fullmatch(file.name) for file in place.iterdir()):
+                return place
+        looked = ", ".join(str(place) for place in places)
+        raise DataError(f"files DIGIT_SPEAKER_TAKE.wav were expected, found none in {looked}: set root to their folder")
+
+    def _list(self) -> ClipList:
+        found = [(self._pattern.fullmatch(path.name), path) for path in sorted(self._home().iterdir())]
+        clips = [(path, int(match[1]), int(match[3])) for match, path in found if match is not None]
+        test = [i for i, (_, _, take) in enumerate(clips) if take < 5]
+        train = [i for i, (_, _, take) in enumerate(clips) if take >= 5]
+        names = tuple("0123456789")
+        return ClipList([path for path, _, _ in clips], [digit for _, digit, _ in clips], names, train, test)

@@ -1,0 +1,72 @@
+"""One colour and one marker a method, the same in every picture."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Style(NamedTuple):
+    """How the line of a method is drawn: colour, marker at its points, and dashes."""
+
+    colour: str
+    marker: str
+    dashes: str = "-"
+
+
+#: The methods that have a colour of their own; no colour is used twice in the project.
+METHODS: dict[str, Style] = {
+    "dense": Style("#3c3c3c", "s"),
+    "narrow": Style("#9b9b9b", "s"),
+    "autosample": Style("#d62728", "o"),
+    "learned": Style("#e377c2", "o"),
+    "random": Style("#ff7f0e", "o"),
+    "random root": Style("#8b4513", "o"),
+    "wsnet": Style("#1f77b4", "^"),
+    "fsnet": Style("#17b3c4", "v"),
+    "dfsnet": Style("#8f63c9", "v"),
+    "nes": Style("#2ca02c", "D"),
+    "hashednet": Style("#7a7a00", "P"),
+    "kmeans": Style("#c9b400", "X"),
+    "folded": Style("#0b2d8a", "^"),
+    "conditioned": Style("#6a0f49", "D"),
+    "strassen": Style("#00664b", "P"),
+    "low-rank": Style("#e8a0a0", "X"),
+    "pruned": Style("#93cf5f", "v"),
+}
+#: The ways to run a layer, in the pictures of `autosample bench`; dense torch has the colour of `dense`.
+PLANS: dict[str, str] = {
+    "materialize": "#b0a8b9",
+    "fold": "#4e8098",
+    "reuse": "#5b5bd6",
+    "fused": "#ff5a5f",
+    "deployed": "#00a878",
+}
+#: Colours for labels that the tables above do not know, in the order in which a picture needs them.
+OTHERS: tuple[str, ...] = (
+    "#a2785a", "#7fb7be", "#c77dff", "#5f6f52", "#f2a65a", "#6b8cff", "#b5446e", "#8fa998", "#d4b2d8", "#495867",
+    "#bfd200", "#ffb3c6", "#2f4858", "#90e0ef", "#a63c06",
+)  # fmt: skip
+_OTHER_MARKERS = "ph<>*"
+# Summaries with few bits are dashed; the colour is that of the method.
+_BITS = re.compile(r" (\d+) bits")
+_DASHES = {"8": "--", "4": ":"}
+_OTHER_DASHES = "-."
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """How to draw each label of a picture; no two are alike.
+
+    Labels such as `autosample 4 bits` have the colour of the method and dashes. Any other label gets the next colour of
+    `OTHERS`, in the order given.
+    """
+    found: dict[str, Style] = {}
+    used = 0
+    for label in labels:
+        bits = _BITS.search(label)
+        dashes = _DASHES.get(bits[1], _OTHER_DASHES) if bits else "-"
+        style = METHODS.get(_BITS.sub("", label))
+        if style is None:
+            marker = _OTHER_MARKERS[used % len(_OTHER_MARKERS)]
+            style, used = Style(OTHERS[used % len(OTHERS)], marker), used + 1
+        found[label] = style._replace(dashes=dashes)
+    return found

@@ -1,0 +1,32 @@
+"""Time of a forward pass of the deployed net."""
+
+import torch
+from torch import nn
+
+from autosample.system.timing import Timing, time_in_turn
+
+
+def measure_latency(net: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
+    """Time of a forward pass of the deployed net at batch 1, where the net is and with the present threads.
+
+    Args:
+        net: The net, in evaluation mode.
+        shape: Of one example.
+
+    Returns:
+        `median`, `low` and `high` quartile [ms], and `threads`.
+    """
+    from autosample.deployment.deploy import deploy
+
+    device = next(net.parameters()).device
+    x = torch.zeros(1, *shape, device=device)
+    fast = deploy(net, x)
+    with torch.inference_mode():
+        (timing,) = time_in_turn([lambda: fast(x)], rounds=30, device=device)
+    return {**milliseconds(timing), "threads": torch.get_num_threads()}
+
+
+def milliseconds(timing: Timing) -> dict[str, float]:
+    """Median and quartiles [ms]."""
+    spread = {"median": timing.median, "low": timing.low, "high": timing.high}
+    return {name: round(1e3 * value, 4) for name, value in spread.items()}

@@ -1,0 +1,85 @@
+"""Where the windows of a layer lie on its summary: what a record keeps of it, and its picture."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autosample.experiments.colours import OTHERS
+from autosample.experiments.drawing import WIDTH, drawn
+from autosample.nn import compressed_layers
+from autosample.sampling import multiplicity
+
+# Layers whose windows a record keeps: the largest ones.
+_MAPPED = 2
+# What of a window map is drawn, and kept in a record.
+_MOST_FILTERS, _MOST_WINDOWS, _MOST_BINS = 96, 4, 256
+
+
+@dataclass(frozen=True)
+class WindowMap:
+    """Where the windows of a layer lie, as far as a picture shows it.
+
+    Attributes:
+        windows, window, length: Windows of a filter, rows of a window, rows of the summary.
+        offsets: Of the first filters and windows.
+        uses: How often the rows of the summary are used, averaged over equal bins.
+    """
+
+    windows: int
+    window: int
+    length: int
+    offsets: list[list[int]]
+    uses: list[float]
+
+    @classmethod
+    def of(cls, offsets: Tensor, window: int, length: int) -> "WindowMap":
+        """The map of a layer.
+
+        Args:
+            offsets: Where its windows start, shape `(N, G)`.
+            window, length: Rows of a window and of the summary.
+        """
+        offsets = offsets.cpu()
+        uses = multiplicity(offsets, window, length).float()
+        binned = torch.nn.functional.adaptive_avg_pool1d(uses[None], min(length, _MOST_BINS))[0]
+        shown = offsets[:_MOST_FILTERS, :_MOST_WINDOWS].tolist()
+        return cls(offsets.shape[1], window, length, shown, [round(u, 2) for u in binned.tolist()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def window_maps(net: nn.Module) -> dict[str, Any]:
+    """The window maps of a net's largest layers that have windows, by name, as plain data."""
+    layers = compressed_layers(net)
+    found = {name: layer.windows_on_summary() for name, layer in layers.items()}
+    with_windows = {name: told for name, told in found.items() if told is not None}
+    chosen = sorted(with_windows, key=lambda name: layers[name].facts().dense)[-_MAPPED:]
+    return {name: WindowMap.of(*with_windows[name]).to_dict() for name in chosen}
+
+
+def plot_windows(layers: Mapping[str, WindowMap], path: Path, title: str) -> None:
+    """Where windows lie: a row for each filter, and below it how often each row of the summary is used."""
+    with drawn(path, 2, len(layers), figsize=(WIDTH, 5.4), layout="constrained", height_ratios=(3, 1)) as drawing:
+        figure, axes = drawing
+        for column, (name, m) in enumerate(layers.items()):
+            top, bottom = axes[0, column], axes[1, column]
+            for number, left in enumerate(zip(*m.offsets, strict=True)):
+                places = range(len(left))
+                top.barh(places, [m.window] * len(left), left=left, height=1.0, alpha=0.55, color=OTHERS[number])
+            top.set_title(f"{name}: {m.windows} windows\nof {m.window} rows a filter", fontsize=11)
+            top.set_ylabel("filter" if column == 0 else "")
+            step = m.length / len(m.uses)
+            middles = [(i + 0.5) * step for i in range(len(m.uses))]
+            bottom.fill_between(middles, m.uses, step="mid", color="#8a9199", lw=0)
+            bottom.set_ylim(bottom=0)
+            bottom.set_xlabel("summary row")
+            bottom.set_ylabel("how often\na row is used" if column == 0 else "")
+            for panel in (top, bottom):
+                panel.set_xlim(0, m.length)
+        figure.suptitle(title, x=0.02, ha="left")
