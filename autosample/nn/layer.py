@@ -5,7 +5,7 @@ sampled weight.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -18,8 +18,13 @@ from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
 from autosample.nn.graph import keep_in_graph
 from autosample.nn.kinds import in_features
+from autosample.nn.planning import layer_task, reusable, summary_plan
 from autosample.nn.reading import read_geometry, read_spec
 from autosample.nn.running import Reuse
+from autosample.nn.written import SampledWeight
+from autosample.reuse.after import After
+from autosample.reuse.planner import Plan
+from autosample.reuse.task import Task
 from autosample.sampling.columns import Columns, LearnedColumns, build_columns
 from autosample.sampling.fitting import fit_offsets, fit_summary
 from autosample.sampling.geometry import Geometry
@@ -254,6 +259,17 @@ class SummaryLayer(Compressed):
             if (rule := getattr(self, part)) is not None:
                 inner = {n.removeprefix(f"{part}."): t for n, t in stored.items() if n.startswith(f"{part}.")}
                 setattr(self, part, rule.restored(inner))
+
+    def task(self) -> Task | None:
+        return None if reusable(self) else layer_task(self)
+
+    def plan(
+        self, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool, fuse: bool
+    ) -> tuple[Plan, nn.Module | None]:
+        return summary_plan(self, x, after, dense, measure=measure, fuse=fuse)
+
+    def written(self, scale: Tensor | None, int8: bool) -> nn.Module:
+        return SampledWeight(self, scale, int8)
 
     def facts(self) -> Facts:
         g = self.geometry

@@ -17,8 +17,9 @@ from autosample.nn import SummaryLayer
 from autosample.nn.dense import to_dense_
 from autosample.nn.execution import layer_frame, layer_task
 from autosample.nn.layer import SummaryConv1d, SummaryConv2d
-from autosample.reuse import fused, planner
-from autosample.reuse.layer import WindowConv
+from autosample.reuse import fused
+from autosample.reuse.planner import variants
+from autosample.reuse.plans import PLANS, Operands
 from autosample.sampling.spec import spec
 
 
@@ -135,12 +136,11 @@ def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) 
     task = layer_task(layer)
     if task is None:
         built.notes.append("its windows share no work")
-    ways = {} if task is None else planner.variants(task, not why)
+    ways = {} if task is None else variants(task, device, dtype, fuse=not why)
     frame, pad = layer_frame(layer)
-    for kind in sorted(ways, key=("fold", "reuse", "fused").index):
-        bank, kernel = ways[kind].source(layer.summary), kind == "fused"
-        parts: dict[str, Any] = {"factors": layer._factors(), "bias": layer.bias, "mix": layer.densify, "pad": pad}
-        built.sides.append(Side(kind, WindowConv(ways[kind], frame, bank, **parts, kernel=kernel).eval(), (x,)))
+    operands = Operands(layer.summary, layer._factors(), layer.bias, layer.densify, pad)
+    for kind in sorted(ways, key=list(PLANS).index):
+        built.sides.append(Side(kind, PLANS[kind].build(ways[kind], frame, operands).eval(), (x,)))
     _deploy(built, layer, x)
     return built
 

@@ -1,21 +1,40 @@
-"""From a portable model to a `.pt2` file: `torch.export`, saved without anything pickled."""
+"""`.pt2` files: `torch.export`, saved without anything pickled."""
 
 import io
-import logging
 import zipfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from autosample.errors import ExportError
-from autosample.export.onnx_file import NOISY, last_line
-from autosample.system.quiet import quiet
+from autosample.export.formats.base import Axes, Format, Run, last_line, silence
 
 
-def to_program(model: nn.Module, args: tuple, axes: Sequence[dict[int, str]] | None) -> ExportedProgram:
+@dataclass(frozen=True)
+class Pt2(Format):
+    """What torch loads without any code of autosample's: a zip archive of tensors and JSON."""
+
+    title: ClassVar[str] = "torch.export, for torch without autosample"
+
+    file_name: str = "model.pt2"
+
+    def write(self, model: nn.Module, path: Path, args: tuple[Tensor, ...], axes: Axes) -> None:
+        program = to_program(model, args, axes)
+        with silence():
+            save_pt2(program, path)
+
+    def runner(self, path: Path, threads: int = 0) -> Run:
+        with silence():
+            again: Any = torch.export.load(path).module()
+        return lambda inputs: [t for t in tree_leaves(again(*inputs)) if isinstance(t, Tensor)]
+
+
+def to_program(model: nn.Module, args: tuple, axes: Axes) -> ExportedProgram:
     """The graph of a portable model.
 
     Args:
@@ -27,7 +46,7 @@ def to_program(model: nn.Module, args: tuple, axes: Sequence[dict[int, str]] | N
     """
     shapes = None if axes is None else tuple(dict.fromkeys(names, Dim.DYNAMIC) for names in axes)
     try:
-        with quiet(*NOISY, level=logging.CRITICAL), torch.no_grad():
+        with silence(), torch.no_grad():
             program = torch.export.export(model, args, dynamic_shapes=shapes)
     except Exception as error:  # it fails in many ways
         hint = "try dynamic=False" if axes else "change the module that it names"
