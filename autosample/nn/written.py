@@ -48,8 +48,9 @@ class ComposedWeight(nn.Module):
         self.layer = copy.copy(layer)  # what else `compose` may look at
         for store in ("_parameters", "_buffers", "_modules"):  # a shallow copy shares these
             self.layer.__dict__[store] = dict(layer.__dict__[store])
-        for name in (*layer.coded, "bias"):
-            self.layer._parameters.pop(name, None)
+        for name in layer.coded:
+            del self.layer._parameters[name]
+        self.layer.bias = None  # it belongs to the layer around this one
         self.layer._modules.pop("quantizers", None)
 
     def forward(self) -> Float[Tensor, "n m *kernel"]:
