@@ -29,6 +29,8 @@ def layer_task(layer: Any) -> Task | None:
     """The task of a convolution at its present positions; `None` if they are not integers or share no work."""
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     placement = layer.offsets.placement()
+    if not getattr(layer.columns, "is_frozen", True):
+        return None  # a choice of columns learns through the weight
     if placement.weights is not None or placement.base.is_meta:
         return None
     return make_task(
