@@ -9,9 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from autosample import deploy, harden_
-from autosample.nn import SummaryLayer
-from autosample.nn.execution import layer_task, materialized, reusable
-from autosample.reuse import fused, planner
+from autosample.nn import Compressed, SummaryLayer, compressed_layers, execution
+from autosample.reuse import fused
+from autosample.reuse.planner import variants
+from autosample.reuse.plans import PLANS as KINDS
+from autosample.reuse.plans import dense
+from autosample.reuse.task import Task
 
 PLANS = ("dense", "fold", "reuse", "fused")
 
@@ -20,16 +23,25 @@ def force(monkeypatch: pytest.MonkeyPatch, plan: str) -> None:
     """Make the cost model prefer a plan; skips where the plan cannot run at all."""
     if plan == "fused" and not fused.available():
         pytest.skip(fused.why_not())
-    costs = {"dense": 1.0, plan: 0.1}
-    monkeypatch.setattr(planner, "cost", lambda kind, *args: costs.get(kind, 10.0))
+    set_costs(monkeypatch, {"dense": 1.0, plan: 0.1}, others=10.0)
 
 
-def possible(layer: SummaryLayer, plan: str) -> str:
+def set_costs(monkeypatch: pytest.MonkeyPatch, costs: dict[str, float], others: float) -> None:
+    """Make the cost model predict these numbers for every layer."""
+    monkeypatch.setattr(dense, "cost", lambda *args: costs.get("dense", others))
+    for kind, plan in KINDS.items():
+        monkeypatch.setattr(plan, "cost", lambda *args, kind=kind: costs.get(kind, others))
+
+
+def all_variants(task: Task) -> dict[str, Task]:
+    """What the plans compute on a CPU in float32, with the fused kernel where it can be built."""
+    return variants(task, torch.device("cpu"), torch.float32, fuse=True)
+
+
+def possible(layer: Compressed, plan: str) -> str:
     """What becomes of a layer where a plan is forced: that plan, or dense if its windows share nothing."""
-    if reusable(layer):
-        return "dense"
-    task = layer_task(harden_(copy.deepcopy(layer)))
-    return plan if task is not None and plan in planner.variants(task, fuse=True) else "dense"
+    task = harden_(copy.deepcopy(layer)).task()
+    return plan if task is not None and plan in all_variants(task) else "dense"
 
 
 @torch.no_grad()
@@ -53,12 +65,12 @@ def scramble(model: nn.Module) -> nn.Module:
 def expected(model: nn.Module, *inputs, dtype: torch.dtype | None = torch.float64):
     """The outputs of the hardened model, in evaluation mode, with every weight materialised."""
     twin = copy.deepcopy(model)
-    if any(isinstance(m, SummaryLayer) for m in twin.modules()):
+    if compressed_layers(twin):
         harden_(twin)
     if dtype is not None:
         twin.to(dtype)
         inputs = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
-    with materialized():
+    with execution("materialize"):
         return twin.eval()(*inputs)
 
 
@@ -77,7 +89,7 @@ def error(got, wanted) -> float:
 def check(model: nn.Module, *inputs, tolerance: float = 1e-5, **options) -> nn.Module:
     """Deploy a model without measurements and compare; returns what has been deployed."""
     fast = deploy(model, inputs, **{"measure": False, **options})
-    assert not any(isinstance(m, SummaryLayer) for m in fast.modules())
+    assert not compressed_layers(fast)
     assert not any(m.training for m in fast.modules())
     assert not any(p.requires_grad for p in fast.parameters())
     with torch.no_grad():

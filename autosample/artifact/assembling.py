@@ -52,8 +52,8 @@ def _assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | 
         _tie(model, name, first)
     for name, reason in config.left_dense.items():
         note_reason(_find(model, name), reason)
-    multiply_gains_(model, gains)
     _finish(model)
+    multiply_gains_(model, gains)
     return model
 
 

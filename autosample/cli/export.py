@@ -10,45 +10,33 @@ from torch import Tensor, nn
 from autosample.cli.options import Parser, Several, flag, parse, whole
 from autosample.errors import ConfigError, ExportError, hint
 
-_NAMES = {"onnx": "model.onnx", "onnx-int8": "model-int8.onnx", "pt2": "model.pt2", "artifact": "saved"}
+# A saved model is no file for other runtimes, but this verb writes it too.
+_ARTIFACT, _SAVED = "artifact", "saved"
 
 
 def declare(parser: Parser) -> None:
     """Declare the options of `export`."""
+    from autosample.export import FORMATS
+
     parser.description = (
         "Write a saved model or a checkpoint for other runtimes. The file is checked, and about as small as what the "
         "model stores."
     )
+    kinds = "; ".join(f"{name} ({form.about})" for name, form in FORMATS.items())
     add = parser.add_argument
     add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
-    add(
-        "--format",
-        default="onnx",
-        help="onnx, onnx-int8 (summaries and weights at 256 levels), pt2 (torch.export), or artifact (a saved model)",
-    )
-    add(
-        "--out",
-        type=Path,
-        help="file to write, or folder for an artifact; by default model.onnx and the like beside the path",
-    )
-    add(
-        "--input",
-        nargs="+",
-        action=Several,
-        each=whole,
-        help="shape of one example without the batch; by default the model's own",
-    )
+    add("--format", default="onnx", help=f"{kinds}; {_ARTIFACT} (a saved model)")
+    add("--out", type=Path,
+        help="file to write, or folder for an artifact; by default model.onnx and the like beside the path")  # fmt: skip
+    add("--input", nargs="+", action=Several, each=whole,
+        help="shape of one example without the batch; by default the model's own")  # fmt: skip
     add("--batch", type=whole, default=1, help="examples of a usual call: the layers' forms are chosen for it (1)")
     yes = {"nargs": "?", "const": True, "type": flag}
     add("--dynamic", default=True, **yes, help="let batch and length vary (true)")
     add("--dense", default=False, **yes, help="write dense weights (false)")
-    add("--opset", type=whole, default=18, help="of ONNX's operators (18)")
-    add(
-        "--compare",
-        default=False,
-        **yes,
-        help="also print sizes and times of the dense model, of this one and of files of both (false)",
-    )
+    add("--opset", type=whole, help="of ONNX's operators (18)")
+    add("--compare", default=False, **yes,
+        help="also print sizes and times of the dense model, of this one and of files of both (false)")  # fmt: skip
 
 
 def main(args: Sequence[str]) -> None:
@@ -64,7 +52,7 @@ def export(
     batch: int,
     dynamic: bool,
     dense: bool,
-    opset: int,
+    opset: int | None,
     compare: bool,
 ) -> None:
     """Write a saved model or a checkpoint; the options are those of `declare`.
@@ -73,26 +61,24 @@ def export(
         AutosampleError: An option is unusable, or the model cannot be written.
     """
     from autosample.artifact import load_any, save
-    from autosample.export import export_onnx, export_pt2
+    from autosample.export import FORMATS, write_model
 
-    if format not in _NAMES:
-        raise ConfigError(f'format must be one of {", ".join(_NAMES)}, got "{format}": {hint(format, _NAMES)}')
+    names = {name: form.file_name for name, form in FORMATS.items()} | {_ARTIFACT: _SAVED}
+    if format not in names:
+        raise ConfigError(f'format must be one of {", ".join(names)}, got "{format}": {hint(format, names)}')
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, got {batch}: leave it out for one example")
     model, config = load_any(path)
-    target = out or (path if path.is_dir() else path.parent) / _NAMES[format]
-    example = _example(model, dict(config.preprocessing), input, batch) if format != "artifact" or compare else None
-    if format == "artifact":
+    target = out or (path if path.is_dir() else path.parent) / names[format]
+    example = _example(model, dict(config.preprocessing), input, batch) if format != _ARTIFACT or compare else None
+    if format == _ARTIFACT:
         saved = save(model, target, config=config)
         assert saved.tensors is not None
         print(f"{target}: {saved.tensors.bytes:,} bytes of tensors")
     else:
         assert example is not None
-        options: dict[str, Any] = {"dynamic": dynamic, "dense": dense, "int8": format == "onnx-int8"}
-        if format == "pt2":
-            print(export_pt2(model, target, example, **options))
-        else:
-            print(export_onnx(model, target, example, opset=opset, **options))
+        form = FORMATS[format].adjusted(**({} if opset is None else {"opset": opset}))
+        print(write_model(form, model, target, example, dynamic=dynamic, dense=dense))
     if compare:
         from autosample.export.compare import compare_runtimes
 

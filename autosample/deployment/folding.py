@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _single
 
 from autosample.deployment.chains import Chain, norm_affine
+from autosample.reuse.after import After
 
 
 class Following:
@@ -41,6 +42,10 @@ class Following:
         c = self.chain
         steps = (("norm", c.norm), ("relu", c.activation), ("pool", c.pool))
         return tuple(name for name, there in steps if there)
+
+    def after(self, bias: Tensor | None) -> After:
+        """What follows a layer with this bias."""
+        return After(*self.affine(bias), self.relu, self.window)
 
     def affine(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """The scale that the norm gives to filters, and the bias behind both, float64."""

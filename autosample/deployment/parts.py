@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, library, nn
 
-from autosample.reuse.planner import MARGIN, remembered, signature
+from autosample.reuse.planner import MARGIN
+from autosample.reuse.timings import remembered, signature
 from autosample.system.timing import time_in_turn
 
 Pool = nn.MaxPool1d | nn.MaxPool2d

@@ -1,6 +1,6 @@
 """What was written, run again: outputs against eager torch on several inputs, size against what the model stores."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autosample.errors import ExportError
+from autosample.export.formats import Run
 from autosample.system.difference import largest_difference
 
 #: Largest difference between a file's outputs and those of the same sums in eager torch, relative to the largest.
 TOLERANCE = 1e-4
 # What a file may weigh besides the stored tensors: names and operators.
 _SHARE, _FIXED = 1.15, 40_000
-
-Run = Callable[[tuple], list[Tensor]]
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autosample.deployment.deploy import deploy
-from autosample.export.check import OversizeError, Run
-from autosample.export.onnx_file import require, to_onnx
+from autosample.export.check import OversizeError
+from autosample.export.formats import FORMATS, Run
+from autosample.export.formats.onnx import onnx_runner, to_onnx
 from autosample.export.portable import dense_model, portable
-from autosample.export.write import export_onnx, export_pt2, onnx_runner
+from autosample.export.write import export_onnx, write_model
+from autosample.system.extras import require
 from autosample.system.tables import as_text, make_table
 from autosample.system.timing import Timing, ratio, time_in_turn
 
@@ -72,9 +74,9 @@ def compare_runtimes(model: nn.Module, example: Tensor, *, rounds: int = 31, bud
         rounds, budget: As for `time_in_turn`.
 
     Raises:
-        ExportError: As `export_onnx`.
+        ExportError, MissingExtra: As `export_onnx`.
     """
-    require("onnx", "onnxscript", "onnxruntime")
+    require("export")
     threads, known = torch.get_num_threads(), portable(model, example)
     plain, fast = dense_model(known.reference, example), deploy(model, example)
     with tempfile.TemporaryDirectory() as name:
@@ -84,21 +86,21 @@ def compare_runtimes(model: nn.Module, example: Tensor, *, rounds: int = 31, bud
             "dense torch": lambda: plain(example),
             "deployed torch": lambda: fast(example),
         }
-        if "pt2" in sizes:
-            again = cast(nn.Module, torch.export.load(folder / "pt2").module())
-            sides["pt2"] = lambda: again(example)
         sides |= {side: lambda run=run: run((example,)) for side, run in runs.items()}
         timings = dict(zip(sides, time_in_turn(list(sides.values()), rounds=rounds, budget=budget), strict=True))
     sizes |= {"dense safetensors": known.dense_bytes, "stored": known.stored_bytes}
-    there = [name for name in _ORDER if name in sizes or name in timings]
+    order = ("dense safetensors", "stored", "dense torch", "deployed torch", BASELINE, _FLAT, *map(_label, FORMATS))
+    there = [name for name in order if name in sizes or name in timings]
     rows = {name: _side(sizes.get(name), timings.get(name), timings[BASELINE]) for name in there}
     return Comparison(threads, rows)
 
 
 _FLAT = "dense onnx, flat signals"
-_ORDER = (
-    "dense safetensors", "stored", "dense torch", "deployed torch", "pt2", BASELINE, _FLAT, "onnx", "onnx int8",
-)  # fmt: skip
+
+
+def _label(form: str) -> str:
+    """What a format is called in the table."""
+    return form.replace("-", " ")
 
 
 def _side(size: int | None, timing: Timing | None, baseline: Timing) -> Side:
@@ -111,18 +113,15 @@ def _side(size: int | None, timing: Timing | None, baseline: Timing) -> Side:
 def _files(
     model: nn.Module, plain: nn.Module, example: Tensor, folder: Path, threads: int
 ) -> tuple[dict[str, int], dict[str, Run]]:
-    """All files in a folder: their sizes, and what runs those that onnxruntime reads."""
+    """All files in a folder: their sizes, and what runs them."""
     import onnx_ir
 
     onnx_ir.save(to_onnx(plain, (example,), opset=18, dynamic=None), folder / BASELINE)
     export_onnx(model, folder / _FLAT, example, dense=True)
-    forms: dict[str, Callable[[Path], object]] = {
-        "onnx": lambda path: export_onnx(model, path, example),
-        "onnx int8": lambda path: export_onnx(model, path, example, int8=True),
-        "pt2": lambda path: export_pt2(model, path, example),
-    }
-    for side, write in forms.items():
+    runs = {name: onnx_runner(folder / name, threads) for name in (BASELINE, _FLAT)}
+    for name, form in FORMATS.items():
+        side = _label(name)
         with contextlib.suppress(OversizeError):  # what a quantised model comes to in floating point is not offered
-            write(folder / side)
-    sizes = {side: (folder / side).stat().st_size for side in _ORDER if (folder / side).is_file()}
-    return sizes, {side: onnx_runner(folder / side, threads) for side in sizes if side != "pt2"}
+            write_model(form, model, folder / side, example)
+            runs[side] = form.runner(folder / side, threads)
+    return {side: (folder / side).stat().st_size for side in runs}, runs

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.utils import _single
 
-from autosample.export.weights import SampledWeight, keep, kept
-from autosample.nn.execution import layer_frame
+from autosample.coding.written import keep, kept
 from autosample.nn.lineage import Lineage, forget
+from autosample.nn.planning import layer_frame
+from autosample.nn.written import SampledWeight
 from autosample.reuse.schedule import Pass, Vector
 from autosample.reuse.task import Task
 
@@ -32,7 +33,7 @@ class Conv(nn.Module):
         super().__init__()
         self.frame, self.pad = layer_frame(layer)
         self.groups = layer.groups
-        self.relu, self.pool = (origin.relu, origin.pool) if origin else (False, 1)
+        self.relu, self.pool = (origin.after.relu, origin.after.pool) if origin else (False, 1)
         keep(self, "bias", bias)
         for name in cast(Any, layer).__constants__:  # a model may ask for its kernel size and the like
             setattr(self, name, getattr(layer, name))
@@ -101,7 +102,7 @@ class SummedConv(Conv):
         task: Task,
         product: bool = False,
     ) -> None:
-        super().__init__(layer, origin.bias, origin)
+        super().__init__(layer, origin.after.shift, origin)
         self.product = product
         self.sampled, self.task, self.in_order = weight, task, task.in_order  # looked at now: a trace cannot
 

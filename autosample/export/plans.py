@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import nn
 
-from autosample.nn.execution import layer_frame, layer_task, reusable
-from autosample.nn.lineage import Lineage
+from autosample.nn import Compressed
+from autosample.nn.planning import layer_frame
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Slice, Task, Widened
 
@@ -25,21 +25,18 @@ _SLICE = 12.0  # a number that is copied first
 _BLOCK = 16  # channels that are computed together, asked for or not
 
 
-def choose_form(origin: Lineage, shape: Sequence[int]) -> tuple[Form, Task | None]:
-    """The cheapest form of a convolution for an input of `shape` (with the batch), and its task if it has one."""
-    layer = origin.layer
-    if reusable(layer) or not isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return "direct", None
-    task = layer_task(layer)
-    if task is None:
-        return "direct", None
+def choose_form(layer: Compressed, shape: Sequence[int] | None) -> tuple[Form, Task | None]:
+    """The cheapest form of a layer for an input of `shape` (with the batch), and its task if it has one."""
+    task = layer.task()
+    if task is None or shape is None or not isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return "direct", task
     frame, pad = layer_frame(layer)
     size = list(shape[2:])
     if pad is not None:
         size = [n + a + b for n, a, b in zip(size, pad[0][-2::-2], pad[0][-1::-2], strict=True)]
     if min(frame.out(size)) < 1:
         return "direct", None
-    mixed = 0 if layer.densify is None else len(layer.densify)
+    mixed = layer.out_channels if layer.out_channels != task.filters else 0
     costs = _costs(task, frame, (shape[0], *size), mixed)
     return min(costs, key=lambda form: costs[form]), task
 

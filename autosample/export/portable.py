@@ -7,19 +7,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from autosample.deployment.deploy import Deployment, Example, arguments, deploy, hardened
+from autosample.coding.written import is_half
+from autosample.deployment.deploy import Deployment, deploy, hardened
 from autosample.deployment.folding import swap
 from autosample.deployment.parts import ConvInParts
+from autosample.deployment.verify import Example, arguments
 from autosample.errors import ExportError
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.plans import by_product, choose_form
 from autosample.export.rows import RowSums
-from autosample.export.weights import PlainWeight, SampledWeight, is_half
-from autosample.nn import SummaryLayer
-from autosample.nn.dense import to_dense_
-from autosample.nn.execution import is_plain
+from autosample.nn import Compressed, compressed_layers
+from autosample.nn.kinds import is_kind, is_plain
 from autosample.nn.lineage import Lineage, forget, lineage_of
-from autosample.reuse.layer import WindowConv
+from autosample.nn.written import PlainWeight, SampledWeight
+from autosample.reuse.deployed import Deployed
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def dense_model(model: nn.Module, example: Example) -> nn.Module:
         for layer in origins:
             made = swap(made, layer, _dense(layer))
         return made
-    for layer in [m for m in made.modules() if isinstance(m, SummaryLayer)]:
-        to_dense_(layer)
+    for layer in compressed_layers(made).values():
+        layer.to_dense_()
     return deploy(made, example, measure=False, fuse=False)
 
 
@@ -109,15 +110,15 @@ def _dense(layer: nn.Module) -> nn.Module:
     """The dense layers that a deployed one stands for."""
     origin = lineage_of(layer)
     assert origin is not None
-    if not isinstance(layer, WindowConv):
+    if not isinstance(layer, Deployed):
         forget(layer)
         return layer
-    dense: Any = to_dense_(copy.deepcopy(origin.layer))
-    weight = SampledWeight(origin.layer, origin.scale, False)()
-    dense.weight = nn.Parameter(weight, requires_grad=False)
-    dense.bias = None if origin.bias is None else nn.Parameter(origin.bias.float(), requires_grad=False)
-    steps = [nn.ReLU()] if origin.relu else []
-    return nn.Sequential(dense, *steps, *([nn.MaxPool1d(origin.pool)] if origin.pool > 1 else []))
+    dense: Any = copy.deepcopy(origin.layer).to_dense_()
+    after = origin.after
+    dense.weight = nn.Parameter(origin.layer.written(after.scale, False)(), requires_grad=False)
+    dense.bias = None if after.shift is None else nn.Parameter(after.shift.float(), requires_grad=False)
+    steps = [nn.ReLU()] if after.relu else []
+    return nn.Sequential(dense, *steps, *([nn.MaxPool1d(after.pool)] if after.pool > 1 else []))
 
 
 def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module | None, str]:
@@ -125,14 +126,14 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
     origin = lineage_of(layer)
     if origin is not None:
         return _sampled(layer, origin, shape, int8)
-    if isinstance(layer, WindowConv | SummaryLayer):
+    if isinstance(layer, Deployed | Compressed):
         raise ExportError(
             f"a model is exported as it was trained or deployed, got a bare {type(layer).__name__}: "
             "pass what autosample.deploy returned"
         )
     if type(layer) is nn.MaxPool1d and not layer.return_indices:
         return flat_pool(layer), ""
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or "weight" not in layer._parameters:
+    if not is_kind(layer) or "weight" not in layer._parameters:
         return None, ""
     if type(layer) is nn.Conv1d:
         return DirectConv(layer, PlainWeight(layer.weight, int8), layer.bias), ""
@@ -142,19 +143,19 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
 
 def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:
     source = origin.layer
-    weight = SampledWeight(source, origin.scale, int8)
-    if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source._dense_class):
+    weight = source.written(origin.after.scale, int8)
+    if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source.dense_class):
         return with_weight(layer, weight), "direct"
-    form, task = choose_form(origin, shape) if shape is not None else ("direct", None)
+    form, task = choose_form(source, shape)
     product = task is not None and shape is not None and by_product(task, shape)
-    if form == "rows":
+    if form in ("rows", "summed"):
         assert task is not None
-        return RowSums(source, weight, origin, task), form
-    if form == "summed":
-        assert task is not None
+        assert isinstance(weight, SampledWeight)
+        if form == "rows":
+            return RowSums(source, weight, origin, task), form
         return SummedConv(source, weight, origin, task, product), form
-    splits = source.geometry.windows if form == "folded" else 1
-    return DirectConv(source, weight, origin.bias, origin, splits, product), form
+    splits = task.splits if task is not None and form == "folded" else 1
+    return DirectConv(source, weight, origin.after.shift, origin, splits, product), form
 
 
 def _shapes(model: nn.Module, example: Example) -> dict[nn.Module, tuple[int, ...]]:
@@ -163,7 +164,7 @@ def _shapes(model: nn.Module, example: Example) -> dict[nn.Module, tuple[int, ..
 
     def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
         x: Tensor = args[0] if args else kwargs["input"]
-        axes = len(cast(Any, lineage_of(module)).layer.geometry.kernel)
+        axes = len(getattr(cast(Any, lineage_of(module)).layer, "kernel_size", ()))
         seen.setdefault(module, tuple(x.shape) if x.dim() > axes + 1 else (1, *x.shape))
 
     hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in model.modules() if lineage_of(m)]

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autosample.coding.written import kept
 from autosample.export.layers import Conv
-from autosample.export.weights import SampledWeight, kept
 from autosample.nn.lineage import Lineage
+from autosample.nn.written import SampledWeight
 from autosample.reuse.task import Task
 
 
@@ -19,7 +20,7 @@ class RowSums(Conv):
     """
 
     def __init__(self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, origin: Lineage, task: Task) -> None:
-        super().__init__(layer, origin.bias, origin)
+        super().__init__(layer, origin.after.shift, origin)
         self.sampled, self.task, self.in_order = weight, task, task.in_order
 
     def convolve(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:

@@ -1,32 +1,21 @@
-"""`export_onnx` and `export_pt2`: a portable model into a file that is compact, checked, and there as a whole."""
+"""`export_onnx` and `export_pt2`: a model into a file that is compact, checked, and whole or not there at all."""
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autosample.deployment.deploy import Example
-from autosample.errors import ConversionError, ExportError
-from autosample.export.check import (
-    Exported,
-    Run,
-    accuracies,
-    check_right,
-    check_size,
-    largest_error,
-    trial_inputs,
-)
-from autosample.export.onnx_file import NOISY, require, to_onnx
+from autosample.deployment.verify import Example
+from autosample.errors import ConversionError
+from autosample.export.check import Exported, accuracies, check_right, check_size, largest_error, trial_inputs
+from autosample.export.formats import Format
+from autosample.export.formats.onnx import Onnx
+from autosample.export.formats.pt2 import Pt2
 from autosample.export.portable import Portable, dense_twin, portable
-from autosample.export.pt2_file import save_pt2, to_program
+from autosample.system.extras import require
 from autosample.system.files import whole
-from autosample.system.quiet import quiet
-
-_OLDEST = 18  # what torch translates to
 
 
 def export_onnx(
@@ -34,7 +23,7 @@ def export_onnx(
     path: Path | str,
     example: Example,
     *,
-    opset: int = _OLDEST,
+    opset: int = Onnx.opset,
     dynamic: bool = True,
     int8: bool = False,
     dense: bool = False,
@@ -59,26 +48,12 @@ def export_onnx(
 
     Raises:
         ConversionError: The example is no input.
-        ExportError: ONNX's packages are missing; torch cannot translate the model; outputs are wrong; or the file is
-            larger than 1.15 times what the model stores and 40 kB, without `dense`. Nothing is written then.
+        ExportError: torch cannot translate the model; outputs are wrong; or the file is larger than 1.15 times what
+            the model stores and 40 kB, without `dense`. Nothing is written then.
+        MissingExtra: ONNX's packages are missing.
     """
-    require("onnx", "onnxscript", "onnxruntime")
-    if opset < _OLDEST:
-        raise ExportError(f"opset must be at least {_OLDEST}, got {opset}: leave it out")
-    ready = _ready(model, example, int8=int8, dense=dense)
-    args, axes = _inputs(example, dynamic)
-    graph = to_onnx(ready.model, _batched(args, axes), opset=opset, dynamic=axes)
-
-    def write(file: Path) -> Run:
-        import onnx
-        import onnx_ir
-
-        with quiet(*NOISY, level=logging.CRITICAL):
-            onnx_ir.save(graph, file)
-            onnx.checker.check_model(file, full_check=True)
-        return onnx_runner(file)
-
-    return _finish(ready, write, Path(path), args, axes, dense, data)
+    form = Onnx(int8=int8, opset=opset)
+    return write_model(form, model, path, example, dynamic=dynamic, dense=dense, data=data)
 
 
 def export_pt2(
@@ -93,9 +68,9 @@ def export_pt2(
 ) -> Exported:
     """Write a model by `torch.export` as a `.pt2` file, which torch loads without any code of autosample's.
 
-    The file is as small as what the model stores and checked in the same way as that of `export_onnx`. torch runs the
-    graph as it is: weights that are sampled are sampled at every call, unless a compiler that folds constants comes
-    before. The file is a zip archive of tensors and JSON.
+    The file is as small as what the model stores, and is checked in the same way as that of `export_onnx`. torch runs
+    the graph as it is: weights are sampled at every call, unless a compiler folds constants first. The file is a zip
+    archive of tensors and JSON.
 
     Args:
         model, path, example, dynamic, int8, dense, data: As for `export_onnx`.
@@ -103,35 +78,44 @@ def export_pt2(
     Raises:
         ConversionError, ExportError: As for `export_onnx`.
     """
-    ready = _ready(model, example, int8=int8, dense=dense)
+    return write_model(Pt2(int8=int8), model, path, example, dynamic=dynamic, dense=dense, data=data)
+
+
+def write_model(
+    form: Format,
+    model: nn.Module,
+    path: Path | str,
+    example: Example,
+    *,
+    dynamic: bool = True,
+    dense: bool = False,
+    data: Iterable | None = None,
+) -> Exported:
+    """Write a model as a file of any format, check it, and only then put it in its place.
+
+    Args:
+        form: A row of `FORMATS`, or one with other settings.
+        model, path, example, dynamic, dense, data: As for `export_onnx`.
+
+    Raises:
+        ConversionError, ExportError, MissingExtra: As for `export_onnx`.
+    """
+    if form.extra:
+        require(form.extra)
+    ready = _ready(model, example, int8=form.int8, dense=dense)
     args, axes = _inputs(example, dynamic)
-    program = to_program(ready.model, _batched(args, axes), axes)
-
-    def write(file: Path) -> Run:
-        with quiet(*NOISY, level=logging.CRITICAL):
-            save_pt2(program, file)
-            again: Any = torch.export.load(file).module()
-        return lambda inputs: list(_flat(again(*inputs)))
-
-    return _finish(ready, write, Path(path), args, axes, dense, data)
-
-
-def onnx_runner(path: Path | str, threads: int = 0) -> Run:
-    """A function that runs an ONNX file on CPU tensors; `threads` of 0 leaves their number to onnxruntime."""
-    require("onnxruntime")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-
-    def run(args: tuple) -> list[Tensor]:
-        feed = {name: x.detach().contiguous().numpy() for name, x in zip(names, args, strict=True)}
-        return [torch.from_numpy(out) for out in session.run(None, feed)]
-
-    return run
+    trials = trial_inputs(args, axes)
+    with whole(Path(path)) as partial:
+        form.write(ready.model, partial, _batched(args, axes), axes)
+        run, size = form.runner(partial), partial.stat().st_size
+        if not dense:
+            check_size(partial, ready.stored_bytes)
+        check_right(ready.model, run, trials)
+        error, absolute, count = largest_error(ready.reference, run, trials)
+        done = Exported(Path(path), size, ready.stored_bytes, error, absolute, count, forms=ready.forms)
+        if data is not None:
+            done = replace(done, accuracy=accuracies(ready.reference, run, data))
+    return done
 
 
 def _ready(model: nn.Module, example: Example, *, int8: bool, dense: bool) -> Portable:
@@ -155,33 +139,3 @@ def _inputs(example: Example, dynamic: bool) -> tuple[tuple[Tensor, ...], tuple[
 def _batched(args: tuple[Tensor, ...], axes: object) -> tuple[Tensor, ...]:
     """The example twice: torch takes a batch of one for a constant."""
     return args if axes is None else tuple(torch.cat([x, x]) if len(x) == 1 else x for x in args)
-
-
-def _flat(out: Any) -> list[Tensor]:
-    from torch.utils._pytree import tree_leaves
-
-    return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-
-
-def _finish(
-    ready: Portable,
-    write: Callable[[Path], Run],
-    path: Path,
-    args: tuple,
-    axes: Any,
-    dense: bool,
-    data: Iterable | None,
-) -> Exported:
-    """Write, check, and only then put the file in its place."""
-    trials = trial_inputs(args, axes)
-    with whole(path) as partial:
-        run = write(partial)
-        size = partial.stat().st_size
-        if not dense:
-            check_size(partial, ready.stored_bytes)
-        check_right(ready.model, run, trials)
-        error, absolute, count = largest_error(ready.reference, run, trials)
-        done = Exported(path, size, ready.stored_bytes, error, absolute, count, forms=ready.forms)
-        if data is not None:
-            done = replace(done, accuracy=accuracies(ready.reference, run, data))
-    return done

@@ -107,12 +107,22 @@ class Recipe:
         flat = dict(given) if "spec" in given or "summary" not in given else _since_010(given)
         own = {name: flat[name] for name in (field.name for field in fields(cls)) if name in flat}
         ratio = {} if flat.get("ratio") is None else {"ratio": flat["ratio"]}
-        spec = {"preset": own.pop("spec", "autosample"), **ratio, **(flat.get("spec_args") or {})}
+        spec = {"preset": own.pop("spec", "autosample"), **ratio, **_nested(flat.get("spec_args") or {})}
         return cls.from_dict({**own, "spec": spec["preset"] if len(spec) == 1 else spec})
 
 
 #: Arguments of a `Classifier` that shape its model: `spec` names a preset, whose fields `ratio` and `spec_args` change.
 FLAT = (*(field.name for field in fields(Recipe)), "ratio", "spec_args")
+
+
+def _nested(args: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"options.rate": 0.1}`, as the command line gives it, is `{"options": {"rate": 0.1}}`."""
+    out = {name: value for name, value in args.items() if "." not in name}
+    for name, value in args.items():
+        field, dot, inner = name.partition(".")
+        if dot:
+            out[field] = {**(out.get(field) or {}), inner: value}
+    return out
 
 
 def _since_010(given: Mapping[str, Any]) -> dict[str, Any]:

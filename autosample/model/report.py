@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from autosample.nn import Compressed, execution, outer_modules
 from autosample.nn.stored import compact_state, full_types
-from autosample.reuse.layer import WindowConv
+from autosample.reuse.deployed import Deployed
 from autosample.system.files import write_text
 from autosample.system.tables import as_markdown, as_text, make_table
 
 _NOTE = "_autosample_reason"
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, WindowConv)
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, Deployed)
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,9 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
 def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str, int], macs: int | None) -> Row:
     kind, size = type(layer).__name__, sum(t.nbytes for t in tensors.values())
     numbers = sum(t.numel() for t in tensors.values())
-    if isinstance(layer, WindowConv):
-        extra = sum(t.numel() for t in (layer.factors, layer.bias, layer.mix) if t is not None)
-        dense, ratio = layer.task.dense + extra, layer.task.dense / max(layer.bank.numel(), 1)
-        return Row(name, kind, "deployed", "", dense, numbers, 4 * dense, size, ratio, 0, 1.0, macs)
+    if isinstance(layer, Deployed):
+        dense = layer.dense_weights + layer.other_numbers
+        return Row(name, kind, "deployed", "", dense, numbers, 4 * dense, size, layer.ratio, 0, 1.0, macs)
     note = getattr(layer, _NOTE, "")
     if not isinstance(layer, Compressed):
         return Row(name, kind, "dense", note, numbers, numbers, sum(wide.values()), size, 1.0, 0, 1.0, macs)

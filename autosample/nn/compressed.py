@@ -1,7 +1,7 @@
 """The door through which every verb sees a layer that stores less than the weight it computes with."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -13,6 +13,10 @@ from autosample.nn.facts import Facts
 from autosample.nn.kinds import KINDS, names_of_kinds
 from autosample.nn.quantised import QuantisedParameters
 from autosample.nn.reading import read_spec
+from autosample.nn.written import ComposedWeight
+from autosample.reuse.after import After
+from autosample.reuse.planner import Plan
+from autosample.reuse.task import Task
 from autosample.sampling.rules import Options
 from autosample.sampling.sizing import settle
 from autosample.sampling.spec import Spec
@@ -233,6 +237,37 @@ class Compressed(QuantisedParameters):
 
     def restore_(self, stored: Mapping[str, Tensor]) -> None:
         """Take back what `stored` gave besides the layer's own parameters and buffers."""
+
+    # --- deploying and exporting ----------------------------------------------------------------------------------
+
+    def task(self) -> Task | None:
+        """What can be computed once and reused, or `None` where no work is shared.
+
+        A layer with a task must give a module like `SampledWeight` as its `written` form.
+        """
+        return None
+
+    def plan(
+        self, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool, fuse: bool
+    ) -> tuple[Plan, nn.Module | None]:
+        """The fastest way to compute the hardened layer, and the module that does it; `None` if it becomes dense.
+
+        Args:
+            x: Of the shape, type and device of the inputs, whatever its numbers; `None` if no input is known.
+            after: What follows the layer; the module must do it too.
+            dense: Makes the dense layer with what follows, to compare with.
+            measure, fuse: As for `autosample.deploy`.
+        """
+        return Plan("dense", "no other plan is known"), None
+
+    def written(self, scale: Tensor | None, int8: bool) -> nn.Module:
+        """A module without inputs that makes the hardened layer's weight in an exported graph, from what is stored.
+
+        Args:
+            scale: What a norm multiplies the weight by along its first axis, `(N,)`, or `None`.
+            int8: Keep the stored numbers at 256 levels.
+        """
+        return ComposedWeight(self, scale, int8)
 
     # --- telling --------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ sampled weight.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -18,8 +18,13 @@ from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
 from autosample.nn.graph import keep_in_graph
 from autosample.nn.kinds import in_features
+from autosample.nn.planning import layer_task, reusable, summary_plan
 from autosample.nn.reading import read_geometry, read_spec
 from autosample.nn.running import Reuse
+from autosample.nn.written import SampledWeight
+from autosample.reuse.after import After
+from autosample.reuse.planner import Plan
+from autosample.reuse.task import Task
 from autosample.sampling.columns import Columns, LearnedColumns, build_columns
 from autosample.sampling.fitting import fit_offsets, fit_summary
 from autosample.sampling.geometry import Geometry
@@ -255,17 +260,34 @@ class SummaryLayer(Compressed):
                 inner = {n.removeprefix(f"{part}."): t for n, t in stored.items() if n.startswith(f"{part}.")}
                 setattr(self, part, rule.restored(inner))
 
+    def task(self) -> Task | None:
+        return None if reusable(self) else layer_task(self)
+
+    def plan(
+        self, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool, fuse: bool
+    ) -> tuple[Plan, nn.Module | None]:
+        return summary_plan(self, x, after, dense, measure=measure, fuse=fuse)
+
+    def written(self, scale: Tensor | None, int8: bool) -> nn.Module:
+        return SampledWeight(self, scale, int8)
+
     def facts(self) -> Facts:
         g = self.geometry
         bits = self.offsets.stored_bits() + (self.columns.stored_bits() if self.columns is not None else 0)
         asked, rule = self.spec.ratio, ""
         far = asked is not None and abs(g.ratio / asked - 1) > 0.01
-        if self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
-            # learned offsets would have cost too much, or the layer's share holds all its weights
-            rule = "whole" if g.stored == g.dense else f"{self.spec.rule} positions"
+        if self._whole():
+            rule = "whole"
+        elif self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
+            rule = f"{self.spec.rule} offsets"  # learned ones would have cost too much
         size = f"asked {asked:g}x, the layer allows {g.ratio:.3g}x" if far else ""
         notes = tuple(note for note in (size, rule, *self.coding_notes()) if note)
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
+
+    def _whole(self) -> bool:
+        """Whether the summary is the weight itself, as in a layer whose share holds all its weights."""
+        g = self.geometry
+        return self.spec.rule == PRESETS["dense"]["rule"] and self.spec.grid == "window" and g.stored == g.dense
 
     def extra_repr(self) -> str:
         g = self.geometry

@@ -1,29 +1,26 @@
 """Where a layer of a deployed model comes from, so that a file can hold what is stored instead of what is computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import nn
 
-from autosample.nn import SummaryLayer
+from autosample.nn.compressed import Compressed
+from autosample.reuse.after import After
 
 _KEY = "_autosample_lineage"
 
 
 @dataclass(frozen=True, eq=False)
 class Lineage:
-    """The summary layer that a deployed one stands for, and what was folded into it.
+    """The compressed layer that a deployed one stands for, and what was folded into it.
 
     Attributes:
-        layer: Hardened; it holds the summary and the positions, never a dense weight.
-        scale, bias: What the norm and the layer's own bias come to, `(N,)` or `None`.
-        relu, pool: What follows inside: a ReLU, a max-pool of this size and stride (1-D only).
+        layer: Hardened; it holds what is stored, never a dense weight.
+        after: What was folded in; its `scale` is in the deployed layer's weight, its `shift` is its bias.
     """
 
-    layer: SummaryLayer
-    scale: Tensor | None = None
-    bias: Tensor | None = None
-    relu: bool = False
-    pool: int = 1
+    layer: Compressed
+    after: After = field(default_factory=After)
 
 
 def remember(module: nn.Module, origin: Lineage) -> None:

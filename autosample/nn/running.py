@@ -10,54 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from autosample.errors import SpecError, hint
-from autosample.nn.kinds import is_plain
-from autosample.reuse import fused, ops, planner
+from autosample.nn.planning import layer_frame, layer_task, reusable
+from autosample.reuse import fused, ops
 from autosample.reuse.layer import in_autocast
+from autosample.reuse.planner import variants
+from autosample.reuse.plans import PLANS, dense
 from autosample.reuse.schedule import Frame
-from autosample.reuse.task import Task, make_task
+from autosample.reuse.task import Task
 
 # In training, reuse must be predicted to take at most this share of the dense layer's time.
 _CLEARLY = 0.6
 # Output positions from which on the fused kernel is better at training than standard operators.
 _WIDE = 64
-Pad = tuple[list[int], str]
-
-
-def reusable(layer: Any) -> str:
-    """Why a layer cannot reuse work, whatever its positions are; empty if it can."""
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return "no taps to slide along"
-    if not is_plain(layer.dense_class):
-        return f"{layer.dense_class.__name__} has a forward pass of its own"
-    return ""
-
-
-@torch.no_grad()
-def layer_task(layer: Any) -> Task | None:
-    """The task of a convolution at its present positions; `None` if they are not integers or share no work."""
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    placement = layer.offsets.placement()
-    if placement.weights is not None or placement.base.is_meta:
-        return None
-    return make_task(
-        placement.base.expand(layer.geometry.sampled, layer.geometry.windows),
-        layer.geometry,
-        dilation=tuple(layer.dilation),
-        groups=layer.groups,
-        per_window=layer.sign_seed is not None and layer.geometry.windows > 1,
-        table=None if layer.columns is None else layer.columns.table(),
-    )
-
-
-def layer_frame(layer: Any) -> tuple[Frame, Pad | None]:
-    """Where the filters are put down, and what has to be padded before if that is not zeros."""
-    flat = list(layer._reversed_padding_repeated_twice)
-    pairs = tuple(zip(flat[::2], flat[1::2], strict=True))[::-1]
-    other = layer.padding_mode != "zeros"
-    padding = tuple((0, 0) for _ in pairs) if other else pairs
-    frame = Frame(tuple(layer.kernel_size), tuple(layer.stride), tuple(layer.dilation), padding)
-    return frame, (flat, layer.padding_mode) if other else None
-
 
 Way = Literal["auto", "materialize", "reuse"]
 _way: ContextVar[Way] = ContextVar("way", default="auto")
@@ -150,11 +114,11 @@ def _worth(task: Task, frame: Frame, x: Tensor, kernel: bool, mixed: int) -> Tas
     shape = tuple(x.shape)
     if min(frame.out(shape[2:])) < 1 or x.device.type != "cpu":
         return None  # an accelerator multiplies faster than it adds
-    allowed = _CLEARLY * planner.cost("dense", task, frame, shape, mixed)
-    if kernel and planner.cost("fused", task, frame, shape, mixed) < allowed and fused.available():
+    allowed = _CLEARLY * dense.cost(task, frame, shape, mixed)
+    if kernel and PLANS["fused"].cost(task, frame, shape, mixed) < allowed and fused.available():
         return task
-    ways = planner.variants(task, fuse=False)
-    costs = {kind: planner.cost(kind, way, frame, shape, mixed) for kind, way in ways.items()}
+    ways = variants(task, x.device, x.dtype, fuse=False)
+    costs = {kind: PLANS[kind].cost(way, frame, shape, mixed) for kind, way in ways.items() if PLANS[kind].trains}
     best = min(costs, key=lambda kind: costs[kind])
     return ways[best] if costs[best] < allowed else None
 

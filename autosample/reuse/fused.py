@@ -19,15 +19,14 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from autosample.reuse import ops
-from autosample.reuse.schedule import Flow, Frame, encode
+from autosample.reuse.program import Flow, Header, encode
+from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
 from autosample.system.machine import instructions
 
 _SOURCES = Path(__file__).parent / "csrc"
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
 _PANEL = 16  # as kPanel in csrc/simd.h
-# where a program says what; see `schedule.encode`
-_GROUPS, _FOLD, _ROWS, _POOL, _PHASES = 8, 12, 13, 15, 16
 
 
 @cache
@@ -59,7 +58,7 @@ def version() -> str:
 def _build() -> None:
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns where there is no CUDA, which is of no account here
+    logger.setLevel(logging.ERROR)  # it warns where there is no CUDA, which does not matter here
     try:
         from torch.utils import cpp_extension
     finally:
@@ -83,21 +82,19 @@ def _build() -> None:
 
 
 def _fake(x, bank, rows, factors, bias, program):
-    two = x.dim() == 4
-    out = []
-    for axis in (0, 1) if two else (1,):
-        stride, before, after, reach = (program[i + axis] for i in (0, 2, 4, 6))
-        out.append((x.shape[axis + 2 if two else 2] + before + after - reach - 1) // stride + 1)
-    pool = program[_POOL]
-    out[-1] = out[-1] // pool if pool > 1 else out[-1]
+    h = Header.of(program)
+    width = (x.shape[-1] + h.pad_w + h.after_w - h.reach_w - 1) // h.stride_w + 1
+    out = [width // h.pool if h.pool > 1 else width]
+    if x.dim() == 4:
+        out.insert(0, (x.shape[2] + h.pad_h + h.after_h - h.reach_h - 1) // h.stride_h + 1)
     return x.new_empty(x.shape[0], rows.shape[0], *out)
 
 
 def _flops(x_shape, bank_shape, rows_shape, factors, bias, program, *, out_shape: Any, **kwargs: Any) -> int:
     """Twice the multiply-adds of the segments, for `torch.utils.flop_counter`; sums and selection only add."""
-    groups, windows, fold, phases, pool = (program[i] for i in (_GROUPS, _GROUPS + 1, _FOLD, _PHASES, _POOL))
-    places = math.prod(out_shape[2:]) * pool * phases
-    return 2 * out_shape[0] * places * groups * (1 if fold else windows) * program[_ROWS] * bank_shape[1]
+    h = Header.of(program)
+    places = math.prod(out_shape[2:]) * h.pool * h.phases
+    return 2 * out_shape[0] * places * h.groups * (1 if h.fold else h.windows) * h.rows * bank_shape[1]
 
 
 def pack_bank(bank: Float[Tensor, "l q"], task: Task) -> Float[Tensor, "p d r"]:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from autosample.reuse import fused, ops
+from autosample.reuse.deployed import Deployed
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
 
@@ -35,7 +36,7 @@ def _known(task: Task) -> Task:
     return _Known(**{f.name: getattr(task, f.name) for f in fields(Task)}, in_order=Task.in_order.__get__(task))
 
 
-class WindowConv(nn.Module):
+class WindowConv(Deployed):
     """A convolution whose filters are windows of a bank, for inference; made by `autosample.deploy`.
 
     Input and output are those of the `torch.nn.Conv1d` or `Conv2d` that it stands for, followed by what was folded in.
@@ -88,6 +89,18 @@ class WindowConv(nn.Module):
         plain = mix is None
         self.program = fused.make_program(task, frame, relu=relu and plain, pool=pool if plain else 1) if kernel else []
         self._apply(lambda t: t)
+
+    @property
+    def dense_weights(self) -> int:
+        return self.task.dense
+
+    @property
+    def stored_weights(self) -> int:
+        return self.bank.numel()
+
+    @property
+    def other_numbers(self) -> int:
+        return sum(t.numel() for t in (self.factors, self.bias, self.mix) if t is not None)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         axes = len(self.frame.kernel)

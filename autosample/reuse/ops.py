@@ -25,14 +25,14 @@ def convolve(
     task: Task,
     frame: Frame,
 ) -> Float[Tensor, "b n *out"]:
-    """The task's convolution without bias, differentiable in input, bank and factors.
+    """The task's convolution without bias, differentiable in input and bank.
 
     Raises `RuntimeError`, as torch does, where the filter does not fit the input.
 
     Args:
         x: Input, padded as `frame` says.
         bank: `task.source(summary)`, or that of an unrolled task.
-        factors: Signs times gains, per filter `(N, 1)` or per window `(N, G)`.
+        factors: What windows are multiplied by, per filter `(N, 1)` or per window `(N, G)`, or `None`.
     """
     out = frame.out(x.shape[2:])
     if any(n < 1 for n in out):
@@ -201,7 +201,7 @@ def select(
     sums: Float[Tensor, "b h g p *out"], rows: Int[Tensor, "n g"], factors: Float[Tensor, "n #g"] | None
 ) -> Float[Tensor, "b n *out"]:
     """`y[n] = Σ_g factor[n, g]·D_g[rows[n, g]]`."""
-    if torch.is_grad_enabled() and (sums.requires_grad or (factors is not None and factors.requires_grad)):
+    if torch.is_grad_enabled() and sums.requires_grad:
         return _multiply(sums, rows, factors)  # the adjoint of gathering would be a scattered sum
     per_group, ones = rows.long().unflatten(0, (sums.shape[1], -1)), [1] * (sums.dim() - 4)
     total = None

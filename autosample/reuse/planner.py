@@ -1,22 +1,16 @@
-"""Which way of computing a layer is the fastest: a cost model from shapes, which a measurement can override."""
+"""Which way to compute a layer is the fastest: costs are predicted from shapes, and a measurement can override them."""
 
-import contextlib
-import hashlib
-import json
-import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from autosample.reuse import fused
+from autosample.reuse.plans import PLANS, Operands, dense
 from autosample.reuse.schedule import Frame, Vector
 from autosample.reuse.task import Task
-from autosample.system.files import write_json
-from autosample.system.machine import processor
+from autosample.reuse.timings import remembered, signature
 from autosample.system.timing import time_in_turn
 
 #: A plan must beat the dense layer by this much to be taken.
@@ -24,10 +18,6 @@ MARGIN = 0.95
 # Plans that are predicted to be this many times slower than dense are not measured.
 _HOPELESS = 3.0
 _ROUNDS, _BUDGET = 11, 0.6
-# Costs in multiply-adds of a dense convolution, fitted once to measurements on AVX-512 processors; they only have to
-# tell the promising from the hopeless.
-_CALL = {"dense": 5e5, "fold": 2e6, "reuse": 4e6, "fused": 5e5}
-_MOVE = {"dense": 12, "fold": 60, "reuse": 60, "fused": 12}  # one number read, added and written
 
 
 @dataclass(frozen=True)
@@ -35,8 +25,8 @@ class Plan:
     """How a layer is computed.
 
     Attributes:
-        kind: `dense` (the weight made once), `fold` (channel groups added first), `reuse` (segments, window sums,
-            selection in standard operators) or `fused` (the same in one kernel).
+        kind: `dense` (the weight made once) or a key of `PLANS`: `fold` (channel groups added first), `reuse`
+            (segments, window sums, selection in standard operators), `fused` (the same in one kernel).
         reason: Why this one.
         seconds, dense_seconds: Measured for the layer and what was folded into it, or `None` where not measured.
         saving: Multiply-adds of the dense layer divided by those of the plan.
@@ -49,93 +39,56 @@ class Plan:
     saving: float = 1.0
 
 
-def variants(task: Task, fuse: bool) -> dict[str, Task]:
-    """The ways to compute a task, by kind of plan."""
-    found = {"reuse": task}
-    if task.fold and task.splits > 1 and task.schedule.axes:
-        found["fold"] = task.unrolled()
-    if fuse:
-        found["fused"] = task
-    return found
-
-
-def macs(task: Task, frame: Frame, size: Sequence[int], mixed: int = 0) -> float:
-    """Multiply-adds of a task for one example; sums and selection are not counted.
-
-    `mixed` is how many filters are left where filters are mixed afterwards (denser sampling), else 0.
-    """
-    at = (s // r for s, r in zip(frame.stride, task.schedule.rate(frame.stride), strict=True))
-    places = math.prod(frame.out(size)) * math.prod(at)
-    segments = places * task.groups * task.blocks * task.segments * task.schedule.step * task.columns
-    return segments + mixed * task.filters * math.prod(frame.out(size))
-
-
-def dense_macs(task: Task, frame: Frame, size: Sequence[int], mixed: int = 0) -> float:
-    """Multiply-adds of the dense layer for one example."""
-    return task.dense * (mixed or task.filters) / task.filters * math.prod(frame.out(size))
-
-
-def cost(kind: str, task: Task, frame: Frame, shape: Sequence[int], mixed: int = 0) -> float:
-    """Predicted cost for an input of `shape` [multiply-adds of a dense convolution]; `mixed` as for `macs`."""
-    batch, size = shape[0], shape[2:]
-    out = math.prod(frame.out(size))
-    if kind == "dense":
-        moved = task.groups * task.channels * math.prod(size) + (mixed or task.filters) * out
-        return batch * (dense_macs(task, frame, size, mixed) + _MOVE[kind] * moved) + _CALL[kind]
-    moved = task.groups * task.splits * task.columns * math.prod(size) if task.fold and task.splits > 1 else 0
-    sums = len(task.schedule.passes) if kind != "fused" else bool(task.schedule.axes)
-    moved += task.groups * task.blocks * task.segments * out * sums
-    chosen = 0 if task.in_order and kind != "fused" else task.rows.numel()
-    picked = task.filters * task.blocks * task.positions * out if kind != "fused" and task.blocks > 1 else 0
-    return batch * (1.1 * macs(task, frame, size, mixed) + _MOVE[kind] * (moved + chosen * out) + picked) + _CALL[kind]
+def variants(task: Task, device: torch.device, dtype: torch.dtype, *, fuse: bool) -> dict[str, Task]:
+    """What each usable plan computes, by kind of plan; arguments as of `PlanKind.usable`."""
+    found = {kind: plan.usable(task, device, dtype, fuse) for kind, plan in PLANS.items()}
+    return {kind: variant for kind, variant in found.items() if variant is not None}
 
 
 def choose(
     task: Task,
     frame: Frame,
     shape: Vector,
-    dense: Callable[[], nn.Module],
-    build: Callable[[str, Task], nn.Module],
+    operands: Operands,
+    build_dense: Callable[[], nn.Module],
     *,
     device: torch.device,
     dtype: torch.dtype,
     fuse: bool,
     measure: bool,
-    mixed: int = 0,
-    also: tuple = (),
 ) -> tuple[Plan, nn.Module | None]:
-    """The fastest plan for an input of `shape`, and its module; `None` for the module where dense is to stay.
+    """The fastest plan for an input of `shape`, and its module; `None` for the module where the layer stays dense.
 
     Args:
-        dense, build: Make the modules to compare, with all that would be folded into them.
+        task, frame, operands: The layer.
+        build_dense: Makes the module to compare with, with everything that a plan would have folded in.
+        device, dtype: Of the input.
         fuse: Whether the fused kernel may be used.
-        measure: Time the promising plans on this device instead of trusting the model; kept for the next time.
-        mixed: As for `macs`.
-        also: What else `dense` and `build` depend on.
+        measure: Time the promising plans on this device instead of trusting the predictions; kept for the next time.
     """
-    usable = fuse and device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and fused.available()
-    ways = variants(task, usable)
-    baseline = cost("dense", task, frame, shape, mixed)
-    costs = {kind: cost(kind, way, frame, shape, mixed) / baseline for kind, way in ways.items()}
-    worth = [kind for kind in costs if costs[kind] < _HOPELESS] if measure else []
+    mixed, ways = operands.mixed, variants(task, device, dtype, fuse=fuse)
+    baseline = dense.cost(task, frame, shape, mixed)
+    costs = {kind: PLANS[kind].cost(way, frame, shape, mixed) / baseline for kind, way in ways.items()}
     best = min(costs, key=lambda kind: costs[kind])
-    plain = dense_macs(task, frame, shape[2:], mixed)
-    saving = plain / max(macs(ways[best], frame, shape[2:], mixed), 1)
-    if not measure:
-        if costs[best] < MARGIN:
-            return Plan(best, f"{1 / costs[best]:.1f}x predicted", saving=saving), build(best, ways[best])
-        return Plan("dense", f"the best other plan, {best}, is predicted at {1 / costs[best]:.2f}x"), None
+    worth = [kind for kind in costs if costs[kind] < _HOPELESS] if measure else [best] * (costs[best] < MARGIN)
     if not worth:
         return Plan("dense", f"the best other plan, {best}, is predicted at {1 / costs[best]:.2f}x"), None
-    key = _signature(task, frame, shape, device, dtype, worth, mixed, also)
-    modules = {kind: build(kind, ways[kind]) for kind in worth}
-    taken = remembered(key, ["dense", *worth], lambda: _measure({"dense": dense(), **modules}, shape, device, dtype))
+    modules = {kind: PLANS[kind].build(ways[kind], frame, operands) for kind in worth}
+
+    def saving(kind: str) -> float:
+        macs = PLANS[kind].macs(ways[kind], frame, shape[2:], mixed)
+        return dense.macs(task, frame, shape[2:], mixed) / max(macs, 1)
+
+    if not measure:
+        return Plan(best, f"{1 / costs[best]:.1f}x predicted", saving=saving(best)), modules[best]
+    key = _signature(task, frame, shape, operands, device, dtype, worth)
+    sides = ["dense", *worth]
+    taken = remembered(key, sides, lambda: _measure({"dense": build_dense(), **modules}, shape, device, dtype))
     best = min(worth, key=lambda kind: taken[kind])
     ratio, times = taken["dense"] / taken[best], {"seconds": taken[best], "dense_seconds": taken["dense"]}
     if ratio < 1 / MARGIN:
         return Plan("dense", f"the best other plan, {best}, measured {ratio:.2f}x", **times), None
-    saving = plain / max(macs(ways[best], frame, shape[2:], mixed), 1)
-    return Plan(best, f"measured {ratio:.1f}x", saving=saving, **times), modules[best]
+    return Plan(best, f"measured {ratio:.1f}x", saving=saving(best), **times), modules[best]
 
 
 @torch.no_grad()
@@ -150,48 +103,13 @@ def _measure(
 
 
 def _signature(
-    task: Task, frame: Frame, shape: Vector, device: torch.device, dtype: torch.dtype, *others: object
+    task: Task, frame: Frame, shape: Vector, operands: Operands, device: torch.device, dtype: torch.dtype, worth: list
 ) -> str:
     """What a measurement depends on, as a short key."""
+    o = operands
+    more = (o.pad, o.relu, o.pool, o.bias is None, None if o.factors is None else tuple(o.factors.shape), o.mixed)
     return signature(
         device, dtype, fused.version(), shape, frame, task.schedule,
         tuple(task.rows.shape), task.segments, task.columns, task.splits, task.fold, task.groups, task.in_order,
-        task.table is None, others,
+        task.table is None, worth, more,
     )  # fmt: skip
-
-
-def signature(device: torch.device, dtype: torch.dtype, *others: object) -> str:
-    """A short key for a measurement that depends on the machine, on torch, and on others."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    parts = (name, torch.get_num_threads(), torch.__version__, str(dtype), *others)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-# --- measurements kept between processes -----------------------------------------------------------------------------
-
-
-def cache_file() -> Path:
-    """Where measurements are kept: in the folder `AUTOSAMPLE_CACHE`, or `~/.cache/autosample`."""
-    folder = os.environ.get("AUTOSAMPLE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "autosample"
-    return Path(folder).expanduser() / "plans.json"
-
-
-def remembered(key: str, kinds: list[str], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The measurement kept under `key`, or a new one, which is then kept. A file that cannot be used is ignored."""
-    path = cache_file()
-    known = _read(path)
-    found = known.get(key)
-    if isinstance(found, dict) and all(isinstance(found.get(k), float) and found[k] > 0 for k in kinds):
-        return found
-    taken = measure()
-    with contextlib.suppress(OSError):  # a read-only home only costs the time of measuring again
-        write_json(path, {**_read(path), key: taken})
-    return taken
-
-
-def _read(path: Path) -> dict:
-    try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

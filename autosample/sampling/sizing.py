@@ -45,7 +45,8 @@ def settle(spec: Spec, shape: Sequence[int], bits: int = 32) -> Spec:
         bits: Bits that a stored number will have, fewer than 32 if the net will be quantised.
     """
     own = spec.for_kind(kind_of(tuple(int(size) for size in shape[2:])))
-    if not _is_learned(own) or (afford := own.settings.afford) is None:
+    afford = getattr(own.settings, "afford", None)  # an option of learned rules only
+    if afford is None:
         return own
     planned = _plan(own, shape)
     affordable = afford * bits * planned.length * planned.columns

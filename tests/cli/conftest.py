@@ -9,7 +9,6 @@ import torch
 
 from autosample.cli.main import main
 
-CONFIGS = Path(__file__).parents[2] / "autosample" / "configs"
 # a net that trains in a second
 SHORT = (
     "--trainer.accelerator=cpu",
@@ -36,11 +35,6 @@ def _one_thread():
 
 
 @pytest.fixture
-def configs() -> Path:
-    return CONFIGS
-
-
-@pytest.fixture
 def autosample(capsys, monkeypatch) -> Callable[..., Ended]:
     """Runs the command line with the arguments given, each turned into text."""
     monkeypatch.setattr("sys.argv", ["autosample"])  # Lightning looks at it
@@ -54,9 +48,9 @@ def autosample(capsys, monkeypatch) -> Callable[..., Ended]:
 
 
 @pytest.fixture
-def fit(autosample, configs, tmp_path) -> Callable[..., Ended]:
+def fit(autosample, tmp_path) -> Callable[..., Ended]:
     """`fit` of the digits' config, short, into `tmp_path`."""
-    base = ("fit", "--config", configs / "experiment" / "digits.yaml", "--model.model=digitnet", *SHORT)
+    base = ("fit", "--config", "experiment/digits", "--model.model=digitnet", *SHORT)
     return lambda *options: autosample(*base, "--trainer.default_root_dir", tmp_path, *options)
 
 
@@ -64,7 +58,7 @@ def fit(autosample, configs, tmp_path) -> Callable[..., Ended]:
 def trained(tmp_path_factory) -> Path:
     """The folder of a short run of WSNet at ratio 16."""
     out = tmp_path_factory.mktemp("trained")
-    configs = ("--config", str(CONFIGS / "experiment" / "digits.yaml"), "--config", str(CONFIGS / "summary/wsnet.yaml"))
+    configs = ("--config=experiment/digits", "--config", "spec/wsnet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["autosample"])
         options = ("--model.model=digitnet", "--model.ratio=16", f"--trainer.default_root_dir={out}")

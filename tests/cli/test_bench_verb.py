@@ -66,12 +66,12 @@ def test_several_suites_and_some_of_their_rows(autosample, asked, tmp_path):
 
 
 def test_a_model_of_ones_own(autosample, asked, tmp_path):
-    options = ("--summary", "wsnet", "--ratio", 6, "--input", 3, 32, 32)
+    options = ("--spec", "wsnet", "--ratio", 6, "--input", 3, 32, 32)
     assert autosample("bench", "--model", "test_resnet", *options, "--out", tmp_path).code == 0
     work = asked[0][0]
     assert (work.model, work.summary, work.input) == ("test_resnet", {"preset": "wsnet", "ratio": 6}, (3, 32, 32))
     command = read(tmp_path / "model-1t.json").about["command"]
-    assert command.endswith("--model test_resnet --summary wsnet --ratio 6 --input 3 32 32")
+    assert command.endswith("--model test_resnet --spec wsnet --ratio 6 --input 3 32 32")
 
 
 def test_wrong_outputs_end_with_a_mistake_after_all_is_written(autosample, asked, tmp_path):
@@ -101,7 +101,7 @@ def test_wrong_outputs_end_with_a_mistake_after_all_is_written(autosample, asked
         (["--model", "resnet81", "--input", "3", "64", "64"], 'no model is called "resnet81": did you mean "resnet18"'),
         (["--model", "resnet18"], "--model needs the shape of one example, got none: write --input 3 224 224"),
         (["--model", "resnet18", "--input", "3", "0"], "input must be at least 1, got 0"),
-        (["--model", "resnet18", "--input", "3", "8", "8", "--summary", "wsnt"], 'did you mean "wsnet"'),
+        (["--model", "resnet18", "--input", "3", "8", "8", "--spec", "wsnt"], 'did you mean "wsnet"'),
         (["--model", "resnet18", "--input", "3", "8", "8", "--ratio", "0"], "ratio must be"),
     ],
 )

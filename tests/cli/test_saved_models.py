@@ -6,7 +6,7 @@ import yaml
 from PIL import Image
 
 from autosample.artifact import load_any
-from autosample.model.convert import summary_layers
+from autosample.nn import compressed_layers
 
 
 def test_from_a_run_to_a_quantised_model_and_its_card(autosample, trained, tmp_path):
@@ -23,16 +23,16 @@ def test_from_a_run_to_a_quantised_model_and_its_card(autosample, trained, tmp_p
     assert load_any(tmp_path / "b")[1].class_names == config.class_names
     assert list(load_any(tmp_path / "b")[1].facts["metrics"]) == ["validation accuracy, before quantising"]
     (tmp_path / "b/README.md").unlink()
-    code, card, err = autosample("card", tmp_path / "b", "--write=true")
+    code, card, err = autosample("card", tmp_path / "b", "--write")
     assert (code, err) == (0, "")
     assert (tmp_path / "b/README.md").read_text() == card
     assert yaml.safe_load(card.split("---")[1])["datasets"] == ["Digits"]
 
 
 def test_from_a_dense_net_to_a_file_for_another_runtime(autosample, fit, tmp_path):
-    """Train, save, warm start, fine-tune (positions become integers on the way), quantise, export, predict."""
+    """Train, save, warm start, fine-tune (offsets become integers on the way), quantise, export, predict."""
     pytest.importorskip("onnxruntime")
-    assert fit("--model.summary=dense", "--name=dense").code == 0
+    assert fit("--model.spec=dense", "--name=dense").code == 0
     dense = next((tmp_path / "dense").rglob("last.ckpt"))
     assert autosample("export", dense, "--format=artifact", "--out", tmp_path / "teacher").code == 0
     weights = tmp_path / "teacher/model.safetensors"
@@ -40,7 +40,7 @@ def test_from_a_dense_net_to_a_file_for_another_runtime(autosample, fit, tmp_pat
     assert fit(*start, "--model.lr=1e-9", "--name=tuned").code == 0
     tuned = next((tmp_path / "tuned").rglob("last.ckpt"))
     fitted, given = load_any(tuned)[0], load_any(dense)[0]
-    for name, layer in summary_layers(fitted).items():
+    for name, layer in compressed_layers(fitted).items():
         wanted = given.get_submodule(name).weight
         assert (layer.weight - wanted).norm() < 0.9 * wanted.norm(), f"{name} does not start from the weights"
     weights.unlink()  # only the training needs it
@@ -73,8 +73,8 @@ def test_mistakes(autosample, trained, tmp_path):
         assert err.count("\n") == 1
 
 
-def test_training_with_fake_quantisation(fit, configs, tmp_path):
-    code, _, err = fit("--config", configs / "quantize" / "codebook4.yaml", "--model.ratio=16")
+def test_training_with_fake_quantisation(fit, tmp_path):
+    code, _, err = fit("--config", "quantize/codebook4", "--model.ratio=16")
     assert (code, err) == (0, "")
     run = next(tmp_path.rglob("last.ckpt"))
     model, _ = load_any(run)

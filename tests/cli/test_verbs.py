@@ -7,13 +7,14 @@ import torch
 import yaml
 
 from autosample import __version__
+from autosample.cli.verbs import VERBS
 
 
 def test_fit_writes_log_report_config_and_checkpoints(trained):
     files = {path.name for path in trained.iterdir()}
     assert {"config.yaml", "hparams.yaml", "metrics.csv", "report.json", "report.csv", "report.md"} <= files
     saved = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
-    assert (saved["summary"], saved["ratio"], saved["model"]) == ("wsnet", 16, "digitnet")
+    assert (saved["spec"], saved["ratio"], saved["model"]) == ("wsnet", 16, "digitnet")
 
 
 def test_fit_prints_no_notices_and_tests_at_the_end(fit):
@@ -42,7 +43,7 @@ def test_the_model_comes_from_the_checkpoint_where_no_config_names_it(autosample
     options = ("--data=Digits", "--data.image_size=16", "--name=x", "--trainer.default_root_dir", tmp_path)
     ended = autosample("test", *options, *checkpoint)
     assert (ended.code, ended.err) == (0, "")
-    assert yaml.safe_load((tmp_path / "x/version_0/config.yaml").read_text())["model"]["summary"] == "wsnet"
+    assert yaml.safe_load((tmp_path / "x/version_0/config.yaml").read_text())["model"]["spec"] == "wsnet"
 
 
 def test_training_goes_on_from_a_checkpoint(fit, tmp_path):
@@ -91,9 +92,9 @@ def test_the_seed_reaches_the_model_whatever_the_seed_of_the_data(fit, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_csv_log_stays_when_wandb_is_asked_for(fit, configs, tmp_path, monkeypatch):
+def test_the_csv_log_stays_when_wandb_is_asked_for(fit, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert fit("--config", configs / "trainer/wandb.yaml", "--trainer.logger.save_dir", tmp_path).code == 0
+    assert fit("--config", "trainer/wandb", "--trainer.logger.save_dir", tmp_path).code == 0
     import wandb
 
     wandb.finish()
@@ -102,13 +103,21 @@ def test_the_csv_log_stays_when_wandb_is_asked_for(fit, configs, tmp_path, monke
 
 
 def test_report(autosample, tmp_path):
-    code, out, err = autosample("report", "resnet18", "--summary=wsnet", "--ratio=8", "--out", tmp_path / "r")
+    code, out, err = autosample("report", "resnet18", "--spec=wsnet", "--ratio=8", "--out", tmp_path / "r")
     assert (code, err) == (0, "")
     assert "layer4.1.conv2" in out
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"report.json", "report.csv", "report.md"}
 
 
-@pytest.mark.parametrize("verb", ["quickstart", "report", "fit", "validate", "test", "predict"])
+def test_report_takes_lists_in_both_forms(autosample):
+    words = ("report", "test_resnet", "--ratio", "null", "--spec", "dense", "--input")
+    assert autosample(*words, "3", "64", "64") == autosample(*words, "[3, 64, 64]")
+    few = autosample("report", "test_resnet", "--include", "re:.*conv[12]", "stem.conv1")
+    assert few == autosample("report", "test_resnet", "--include=['re:.*conv[12]', stem.conv1]")
+    assert few.code == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help(autosample, verb):
     code, out, err = autosample(verb, "--help")
     assert (code, err) == (0, "")
@@ -118,7 +127,8 @@ def test_help(autosample, verb):
 def test_version_and_overview(autosample):
     assert autosample("--version") == (0, f"autosample {__version__}\n", "")
     assert autosample() == autosample("--help")
-    assert "quickstart" in autosample().out
+    assert all(f"\n  {name} " in autosample().out and verb.about in autosample().out for name, verb in VERBS.items())
+    assert max(map(len, autosample().out.splitlines())) <= 120
 
 
 def test_as_a_process():

@@ -1,7 +1,6 @@
 """Deployed layers and small models against the hardened model in float64, for every plan."""
 
 import copy
-import importlib
 import io
 import math
 
@@ -11,8 +10,9 @@ from deploying import PLANS, check, error, expected, force, kinds, possible, scr
 from torch import nn
 
 from autosample import PRESETS, convert_, deploy, harden_
+from autosample.deployment import whole
 from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLayer, SummaryLinear
-from autosample.nn.execution import layer_task
+from autosample.nn.planning import layer_task
 from autosample.reuse import planner
 from autosample.reuse.layer import WindowConv
 from autosample.system.timing import Timing
@@ -34,8 +34,8 @@ LAYERS = {
 }  # fmt: skip
 OPTIONS = {
     "denser": {"denser": 2}, "shuffle": {"columns": "shuffle", "windows": 2},
-    "learned": {"columns": "learned", "windows": 2}, "signs": {"signs": "random"}, "gains": {"gains": "filter"},
-    "all": {"gains": "window", "signs": "random", "denser": 2, "columns": "shuffle", "windows": 2},
+    "learned": {"columns": "learned", "windows": 2}, "signs": {"signs": "random"},
+    "all": {"signs": "random", "denser": 2, "columns": "shuffle", "windows": 2},
 }  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
@@ -49,14 +49,12 @@ def _own_cache(tmp_path, monkeypatch):
 def build(kind, preset, **changes) -> tuple[SummaryLayer, torch.Tensor]:
     face, args, options, shape = LAYERS[kind]
     layer = scramble(face(*args, **options, spec=preset, ratio=4, **changes))
-    if layer.gains is not None:
-        nn.init.normal_(layer.gains)
     return layer, torch.randn(shape)
 
 
 def chain(preset="wsnet", *, bias=True, **changes) -> tuple[nn.Sequential, torch.Tensor]:
     """A layer with all that can be folded into it."""
-    learned = {"afford": 10} if preset == "autosample" else {}
+    learned = {"options": {"afford": 10}} if preset == "autosample" else {}
     conv = SummaryConv1d(8, 16, 8, padding=2, bias=bias, spec=preset, ratio=4, **learned, **changes)
     model = nn.Sequential(conv, nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(3))
     return scramble(model), torch.randn(2, 8, 50)
@@ -103,7 +101,7 @@ def test_inputs_without_a_batch(kind, plan, monkeypatch):
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"gains": "window", "signs": "random"}, {"denser": 2, "gains": "filter"}],
+@pytest.mark.parametrize("changes", [{}, {"signs": "random"}, {"denser": 2}],
                          ids=str)  # fmt: skip
 @pytest.mark.parametrize("preset", ["wsnet", "random", "fsnet"])
 def test_norm_relu_and_pool_are_folded(preset, changes, bias, plan, monkeypatch):
@@ -192,14 +190,13 @@ def test_measured_plans_compute_the_same():
 
 def test_layers_stay_dense_where_that_is_faster_for_the_model_as_a_whole(monkeypatch):
     """Each layer by itself may gain what the changes of the memory format between them cost again."""
-    module = importlib.import_module("autosample.deployment.deploy")
     model = scramble(nn.Sequential(SummaryConv2d(8, 16, 3, spec="wsnet", ratio=4), nn.BatchNorm2d(16), nn.ReLU()))
     x, found = torch.randn(2, 8, 9, 9), lambda *args, **options: dict.fromkeys(args[1], 0.1) | {"dense": 1.0}
     monkeypatch.setattr(planner, "_HOPELESS", math.inf)
     monkeypatch.setattr(planner, "remembered", found)
     for seconds in ([1.0, 1.0, 1.01], [1.0, 0.9, 1.1], [1.0, 1.1, 0.9]):
         taken = [Timing(t, t, t, 1) for t in seconds]
-        monkeypatch.setattr(module, "time_in_turn", lambda sides, taken=taken, **options: taken[: len(sides)])
+        monkeypatch.setattr(whole, "time_in_turn", lambda sides, taken=taken, **options: taken[: len(sides)])
         fast, dense = deploy(model, x), min(seconds) == 0.9
         assert error(fast(x), expected(model, x)) < 1e-5
         assert isinstance(fast[0], nn.Conv2d if dense else WindowConv)
@@ -257,7 +254,7 @@ def _pickled(model):
 def test_positions_in_order_are_no_constant(plan, monkeypatch):
     """A plan that takes windows as they come must notice when others are loaded."""
     force(monkeypatch, plan)
-    model = SummaryConv1d(8, 16, 8, spec="wsnet", spatial=8)
+    model = SummaryConv1d(8, 16, 8, spec="wsnet", options={"spatial": 8})
     x = torch.randn(2, 8, 30)
     fast = check(model, x)
     assert layer_task(model).in_order

@@ -105,7 +105,7 @@ def test_measured(name, monkeypatch):
     for row in fast.deployment.rows:
         assert row.plan.kind == "dense" or row.plan.seconds <= 0.95 * row.plan.dense_seconds
     # models as a whole are compared anew each time, layers are remembered
-    monkeypatch.setattr(importlib.import_module("autosample.deployment.deploy"), "_fastest", lambda ways, *_: ways[0])
+    monkeypatch.setattr(importlib.import_module("autosample.deployment.deploy"), "fastest", lambda ways, *_: ways[0])
     assert kinds(deploy(model, x)) == kinds(deploy(model, x))
 
 

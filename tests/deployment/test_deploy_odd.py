@@ -1,7 +1,6 @@
 """Models and examples that are not as one would like them."""
 
 import copy
-import importlib
 
 import numpy
 import pytest
@@ -13,9 +12,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from autosample import convert_, deploy
+from autosample.deployment import whole
 from autosample.errors import ConversionError
-from autosample.nn import SummaryConv2d, SummaryLayer, SummaryLinear
-from autosample.nn.execution import materialized
+from autosample.nn import SummaryConv2d, SummaryLayer, SummaryLinear, execution
 from autosample.reuse.layer import WindowConv
 
 
@@ -111,7 +110,7 @@ def test_outputs_that_are_no_numbers(plan):
     fast = deploy(model, x, measure=False)
     assert kinds(fast) == [possible(model.conv, plan)]
     assert fast.deployment.error < 1e-5
-    with materialized():
+    with execution("materialize"):
         for got, wanted in zip(fast(x), model.eval()(x), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
 
@@ -154,7 +153,7 @@ def test_forward_passes_of_their_own(plan):
     for convert in (False, True):
         model = Toy(straight, conv=Twice(8, 32, 3))
         if convert:
-            convert_(model, "wsnet", ratio=4, execution="reuse")
+            convert_(model, "wsnet", ratio=4)
         assert not any(isinstance(m, WindowConv) for m in check(model, image()).modules())
 
 
@@ -254,7 +253,7 @@ def test_views_that_need_the_usual_layout(monkeypatch):
             side.median = next(times)
         return found
 
-    monkeypatch.setattr(importlib.import_module("autosample.deployment.deploy"), "time_in_turn", in_turn)
+    monkeypatch.setattr(whole, "time_in_turn", in_turn)
     for view, layout in ((torch.flatten, torch.channels_last), (lambda y, d: y.view(len(y), -1), None)):
         model = Toy(lambda m, x, view=view: m.fc(view(m.other(m.relu(m.conv(x))), 1)),
                     conv=nn.Conv2d(8, 32, 3), other=nn.Conv2d(32, 16, 3), fc=nn.Linear(400, 3))  # fmt: skip
@@ -268,7 +267,7 @@ def test_views_that_need_the_usual_layout(monkeypatch):
 def test_scripted_parts(plan):
     inner = torch.jit.script(scramble(nn.Sequential(nn.Conv2d(32, 8, 1), nn.BatchNorm2d(8))).eval())
     model, x = Toy(lambda m, x: m.inner(straight(m, x)), inner=inner), image()
-    with materialized():
+    with execution("materialize"):
         wanted = copy.deepcopy(model).eval()(x)
     assert error(deploy(model, x, measure=False)(x), wanted.detach()) < 1e-5
 

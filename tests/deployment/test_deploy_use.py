@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from deploying import PLANS, check, error, expected, force, kinds, possible, scramble
+from deploying import PLANS, check, error, expected, force, kinds, possible, scramble, set_costs
 from torch import nn
 from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autosample import deploy
-from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLayer
-from autosample.nn.execution import materialized
+from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLayer, execution
 
 # a bit more than float32 rounding, relative to the largest output
 _CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -47,7 +46,7 @@ def images(preset="random", **options) -> tuple[nn.Sequential, torch.Tensor]:
 MODELS = {
     "signals": signals,
     "denser": lambda: signals(denser=2),
-    "no bias": lambda: signals("random", bias=False, gains="window"),
+    "no bias": lambda: signals("random", bias=False, signs="random"),
     "images": images,
     "reflected": lambda: images(padding=1, padding_mode="reflect"),
     "a layer": lambda: (images(padding=1)[0][0], torch.randn(2, 8, 9, 9)),
@@ -93,7 +92,7 @@ def test_gradients_of_the_input(name, plan):
     fast = check(model, x)
     x, y = x.requires_grad_(), x.detach().double().requires_grad_()
     twin = copy.deepcopy(model).eval().double()
-    with materialized():
+    with execution("materialize"):
         wanted = twin(y)
     got = fast(x)
     assert error(got.detach(), wanted.detach()) < 1e-5
@@ -141,7 +140,7 @@ def test_autocast(name, dtype, plan):
 
 
 def test_inference_mode(plan):
-    model, x = signals("autosample", afford=10)
+    model, x = signals("autosample", options={"afford": 10})
     fast = check(model, x)
     with torch.inference_mode():
         assert error(fast(x), expected(model, x)) < 1e-5
@@ -223,8 +222,7 @@ def test_standard_operators_only(monkeypatch):
     force(monkeypatch, "fused")
     for make in MODELS.values():
         model, x = make()
-        costs = {"dense": 1.0, "fused": 0.1, "reuse": 0.2}
-        monkeypatch.setattr("autosample.reuse.planner.cost", lambda kind, *args, costs=costs: costs.get(kind, 10.0))
+        set_costs(monkeypatch, {"dense": 1.0, "fused": 0.1, "reuse": 0.2}, others=10.0)
         assert kinds(check(model, x)) == ["fused"]
         fast = check(model, x, fuse=False)
         assert kinds(fast) == ["reuse"]
@@ -235,7 +233,7 @@ def test_standard_operators_only(monkeypatch):
 WITHOUT_KERNEL = """
 import torch, sys
 sys.path.insert(0, {here!r})
-from deploying import check, kinds, scramble
+from deploying import check, kinds, scramble, set_costs
 from torch import nn
 from autosample.nn import SummaryConv1d
 from autosample.reuse import fused

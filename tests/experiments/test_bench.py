@@ -19,6 +19,7 @@ from autosample.experiments.bench.show import milliseconds, peaks, plot, print_r
 from autosample.experiments.bench.sides import Built, Side, build
 from autosample.nn import SummaryLayer
 from autosample.reuse import fused, planner
+from autosample.reuse.plans import segments
 from autosample.sampling.spec import spec
 from autosample.system.timing import Ratio, Timing, ratio, time_in_turn
 
@@ -103,11 +104,11 @@ def test_threads_are_set_for_the_time_of_a_measurement(monkeypatch):
 
 @pytest.mark.parametrize("error", [1e-2, float("nan")])
 def test_wrong_outputs_are_an_error_instead_of_a_ratio(monkeypatch, error):
-    class Wrong(building.WindowConv):
+    class Wrong(segments.WindowConv):
         def forward(self, input):
             return super().forward(input) + error
 
-    monkeypatch.setattr(building, "WindowConv", Wrong)
+    monkeypatch.setattr(segments, "WindowConv", Wrong)
     row = measure(TINY, **QUICK)
     assert "reuse: outputs differ" in row.error
     assert (row.verdict, row.best, dict(row.ratios)) == ("error", "", {})

@@ -2,21 +2,31 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
+import autosample
+from autosample.data import DATASETS
 from autosample.experiments.collect import write_tables
 from autosample.experiments.record import records_in, write_record
+from autosample.export import FORMATS, write_model
+from autosample.nn.kinds import KINDS
+from autosample.reuse.plans import PLANS
+from autosample.sampling import PRESETS, RULES
 
+ROOT = Path(__file__).parents[2]
 MACHINE = {"device": "cpu", "hardware": "a processor", "threads": 1, "date": "2026-01-02"}
 ACCURACY = {
     "dense": 0.9, "wsnet": 0.6, "random": 0.7, "random 4 bits root": 0.75, "hashednet": 0.8, "fsnet": 0.9,
     "autosample": 0.78,
 }  # fmt: skip
-RULES = [
+METHODS = [
     *("dense", "wsnet", "random", "hashednet", "fsnet"),
-    {"preset": "random", "share": "root", "bits": 4, "label": "random 4 bits root"},
+    {"preset": "random", "share": "root", "planned_bits": 4, "label": "random 4 bits root"},
     "autosample",
 ]
 
@@ -24,12 +34,13 @@ RULES = [
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """A script as a module that keeps its results in a folder of the test."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
 
     def load(name):
+        monkeypatch.setattr(importlib.import_module("doctables.records"), "ROOT", tmp_path)
         module = importlib.import_module(name)
-        monkeypatch.setattr(module, "ROOT", tmp_path)
-        monkeypatch.setattr(module, "RESULTS", tmp_path / "results", raising=False)
+        if hasattr(module, "ROOT"):
+            monkeypatch.setattr(module, "ROOT", tmp_path)
         return module
 
     return load
@@ -38,7 +49,7 @@ def script(tmp_path, monkeypatch):
 @pytest.fixture
 def finished(grid, record, tmp_path):
     """A folder as `autosample ablate` leaves it, but for one run of fsnet."""
-    made = grid(presets=RULES, compare="autosample")
+    made = grid(presets=METHODS, compare="autosample")
     out = tmp_path / "out"
     lacking = next(c.id for c in made.cells if c.label == "fsnet" and c.seed == 1)
     for cell in made.cells:
@@ -57,7 +68,7 @@ def test_what_is_published_tells_command_machine_and_dates_and_can_be_restored(s
     publish.publish(finished, "--threads 1")
     folder = tmp_path / "results/ablation/small"
     assert json.loads((folder / "about.json").read_text()) == {
-        "command": "autosample ablate autosample/configs/ablation/small.yaml --threads 1",
+        "command": f"{script('publish').place_of('small')[1]} --threads 1",
         "hardware": "a processor",
         "torch": "0",
         "date": "2026-01-02 to 2026-01-03",
@@ -71,15 +82,26 @@ def test_what_is_published_tells_command_machine_and_dates_and_can_be_restored(s
     assert len(before) == 13
 
 
-def test_the_summary_has_the_rules_beside_each_other(script, finished):
+def test_the_summary_has_the_methods_beside_each_other(script, finished):
     script("publish").publish(finished, "")
-    head, _, line = script("update_docs").summary().splitlines()
+    head, _, line = script("doctables.accuracy").summary().splitlines()
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        "[Digits](results/ablation/small/table.md)",
+        "[Digits](../results/ablation/small/table.md)",
         *("`digitnet`", "8.0x", "32", "91.00 ± 1.41", "61.00 ± 1.41", "71.00 ± 1.41", "76.00 ± 1.41"),
         *("81.00 (`hashednet`)", "79.00 ± 1.41", "+18.00 (0)", "+8.00 (0)", "2"),
     ]
     assert head.count("|") == line.count("|")
+
+
+def test_the_highlights_name_the_best_other_method_and_the_command(script, finished):
+    script("publish").publish(finished, "")
+    head, _, line, _, note = script("doctables.accuracy").highlights().splitlines()
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        *("[Digits](results/ablation/small/table.md), `digitnet`", "8x", "91.00 ± 1.41", "61.00 ± 1.41"),
+        *("71.00 ± 1.41", "81.00 (`hashednet`)", "79.00 ± 1.41", "2"),
+    ]
+    assert head.count("|") == line.count("|")
+    assert note.endswith("`autosample ablate ablation/{small}`, a processor, torch 0, 2026-01-02 to 2026-01-03.")
 
 
 def test_documents_are_filled_between_their_marks(script, finished):
@@ -88,11 +110,127 @@ def test_documents_are_filled_between_their_marks(script, finished):
     assert (
         docs.filled("a\n<!-- x -->\nold\n<!-- /x -->\nb", {"x": lambda: "new"}) == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
     )
-    text = docs.ablations()
+    text = docs.accuracy.ablations()
     assert text.startswith("## small\n")
     assert "1 of 2" in text
-    assert (
-        "`autosample ablate autosample/configs/ablation/small.yaml`, a processor, torch 0, 2026-01-02 to 2026-01-03."
-        in text
-    )
+    assert "`autosample ablate ablation/small`, a processor, torch 0, 2026-01-02 to 2026-01-03." in text
     assert "](../results/ablation/small/accuracy.png)" in text
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        ("autosample ablate configs/ablation/mnist.yaml --threads 1", "autosample ablate ablation/mnist --threads 1"),
+        ("autosample ablate autosample/configs/research/a_b.yaml", "autosample ablate research/a_b"),
+        ("bash scripts/quickstart.sh", "bash scripts/quickstart.sh"),
+    ],
+)
+def test_recorded_commands_are_shown_in_their_present_form(script, recorded, shown):
+    assert script("doctables.records").present(recorded) == shown
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(path):
+    for link in re.findall(r"\]\((?!http)([^)\s]+)\)", path.read_text()):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        if target.suffix == ".md":
+            assert target.is_file(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def anchors(path):
+    """The anchors of a document's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{stem}.md" for stem in ("results", "speed", "ablations"))])
+def test_every_generated_part_of_a_document_is_known(script, name):
+    """A mark without a table behind it would go stale silently."""
+    marks = re.findall(r"<!-- ([\w:]+) -->", (ROOT / name).read_text())
+    assert set(marks) == set(script("update_docs").PARTS[name])
+
+
+def blocks(name, heading=""):
+    """The blocks of Python in a document, after a heading."""
+    text = (ROOT / name).read_text()
+    return re.findall(r"```python\n(.*?)```", text[text.index(heading) :], re.S)
+
+
+@pytest.mark.slow
+def test_the_verbs_of_the_readme_work(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    model = timm.create_model("test_resnet", num_classes=10).eval()
+    (code,) = blocks("README.md", "## Convert, train")
+    exec(code, {"autosample": autosample, "torch": torch, "model": model, "example": torch.randn(1, 3, 64, 64)})
+    assert (tmp_path / "net.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks("docs/python.md")), {})
+    assert "layer4.1.conv2" in capsys.readouterr().out
+
+
+@pytest.fixture
+def added():
+    """All that docs/adding.md adds, for the length of a test."""
+    tables = (RULES, PRESETS, KINDS, PLANS, FORMATS, DATASETS)
+    kept = [dict(table) for table in tables]
+    names: dict = {"__name__": "example"}
+    exec("\n".join(blocks("docs/adding.md")), names)
+    yield names
+    for table, rows in zip(tables, kept, strict=True):
+        table.clear()
+        table.update(rows)
+
+
+@pytest.mark.parametrize("preset", ["golden", "lowrank", "short-windows"])
+def test_what_is_added_goes_through_every_verb(added, tmp_path, preset):
+    model = timm.create_model("test_resnet", num_classes=10).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert len(autosample.convert_(model, preset, ratio=4).converted) > 5
+    model(x).square().sum().backward()
+    autosample.quantize_(model, bits=8)
+    expected = model(x)
+    sizes = autosample.save(model, tmp_path)
+    assert sizes.stored_bytes < sizes.dense_bytes / 4
+    torch.testing.assert_close(autosample.load(tmp_path)(x), expected)
+    torch.testing.assert_close(autosample.deploy(model, x, measure=False)(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_added_layer_is_converted_and_an_added_data_set_is_read(added):
+    layer = torch.nn.ConvTranspose3d(8, 8, 3)
+    assert autosample.convert_(layer, "random", ratio=4).converted
+    assert layer(torch.randn(1, 8, 4, 4, 4)).shape == (1, 8, 6, 6, 6)
+    data = DATASETS["Stripes"](batch_size=16, val_fraction=0.0)
+    x, y = next(iter(data.train_dataloader()))
+    assert x.shape == (16, 1, 8, 8)
+    assert torch.equal(x[:, :, :1] == x[:, :, 1:2], (y == 1).view(-1, 1, 1, 1).expand(-1, 1, 1, 8))
+
+
+def test_an_added_plan_computes_the_same(added, monkeypatch):
+    monkeypatch.setattr(added["CompiledSegments"], "cost", lambda *shape: 1.0)  # so that it is chosen
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)  # it takes a minute
+    layer = torch.nn.Conv1d(16, 32, 8)
+    autosample.convert_(layer, "wsnet", ratio=8)
+    x = torch.randn(1, 16, 64)
+    expected = layer(x)
+    fast = autosample.deploy(layer, x, measure=False)
+    assert fast.deployment.rows[0].plan.kind == "compiled"
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_added_format_is_written_and_checked(added, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()).eval()
+    autosample.convert_(model, "random", ratio=4)
+    written = write_model(FORMATS["pt2-core"], model, tmp_path / "a.pt2", torch.randn(2, 64))
+    assert written.bytes == (tmp_path / "a.pt2").stat().st_size
+    assert written.error < 1e-4

@@ -27,9 +27,10 @@ def small_net(kind: str, preset: str, **changes) -> tuple[nn.Module, Tensor]:
     blocks = [part for conv, norm in zip(convs, norms, strict=True) for part in (conv, norm, nn.ReLU(), middle)][:-1]
     pool = nn.AdaptiveAvgPool1d(1) if kind == "signal" else nn.AdaptiveAvgPool2d(1)
     net = nn.Sequential(*blocks, pool, nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 5)).eval()
-    learned = {"afford": 10} if preset == "autosample" else {}
+    learned = {"options": {"afford": 10}} if preset == "autosample" else {}
     if preset != "dense":
-        autosample.convert_(net, preset, **(changes if "spatial" in changes else {"ratio": 8} | learned | changes))
+        size = {} if "spatial" in changes.get("options", {}) else {"ratio": 8}
+        autosample.convert_(net, preset, **(size | learned | changes))
         autosample.harden_(net)
     _liven(net)
     return net.eval(), x

@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("verbs")
     torch.manual_seed(0)
     sounds = autosample.convert(create("wave4", num_classes=3), "wsnet", ratio=16)[0]
-    images = autosample.convert(create("digitnet", num_classes=10), "autosample", ratio=4, afford=10)[0]
+    images = autosample.convert(create("digitnet", num_classes=10), "autosample", ratio=4, options={"afford": 10})[0]
     made = {"input_size": [1, 4000], "sample_rate": 8000, "samples": 4800, "crop": 4000, "normalize": "peak"}
     names = ["bark", "meow", "rain"]
     autosample.save(

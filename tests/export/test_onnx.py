@@ -40,11 +40,11 @@ def test_every_preset_is_exact_and_compact(preset, kind, tmp_path):
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [
-        ("wsnet", {"spatial": 2, "channel": 4, "denser": 2}),
-        ("random", {"windows": 4, "grid": 2, "gains": "filter"}),
-        ("random", {"windows": 4, "signs": "random", "gains": "window"}),
+        ("wsnet", {"options": {"spatial": 2, "channel": 4}, "denser": 2}),
+        ("random", {"windows": 4, "grid": 2}),
+        ("random", {"windows": 4, "signs": "random"}),
         ("wsnet", {"ratio": 8, "columns": "shuffle"}),
-        ("autosample", {"ratio": 8, "rule": "separable", "along": "interpolated"}),
+        ("random", {"ratio": 8, "rule": "interpolated", "layout": "flat"}),
     ],
 )
 def test_odd_fields(preset, changes, kind, tmp_path):

@@ -10,13 +10,13 @@ from autosample.export.plans import fits_rows
 from autosample.export.portable import portable
 from autosample.export.rows import RowSums
 from autosample.nn import SummaryConv1d
-from autosample.nn.execution import layer_frame, layer_task
 from autosample.nn.lineage import lineage_of
+from autosample.nn.planning import layer_frame, layer_task
 
 SUMMARIES = {
-    "channel groups": {"spec": "wsnet", "spatial": 8, "channel": 4},
-    "no groups": {"spec": "wsnet", "spatial": 8, "channel": 1},
-    "an odd number of groups": {"spec": "wsnet", "spatial": 8, "channel": 3},
+    "channel groups": {"spec": "wsnet", "options": {"spatial": 8, "channel": 4}},
+    "no groups": {"spec": "wsnet", "options": {"spatial": 8, "channel": 1}},
+    "an odd number of groups": {"spec": "wsnet", "options": {"spatial": 8, "channel": 3}},
     "windows out of order": {"spec": "random", "windows": 1, "ratio": 6},
 }
 
@@ -66,12 +66,10 @@ def test_rows_are_the_convolution(summary, shape, batch):
 def short(monkeypatch) -> tuple[torch.nn.Module, torch.Tensor]:
     """A net like the end of SoundNet, but small, with this form for its second layer."""
     torch.manual_seed(0)
-    monkeypatch.setattr(
-        "autosample.export.portable.choose_form", lambda origin, shape: ("rows", layer_task(origin.layer))
-    )
+    monkeypatch.setattr("autosample.export.portable.choose_form", lambda layer, shape: ("rows", layer.task()))
     layers = [torch.nn.Conv1d(6, 32, 3), torch.nn.ReLU(), torch.nn.Conv1d(32, 70, 8, 2, 4), torch.nn.ReLU()]
     net = torch.nn.Sequential(*layers)
-    convert_(net, "wsnet", spatial=8, channel=8, include=["2"])
+    convert_(net, "wsnet", options={"options": {"spatial": 8, "channel": 8}}, include=["2"])
     return net.eval(), torch.randn(1, 6, 9)
 
 

@@ -8,20 +8,22 @@ from torch import Tensor, nn
 
 import autosample
 from autosample.nn import SummaryConv1d, SummaryConv2d
-from autosample.nn.execution import layer_frame, layer_task
+from autosample.nn.planning import layer_frame
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
+from autosample.sampling.rules.table import TableOffsets
 
 SPECS = {
     "strided": {"preset": "wsnet"},
-    "strided flat gains": {"preset": "wsnet", "gains": "filter"},
+    "strided, scaled filters": {"preset": "wsnet"},
     "shuffled columns": {"preset": "wsnet", "columns": "shuffle"},
     "free": {"preset": "random"},
-    "free, gains and signs": {"preset": "random", "gains": "window", "signs": "random"},
+    "free, signs": {"preset": "random", "signs": "random"},
+    "free, signs, scaled filters": {"preset": "random", "signs": "random"},
     "free, shuffled columns": {"preset": "random", "columns": "shuffle"},
     "free on a grid": {"preset": "random", "grid": 2},
     "free on kernel rows": {"preset": "random", "grid": 3},
-    "wide": {"preset": "wsnet", "across": "random", "spread": 0.4},
+    "fixed distances": {"preset": "random"},
     "codebook": {"preset": "kmeans", "layout": "flat"},
     "strided channels": {"preset": "fsnet", "layout": "flat"},
 }
@@ -35,6 +37,12 @@ class Case:
     x: Tensor
     task: Task
     frame: Frame
+    scale: Tensor | None = None  # of filters, `(N, 1)`
+
+    @property
+    def factors(self) -> Tensor | None:
+        signs = self.layer.signs()
+        return signs if self.scale is None else self.scale if signs is None else signs * self.scale
 
     @property
     def bank(self) -> Tensor:
@@ -44,13 +52,24 @@ class Case:
         """What torch makes of the materialised weight."""
         layer, conv = self.layer, nn.functional.conv1d if self.x.dim() == 3 else nn.functional.conv2d
         x = nn.functional.pad(self.x.to(dtype), layer._reversed_padding_repeated_twice)
-        return conv(x, layer.weight.to(dtype), None, layer.stride, 0, layer.dilation, layer.groups)
+        weight = layer.weight.to(dtype)
+        if self.scale is not None:
+            weight = weight * self.scale.to(dtype).view(-1, *[1] * (weight.dim() - 1))
+        return conv(x, weight, None, layer.stride, 0, layer.dilation, layer.groups)
 
 
-def make_case(layer: SummaryConv1d | SummaryConv2d, x: Tensor) -> Case:
-    task = layer_task(layer)
+def make_case(layer: SummaryConv1d | SummaryConv2d, x: Tensor, scale: Tensor | None = None) -> Case:
+    task = layer.task()
     assert task is not None
-    return Case(layer, x, task, layer_frame(layer)[0])
+    return Case(layer, x, task, layer_frame(layer)[0], scale)
+
+
+def fix_distances(layer: SummaryConv1d | SummaryConv2d) -> None:
+    """Give all filters windows that lie equally far apart."""
+    lattice = layer.offsets.lattice
+    apart = torch.arange(lattice.windows) * (lattice.last // lattice.grid // (2 * lattice.windows))
+    first = layer.offsets()[:, :1] // lattice.grid // 2
+    layer.offsets = TableOffsets(lattice, (first + apart) * lattice.grid)
 
 
 @st.composite
@@ -66,9 +85,10 @@ def cases(draw: st.DrawFn) -> Case:
     stride = (1,) * axes if padding == "same" else stride
     groups, windows = draw(st.sampled_from([1, 1, 2, 3])), draw(st.sampled_from([1, 2, 3, 4]))
     channels, filters = windows * draw(st.integers(1, 4)), draw(st.integers(2, 24))
-    spec = dict(SPECS[draw(st.sampled_from(sorted(SPECS)))])
+    kind = draw(st.sampled_from(sorted(SPECS)))
+    spec = dict(SPECS[kind])
     if spec["preset"] == "wsnet":
-        sizes = {"spatial": draw(st.sampled_from([1, 2, 4])), "channel": windows}
+        sizes = {"options": {"spatial": draw(st.sampled_from([1, 2, 4])), "channel": windows}}
     elif spec.get("layout") == "flat":
         taps = torch.Size(kernel).numel()
         sizes = {"window": taps * channels // windows, "ratio": draw(st.sampled_from([1.5, 4.0]))}
@@ -84,9 +104,9 @@ def cases(draw: st.DrawFn) -> Case:
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     extra = [draw(st.integers(0, 70 if axes == 1 else 20)) for _ in range(axes)]
     x = torch.randn(draw(small), channels * groups, *(r + e for r, e in zip(reach, extra, strict=True)))
-    if layer.gains is not None:
-        nn.init.normal_(layer.gains)
-    return make_case(layer, x)
+    if kind == "fixed distances":
+        fix_distances(layer)
+    return make_case(layer, x, torch.randn(filters * groups, 1) if "scaled" in kind else None)
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:

@@ -11,7 +11,6 @@ from autosample.experiments.bench.cases import Workload, suite
 from autosample.experiments.bench.memory import peak_memory
 from autosample.experiments.bench.sides import Side
 from autosample.nn import SummaryConv1d, SummaryConv2d
-from autosample.nn.dense import to_dense_
 
 
 @pytest.mark.slow
@@ -23,7 +22,7 @@ def test_no_plan_takes_a_quarter_more_than_dense(work: Workload, fuse: bool) -> 
     layer = face(**work.layer, bias=False, spec=autosample.spec(dict(work.summary))).eval().requires_grad_(False)
     x = torch.randn(work.batch, *work.input)
     layer.harden_()
-    dense = usual_peak(Side("dense", to_dense_(copy.deepcopy(layer)), (x,)))
+    dense = usual_peak(Side("dense", copy.deepcopy(layer).to_dense_(), (x,)))
     assert usual_peak(Side("deployed", autosample.deploy(layer, x, fuse=fuse), (x,))) <= 1.25 * dense
 
 

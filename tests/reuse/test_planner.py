@@ -1,22 +1,23 @@
 """Which plan is chosen, from predictions and from measurements, and the file that keeps the latter."""
 
-import importlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from deploying import check, expected, kinds, scramble
+from deploying import all_variants, check, expected, kinds, scramble, set_costs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autosample import deploy
+from autosample.deployment import whole
 from autosample.nn import SummaryConv1d, SummaryConv2d
-from autosample.nn.execution import layer_frame, layer_task
-from autosample.reuse import fused, planner
+from autosample.nn.planning import layer_frame, layer_task
+from autosample.reuse import fused, planner, timings
+from autosample.reuse.plans import PLANS, dense
 
-KINDS = ("dense", "fold", "reuse", "fused")
+KINDS = ("dense", *PLANS)
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +45,8 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(planner, "time_in_turn", clock)
-    whole = Clock(0.1, 1.0, 1.0, 1.0)  # the planned model is faster than its dense twin
-    monkeypatch.setattr(importlib.import_module("autosample.deployment.deploy"), "time_in_turn", whole)
+    of_models = Clock(0.1, 1.0, 1.0, 1.0)  # the planned model is faster than its dense twin
+    monkeypatch.setattr(whole, "time_in_turn", of_models)
     return clock
 
 
@@ -57,8 +58,12 @@ def signal(*shape) -> torch.Tensor:
     return torch.randn(*(shape or (2, 8, 50)))
 
 
+def cost_of(kind):
+    return dense.cost if kind == "dense" else PLANS[kind].cost
+
+
 def ways(layer):
-    return planner.variants(layer_task(layer), fuse=True), layer_frame(layer)[0]
+    return all_variants(layer_task(layer)), layer_frame(layer)[0]
 
 
 # --- predictions -----------------------------------------------------------------------------------------------------
@@ -68,7 +73,7 @@ def ways(layer):
 def test_more_work_costs_more(kind):
     def cost(shape=(2, 8, 50), mixed=0, **options):
         tasks, frame = ways(conv(**{"width": 8, "filters": 16} | options))
-        return planner.cost(kind, tasks.get(kind, tasks["reuse"]), frame, shape, mixed)
+        return cost_of(kind)(tasks.get(kind, tasks["reuse"]), frame, shape, mixed)
 
     assert cost() < cost((3, 8, 50)) < cost((3, 8, 51)) < cost((30, 8, 500))
     assert cost() < cost(width=16, shape=(2, 16, 50))
@@ -90,11 +95,11 @@ def test_multiply_adds_are_those_of_the_operators(options, monkeypatch):
 
 
 def _check_multiply_adds(layer, x, task, frame, kind, monkeypatch):
-    monkeypatch.setattr(planner, "cost", lambda name, *args: 0.1 if name == kind else 1.0)
-    fast, dense = check(layer, x), check(layer, x, fuse=False)
+    set_costs(monkeypatch, {kind: 0.1}, others=1.0)
+    fast, plain_fast = check(layer, x), check(layer, x, fuse=False)
     mixed = 0 if layer.densify is None else len(layer.densify)
-    found, plain = planner.macs(task, frame, (50,), mixed), planner.dense_macs(task, frame, (50,), mixed)
-    assert fast.deployment.rows[0].plan.saving == dense.deployment.rows[0].plan.saving == plain / found
+    found, plain = PLANS[kind].macs(task, frame, (50,), mixed), dense.macs(task, frame, (50,), mixed)
+    assert fast.deployment.rows[0].plan.saving == plain_fast.deployment.rows[0].plan.saving == plain / found
     counted = count_multiply_adds(fast, x) / len(x)
     mixing = mixed * task.filters * frame.out((50,))[0]
     # the operators make a few more segments, beyond the last window
@@ -102,7 +107,7 @@ def _check_multiply_adds(layer, x, task, frame, kind, monkeypatch):
     (rate,), (reach,) = schedule.rate(frame.stride), schedule.reach
     more = (reach // rate + (out - 1) * stride // rate + 1) / (out * stride // rate)
     assert counted - mixing == pytest.approx((found - mixing) * more)
-    monkeypatch.setattr(planner, "cost", lambda name, *args: 1.0)
+    set_costs(monkeypatch, {}, others=1.0)
     assert count_multiply_adds(check(layer, x), x) / len(x) == plain
 
 
@@ -117,8 +122,7 @@ def count_multiply_adds(module, x) -> float:
 
 @pytest.mark.parametrize("cost", [0.2, 0.94, 0.96, 1.0, 9.0])
 def test_predictions_are_followed(cost, clock, monkeypatch):
-    costs = {"dense": 10.0, "reuse": 10 * cost}
-    monkeypatch.setattr(planner, "cost", lambda kind, *args: costs.get(kind, 1e3))
+    set_costs(monkeypatch, {"dense": 10.0, "reuse": 10 * cost}, others=1e3)
     fast = check(conv(), signal())
     assert kinds(fast) == ["reuse" if cost < 0.95 else "dense"]
     assert "predicted" in fast.deployment.rows[0].plan.reason
@@ -128,10 +132,10 @@ def test_predictions_are_followed(cost, clock, monkeypatch):
 def test_filters_that_are_mixed_are_not_those_of_the_dense_layer():
     plain, denser = (ways(conv(width=64, filters=64, denser=d, ratio=8)) for d in (1, 2))
     shape = (2, 64, 500)
-    dense = planner.cost("dense", plain[0]["reuse"], plain[1], shape)
-    assert planner.cost("dense", denser[0]["reuse"], denser[1], shape, mixed=64) == dense
+    cost = dense.cost(plain[0]["reuse"], plain[1], shape)
+    assert dense.cost(denser[0]["reuse"], denser[1], shape, mixed=64) == cost
     for kind in ("reuse", "fused"):
-        cost = [planner.cost(kind, denser[0][kind], denser[1], shape, mixed) for mixed in (0, 64)]
+        cost = [PLANS[kind].cost(denser[0][kind], denser[1], shape, mixed) for mixed in (0, 64)]
         assert cost[1] - cost[0] > 0.9 * 2 * 64 * 128 * (500 - 7)
 
 
@@ -143,8 +147,8 @@ def test_no_plan_is_taken_that_is_slower_than_dense(seed, clock):
     """The fastest, and only if it beats dense by 5 %."""
     torch.manual_seed(seed)
     clock.times = tuple((1 + 0.2 * torch.randn(4)).abs().tolist())
-    layer = conv(channel=2, spatial=4, ratio=None)
-    worth = list(ways(layer)[0]) if fused.available() else [*planner.variants(layer_task(layer), fuse=False)]
+    layer = conv(options={"spatial": 4, "channel": 2}, ratio=None)
+    worth = list(ways(layer)[0])
     times = dict(zip(["dense", *worth], clock.times, strict=False))
     plan = deploy(layer, signal()).deployment.rows[0].plan
     best = min(worth, key=lambda kind: times[kind])
@@ -158,7 +162,7 @@ def test_no_plan_is_taken_that_is_slower_than_dense(seed, clock):
 def test_hopeless_plans_are_not_measured(clock, monkeypatch):
     monkeypatch.setattr(planner, "_HOPELESS", 3.0)
     for costs, sides in (({"reuse": 2.9}, 1), ({"reuse": 0.5, "fold": 2.9}, 1), ({}, 0)):
-        monkeypatch.setattr(planner, "cost", lambda kind, *args, costs={"dense": 1.0, **costs}: costs.get(kind, 3.1))
+        set_costs(monkeypatch, {"dense": 1.0, **costs}, others=3.1)
         clock.calls = 0
         fast = deploy(conv(), signal(1, 8, 40 + len(costs)))
         assert clock.calls == sides
@@ -208,7 +212,7 @@ CHANGES = {
     "threads": lambda m: (_threads(), m),
     "kernel": lambda m: (m.setattr(fused, "version", lambda: "another"), m),
     "torch": lambda m: (m.setattr(torch, "__version__", "9.9"), m),
-    "processor": lambda m: (m.setattr(planner, "processor", lambda: "another"), m),
+    "processor": lambda m: (m.setattr(timings, "processor", lambda: "another"), m),
 }
 OTHERS = {
     "batch": (lambda: conv(), (3, 8, 50)),
@@ -221,7 +225,7 @@ OTHERS = {
     "ratio": (lambda: conv(ratio=8), (2, 8, 50)),
     "columns": (lambda: conv(columns="shuffle"), (2, 8, 50)),
     "denser": (lambda: conv(filters=8, denser=2), (2, 8, 50)),
-    "gains": (lambda: conv(gains="filter"), (2, 8, 50)),
+    "signs": (lambda: conv(signs="random"), (2, 8, 50)),
     "no bias": (lambda: conv(bias=False), (2, 8, 50)),
     "relu": (lambda: _of(conv(), nn.ReLU()), (2, 8, 50)),
     "pool": (lambda: _of(conv(), nn.MaxPool1d(2)), (2, 8, 50)),
@@ -262,7 +266,7 @@ VALUES = ["fast", None, -1.0, 0.0, float("nan"), True, [1.0]]
 def test_broken_files_are_ignored(content, cache):
     cache.parent.mkdir()
     cache.write_bytes(content)
-    assert planner.remembered("key", ["a"], lambda: {"a": 1.0}) == {"a": 1.0}
+    assert timings.remembered("key", ["a"], lambda: {"a": 1.0}) == {"a": 1.0}
     assert json.loads(cache.read_text())["key"] == {"a": 1.0}
 
 
@@ -270,24 +274,24 @@ def test_broken_files_are_ignored(content, cache):
 def test_broken_measurements_are_ignored(value, cache):
     cache.parent.mkdir()
     cache.write_text(json.dumps({"key": {"a": value, "b": 1.0}, "other": {"c": 2.0}}))
-    assert planner.remembered("key", ["a", "b"], lambda: {"a": 3.0, "b": 4.0}) == {"a": 3.0, "b": 4.0}
+    assert timings.remembered("key", ["a", "b"], lambda: {"a": 3.0, "b": 4.0}) == {"a": 3.0, "b": 4.0}
     assert json.loads(cache.read_text()) == {"key": {"a": 3.0, "b": 4.0}, "other": {"c": 2.0}}
 
 
 def test_files_are_replaced_as_a_whole(cache, monkeypatch):
-    planner.remembered("key", ["a"], lambda: {"a": 1.0})
+    timings.remembered("key", ["a"], lambda: {"a": 1.0})
     before = cache.read_text()
     with monkeypatch.context() as broken:
         broken.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError("disk is full")))
-        assert planner.remembered("other", ["a"], lambda: {"a": 2.0}) == {"a": 2.0}
+        assert timings.remembered("other", ["a"], lambda: {"a": 2.0}) == {"a": 2.0}
     assert cache.read_text() == before
     assert list(cache.parent.iterdir()) == [cache]
 
     def measure():  # another process keeps something meanwhile
-        planner.remembered("third", ["a"], lambda: {"a": 3.0})
+        timings.remembered("third", ["a"], lambda: {"a": 3.0})
         return {"a": 2.0}
 
-    planner.remembered("other", ["a"], measure)
+    timings.remembered("other", ["a"], measure)
     assert set(json.loads(cache.read_text())) == {"key", "other", "third"}
 
 
@@ -307,7 +311,7 @@ def test_where_the_file_is(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
     for folder, found in (("/tmp/mine", "/tmp/mine"), ("~/mine", "/home/someone/mine"), ("", "/var/cache/autosample")):
         monkeypatch.setenv("AUTOSAMPLE_CACHE", folder)
-        assert planner.cache_file() == Path(found, "plans.json")
+        assert timings.cache_file() == Path(found, "plans.json")
     for home in ("", None):
         monkeypatch.setenv("XDG_CACHE_HOME", home) if home is not None else monkeypatch.delenv("XDG_CACHE_HOME")
-        assert planner.cache_file() == Path("/home/someone/.cache/autosample/plans.json")
+        assert timings.cache_file() == Path("/home/someone/.cache/autosample/plans.json")

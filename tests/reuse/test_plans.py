@@ -15,8 +15,12 @@ often = settings(max_examples=150, deadline=None, suppress_health_check=list(Hea
 needs_kernel = pytest.mark.usefixtures("kernel")
 
 
+def strided(spatial: int, channel: int) -> autosample.Spec:
+    return autosample.spec("wsnet", options={"spatial": spatial, "channel": channel})
+
+
 def run_fused(case: Case, x: torch.Tensor | None = None, **options) -> torch.Tensor:
-    factors = case.layer._factors()
+    factors = case.factors
     x, task = case.x if x is None else x, case.task
     return fused.window_conv(
         x if task.table is None else ops.place_columns(x, task.table, task.groups),
@@ -32,8 +36,8 @@ def run_fused(case: Case, x: torch.Tensor | None = None, **options) -> torch.Ten
 @given(cases())
 def test_operators_equal_dense(case: Case) -> None:
     expected = case.dense()
-    for way in variants(case.task, fuse=False).values():
-        got = ops.convolve(case.x, way.source(case.layer.summary), case.layer._factors(), way, case.frame)
+    for way in variants(case.task, case.x.device, case.x.dtype, fuse=False).values():
+        got = ops.convolve(case.x, way.source(case.layer.summary), case.factors, way, case.frame)
         assert relative_error(got, expected) < 1e-6
 
 
@@ -42,7 +46,7 @@ def run_in_tiles(case: Case, tile: int) -> torch.Tensor:
     try:
         ops._TILE = tile
         with torch.no_grad():
-            return ops.convolve_in_tiles(case.x, case.bank, case.layer._factors(), case.task, case.frame)
+            return ops.convolve_in_tiles(case.x, case.bank, case.factors, case.task, case.frame)
     finally:
         ops._TILE = before
 
@@ -78,7 +82,7 @@ def test_the_kernel_in_bfloat16(case: Case) -> None:
 @settings(often, max_examples=40)
 @given(cases())
 def test_operators_in_bfloat16(case: Case) -> None:
-    got = ops.convolve(case.x.bfloat16(), case.bank, case.layer._factors(), case.task, case.frame)
+    got = ops.convolve(case.x.bfloat16(), case.bank, case.factors, case.task, case.frame)
     assert got.dtype == torch.bfloat16
     assert relative_error(got, case.dense()) < 1e-2
 
@@ -95,8 +99,8 @@ def test_gradients_equal_those_of_the_dense_layer(case: Case) -> None:
     cotangent = expected.detach()
     wanted = torch.autograd.grad(expected, learned, cotangent)
     plain = torch.autograd.grad(case.dense(torch.float32), learned, cotangent.float())
-    for way in variants(case.task, fuse=False).values():
-        got = ops.convolve(x, way.source(layer.summary), layer._factors(), way, case.frame)
+    for way in variants(case.task, case.x.device, case.x.dtype, fuse=False).values():
+        got = ops.convolve(x, way.source(layer.summary), case.factors, way, case.frame)
         for a, b, c in zip(torch.autograd.grad(got, learned, cotangent.float()), wanted, plain, strict=True):
             assert relative_error(a, b) < max(2e-6, 2 * relative_error(c, b))  # torch sums in float32 too
 
@@ -106,13 +110,11 @@ def test_gradients_equal_those_of_the_dense_layer(case: Case) -> None:
 @given(cases())
 def test_gradients_of_the_kernel(case: Case) -> None:
     layer, x = case.layer, case.x.requires_grad_()
-    if layer.gains is not None:
-        layer.gains.requires_grad_(False)
     expected = case.dense()
     cotangent = expected.detach()
     wanted = torch.autograd.grad(expected, [x, layer.summary], cotangent)
     plain = torch.autograd.grad(case.dense(torch.float32), [x, layer.summary], cotangent.float())
-    y = fused.convolve(x, case.bank, layer._factors(), case.task, case.frame)
+    y = fused.convolve(x, case.bank, case.factors, case.task, case.frame)
     assert relative_error(y, expected) < 1e-6
     for a, b, c in zip(torch.autograd.grad(y, [x, layer.summary], cotangent.float()), wanted, plain, strict=True):
         assert relative_error(a, b) < max(1e-6, 2 * relative_error(c, b))
@@ -123,9 +125,15 @@ def test_gradients_of_the_kernel(case: Case) -> None:
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
-        (lambda: SummaryConv1d(8, 20, 32, 2, 7, bias=False, spec="wsnet", spatial=32, channel=4), (3, 8, 9001)),
+        (
+            lambda: SummaryConv1d(8, 20, 32, 2, 7, bias=False, spec=strided(32, 4)),
+            (3, 8, 9001),
+        ),
         (lambda: SummaryConv1d(8, 20, 12, bias=False, spec="random", windows=4, ratio=4), (3, 8, 7001)),
-        (lambda: SummaryConv2d(6, 40, 3, 1, 1, bias=False, spec="wsnet", spatial=3, channel=2), (2, 6, 90, 77)),
+        (
+            lambda: SummaryConv2d(6, 40, 3, 1, 1, bias=False, spec=strided(3, 2)),
+            (2, 6, 90, 77),
+        ),
         (lambda: SummaryConv2d(6, 40, 5, 2, 2, bias=False, spec="random", windows=2, ratio=6), (2, 6, 131, 67)),
     ],
 )
@@ -158,7 +166,7 @@ def test_long_signals_lose_nothing(how: str, request: pytest.FixtureRequest) -> 
     if how == "kernel":
         request.getfixturevalue("kernel")
     torch.manual_seed(0)
-    layer = SummaryConv1d(4, 16, 64, bias=False, spec="wsnet", spatial=32, channel=2)
+    layer = SummaryConv1d(4, 16, 64, bias=False, spec=strided(32, 2))
     case = make_case(layer, torch.randn(1, 4, 1_000_000) + 1000)
     with torch.no_grad():
         expected, plain = case.dense(), case.dense(torch.float32)
@@ -172,7 +180,7 @@ def test_long_signals_lose_nothing(how: str, request: pytest.FixtureRequest) -> 
 @pytest.mark.parametrize("length", [40, 41, 1000, 20_001])
 def test_the_kernel_ends_with_relu_and_pool(length: int, pool: int) -> None:
     torch.manual_seed(0)
-    layer = SummaryConv1d(6, 10, 8, stride=2, bias=False, spec="wsnet", spatial=4, channel=3)
+    layer = SummaryConv1d(6, 10, 8, stride=2, bias=False, spec=strided(4, 3))
     case = make_case(layer, torch.randn(2, 6, length))
     with torch.no_grad():
         expected = torch.nn.functional.max_pool1d(case.dense().relu(), pool)
@@ -182,7 +190,7 @@ def test_the_kernel_ends_with_relu_and_pool(length: int, pool: int) -> None:
 @needs_kernel
 @pytest.mark.parametrize("length", [12, 600])
 def test_the_kernel_keeps_nan_and_infinity(length: int) -> None:
-    layer = SummaryConv1d(2, 4, 4, bias=False, spec="wsnet", spatial=2, channel=2)
+    layer = SummaryConv1d(2, 4, 4, bias=False, spec=strided(2, 2))
     case = make_case(layer, torch.randn(1, 2, length))
     case.x[0, 0, 5] = float("nan")
     with torch.no_grad():
@@ -207,7 +215,7 @@ def test_the_kernel_is_the_same_on_any_number_of_threads() -> None:
 
 @needs_kernel
 def test_what_the_kernel_refuses() -> None:
-    layer = SummaryConv1d(4, 8, 4, bias=False, spec="wsnet", spatial=2, channel=2)
+    layer = SummaryConv1d(4, 8, 4, bias=False, spec=strided(2, 2))
     case = make_case(layer, torch.randn(1, 4, 30))
     assert run_fused(case, case.x[:0]).shape == (0, 8, 27)
     with pytest.raises(RuntimeError, match="can't be larger than the padded input"):

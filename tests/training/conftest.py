@@ -12,7 +12,7 @@ from autosample.data import Digits
 from autosample.training import Classifier
 
 NET = {"model": "digitnet", "num_classes": 10, "ratio": 4, "lr": 3e-3}
-# in convolutions the positions of `autosample` are random unless it is told otherwise
+# in convolutions the offsets of `autosample` are random unless it is told otherwise
 LEARNED = {"afford": 10}
 
 
@@ -52,8 +52,9 @@ def digits() -> Callable[..., Digits]:
 @pytest.fixture
 def classifier() -> Callable[..., Classifier]:
     def make(**options: Any) -> Classifier:
-        if options.get("summary", "autosample") == "autosample":
-            options["summary_args"] = {**LEARNED, **(options.get("summary_args") or {})}
+        if options.get("spec", "autosample") == "autosample":
+            given = options.get("spec_args") or {}
+            options["spec_args"] = {**given, "options": {**LEARNED, **given.get("options", {})}}
         return Classifier(**{**NET, **options})
 
     return make

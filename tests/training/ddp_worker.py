@@ -11,6 +11,7 @@ from autosample.data import Digits
 from autosample.training import Classifier
 
 PRESETS = ("autosample", "nes", "wsnet", "kmeans")
+AFFORD = {"autosample": {"afford": 10}}
 
 
 class SaveState(pl.Callback):
@@ -34,11 +35,11 @@ def main(out: str) -> None:
         folder = Path(out) / preset
         folder.mkdir(parents=True)
         changes = {
-            "freeze_at": 0.5,
-            **{"kmeans": {"rule": "categorical"}, "autosample": {"afford": 10}}.get(preset, {}),
+            **({"rule": "categorical"} if preset == "kmeans" else {}),
+            **({} if preset == "wsnet" else {"options": {"freeze_at": 0.5, **AFFORD.get(preset, {})}}),
         }
         # batch norm's statistics are each process's own after the last broadcast: leave it out
-        options = {"model": "digitnet", "model_args": {"norm": False}, "ratio": 4, "summary_args": changes}
+        options = {"model": "digitnet", "model_args": {"norm": False}, "ratio": 4, "spec_args": changes}
         trainer = pl.Trainer(
             max_epochs=2,
             limit_train_batches=4,
@@ -52,7 +53,7 @@ def main(out: str) -> None:
             enable_model_summary=False,
             callbacks=[SaveState(folder)],
         )
-        trainer.fit(Classifier(summary=preset, **options), datamodule=Digits(batch_size=16))
+        trainer.fit(Classifier(spec=preset, **options), datamodule=Digits(batch_size=16))
 
 
 if __name__ == "__main__":

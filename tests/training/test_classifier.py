@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from pytorch_lightning.loggers import CSVLogger
 
 from autosample.errors import ConfigError
-from autosample.model.convert import summary_layers
+from autosample.nn import compressed_layers
 from autosample.training import Classifier
 from autosample.training.optim import SCHEDULERS
 
@@ -19,16 +19,16 @@ def test_fast_dev_run_trains_validates_and_leaves_no_files(classifier, digits, t
 
 @pytest.mark.parametrize("preset", ["autosample", "nes", "kmeans", "dense"])
 def test_a_checkpoint_rebuilds_the_model_and_holds_only_plain_data(classifier, digits, trainer, tmp_path, preset):
-    model = classifier(summary=preset, summary_args={"windows": 2} if preset == "autosample" else None)
+    model = classifier(spec=preset, spec_args={"windows": 2} if preset == "autosample" else None)
     runner = trainer(max_epochs=1)
     runner.fit(model, datamodule=digits())
     runner.save_checkpoint(tmp_path / "a.ckpt")
-    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["summary"] == preset
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["spec"] == preset
     again = Classifier.load_from_checkpoint(tmp_path / "a.ckpt").eval()
     x = torch.randn(4, 1, 8, 8)
     assert torch.equal(again(x), model.eval()(x))
-    assert [layer.spec for layer in summary_layers(again).values()] == [
-        layer.spec for layer in summary_layers(model).values()
+    assert [layer.spec for layer in compressed_layers(again).values()] == [
+        layer.spec for layer in compressed_layers(model).values()
     ]
 
 
@@ -113,13 +113,13 @@ def test_the_cosine_climbs_to_its_peak_and_falls_to_its_end(classifier, digits, 
     assert max(weights) == pytest.approx(3e-3, rel=0.15)
     assert weights.index(max(weights)) in (3, 4, 5)
     assert weights[-1] < 3e-4
-    assert max(step[groups.index("positions@0.2")] for step in rates) == pytest.approx(0.2, rel=0.15)
+    assert max(step[groups.index("offsets@0.2")] for step in rates) == pytest.approx(0.2, rel=0.15)
 
 
 def test_warm_start_fits_the_weights_that_the_model_has(classifier):
     warm, cold = classifier(warm_start=True), classifier()
-    assert all(layer.fit_error is not None and layer.fit_error < 1 for layer in summary_layers(warm).values())
-    assert all(layer.fit_error is None for layer in summary_layers(cold).values())
+    assert all(layer.fit_error is not None and layer.fit_error < 1 for layer in compressed_layers(warm).values())
+    assert all(layer.fit_error is None for layer in compressed_layers(cold).values())
 
 
 def test_data_with_other_arguments_of_the_same_name_can_be_logged(classifier, digits, trainer, tmp_path):

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from autosample.artifact import compact_state, load_any, save
 from autosample.coding.quantizers import FIXED, LEARNING, WAITING
 from autosample.errors import ConfigError, QuantizationError
-from autosample.model.convert import summary_layers
+from autosample.nn import compressed_layers
 from autosample.training import Classifier, FakeQuantize
 
 
@@ -17,9 +17,9 @@ def loader() -> DataLoader:
     return DataLoader(TensorDataset(x, (x.mean((1, 2, 3)) > 0).long()), batch_size=16)
 
 
-def classifier(summary="autosample", **options) -> Classifier:
-    learned = {"afford": 10} if summary == "autosample" else None
-    return Classifier("digitnet", num_classes=2, summary=summary, ratio=16, lr=1e-2, summary_args=learned, **options)
+def classifier(spec="autosample", **options) -> Classifier:
+    learned = {"options": {"afford": 10}} if spec == "autosample" else None
+    return Classifier("digitnet", num_classes=2, spec=spec, ratio=16, lr=1e-2, spec_args=learned, **options)
 
 
 class Watch(pl.Callback):
@@ -30,7 +30,7 @@ class Watch(pl.Callback):
         self.x = torch.randn(8, 1, 8, 8)
 
     def on_train_batch_end(self, trainer, module, *args) -> None:
-        self.stages.append({q.now for layer in summary_layers(module).values() for q in layer.quantizers.values()})
+        self.stages.append({q.now for layer in compressed_layers(module).values() for q in layer.quantizers.values()})
 
     def on_validation_epoch_end(self, trainer, module) -> None:
         self.shown = module(self.x)
@@ -47,18 +47,18 @@ def train(module, callback, watch, tmp_path, epochs=4, **options):
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*num_workers.*", "ignore:.*lr_scheduler.*")
-@pytest.mark.parametrize("summary", ["autosample", "wsnet", "dfsnet"])
+@pytest.mark.parametrize("preset", ["autosample", "wsnet", "dfsnet"])
 @pytest.mark.parametrize(("method", "bits"), [("linear", 8), ("linear", 4), ("codebook", 3)])
-def test_the_quantised_model_is_what_was_shown(tmp_path, summary, method, bits):
-    module, watch = classifier(summary), Watch()
-    before = {name: layer.summary.detach().clone() for name, layer in summary_layers(module).items()}
+def test_the_quantised_model_is_what_was_shown(tmp_path, preset, method, bits):
+    module, watch = classifier(preset), Watch()
+    before = {name: layer.summary.detach().clone() for name, layer in compressed_layers(module).items()}
     train(module, FakeQuantize(bits, method, start=0.5), watch, tmp_path)
     assert watch.stages[0] == {WAITING}
-    # begins at half of the training, but not before positions are integers
+    # begins at half of the training, but not before offsets are integers
     began = watch.stages.index({LEARNING})
-    assert began == {"wsnet": 8, "autosample": 10, "dfsnet": 15}[summary]
+    assert began == {"wsnet": 8, "autosample": 10, "dfsnet": 15}[preset]
     module.eval()
-    for name, layer in summary_layers(module).items():
+    for name, layer in compressed_layers(module).items():
         assert layer.quantizer("summary").now == FIXED
         assert len(layer.summary.unique()) <= 2**bits
         assert not torch.equal(layer.summary, before[name])
@@ -86,7 +86,7 @@ def test_a_checkpoint_holds_the_levels(tmp_path):
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
     )  # fmt: skip
     again.fit(module2, loader(), loader(), ckpt_path=path)
-    assert all(len(layer.summary.unique()) <= 16 for layer in summary_layers(module2).values())
+    assert all(len(layer.summary.unique()) <= 16 for layer in compressed_layers(module2).values())
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*num_workers.*", "ignore:.*lr_scheduler.*")

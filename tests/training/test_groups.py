@@ -11,7 +11,8 @@ from autosample.training import parameter_groups
 def converted(preset="autosample", name="digitnet", **changes):
     model = create(name, num_classes=10)
     learned = {"afford": 10} if preset == "autosample" else {}
-    convert_(model, preset, ratio=4, **learned, **changes)
+    options = {**learned, **changes.pop("options", {})}
+    convert_(model, preset, ratio=4, options=options or None, **changes)
     return model
 
 
@@ -26,12 +27,12 @@ def by_parameter(model, lr=1e-3, decay=0.05):
 
 @pytest.mark.parametrize("preset", ["autosample", "nes", "wsnet", "kmeans", "hashednet", "dfsnet"])
 def test_each_trainable_parameter_is_in_one_group(preset):
-    model = converted(preset, gains="filter")
+    model = converted(preset)
     next(model.parameters()).requires_grad_(False)
     by_parameter(model)
 
 
-def test_summaries_decay_though_they_are_thin_and_positions_do_not():
+def test_summaries_decay_though_they_are_thin_and_offsets_do_not():
     model = converted("autosample", windows=3)
     thin = converted("hashednet")
     assert any(p.shape[1] == 1 for n, p in thin.named_parameters() if n.endswith("summary"))
@@ -40,33 +41,42 @@ def test_summaries_decay_though_they_are_thin_and_positions_do_not():
             if name.endswith("summary"):
                 assert group["weight_decay"] == 0.05
                 assert group["lr"] == 1e-3
-    positions = {n: g for n, g in by_parameter(model).items() if n.endswith("position")}
-    assert positions
-    assert all(g["lr"] == 0.2 and g["weight_decay"] == 0 for g in positions.values())
+    offsets = {n: g for n, g in by_parameter(model).items() if n.endswith("position")}
+    assert offsets
+    assert all(g["lr"] == 0.2 and g["weight_decay"] == 0 for g in offsets.values())
 
 
-def test_norms_biases_and_gains_do_not_decay():
-    model = converted("random", gains="window")
-    assert any(n.endswith("gains") and p.ndim == 2 for n, p in model.named_parameters())
+def test_norms_and_biases_do_not_decay_and_mixing_matrices_do():
+    model = converted("wsnet", denser=2)
+    assert any(n.endswith("densify") for n, p in model.named_parameters())
     for name, group in by_parameter(model).items():
-        exempt = name.endswith(("bias", "gains")) or "norm" in name or ".bn" in name
+        exempt = name.endswith("bias") or "norm" in name or ".bn" in name
         assert (group["weight_decay"] == 0) == exempt, name
+
+
+def test_a_parameter_of_the_users_may_be_called_summary():
+    """Only its shape says whether it decays; it is no summary of ours."""
+    model = converted("wsnet")
+    model.register_parameter("my_summary", torch.nn.Parameter(torch.zeros(3)))
+    model.register_parameter("summary", torch.nn.Parameter(torch.zeros(3, 2)))
+    groups = by_parameter(model)
+    assert groups["my_summary"]["weight_decay"] == 0
+    assert groups["summary"]["weight_decay"] == 0.05
 
 
 @pytest.mark.parametrize(
     ("fields", "rated"),
     [
         ({"rule": "interpolated"}, {"position"}),
-        ({"rule": "interpolated", "kernel": "gaussian", "radius": 2}, {"position"}),
+        ({"rule": "interpolated", "options": {"unit": "sigmoid"}}, {"position"}),
         ({"rule": "categorical"}, {"logits"}),
-        ({"rule": "gumbel"}, {"logits"}),
-        ({"rule": "separable", "along": "interpolated", "across": "categorical"}, {"position", "logits"}),
         ({"rule": "indexed"}, set()),
         ({"columns": "learned"}, set()),
     ],
 )
-def test_the_rate_is_that_of_positions_and_of_choices(fields, rated):
-    groups = by_parameter(converted("random", rate=0.03, **fields))
+def test_the_rate_is_that_of_offsets_and_of_choices(fields, rated):
+    learned = {"options": {"rate": 0.03, **fields.pop("options", {})}} if "rule" in fields else {}
+    groups = by_parameter(converted("random", **learned, **fields))
     fast = {name.rpartition(".")[2] for name, group in groups.items() if group["lr"] == 0.03}
     assert fast == rated
     assert all(g["weight_decay"] == 0 for n, g in groups.items() if ".offsets." in n or ".columns." in n)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
-from autosample.model.convert import summary_layers
+from autosample.nn import compressed_layers
 from autosample.training import Classifier, OffsetLog, PredictionFile, SizeReport
 from autosample.training.callbacks import BestCheckpoint, last_checkpoint
 
@@ -16,20 +16,20 @@ def read(path):
 
 
 def test_offsets_csv_has_a_line_per_layer_and_epoch(classifier, digits, trainer, tmp_path):
-    model = classifier(summary="nes", summary_args={"freeze_at": 0.5})
+    model = classifier(spec="nes", spec_args={"options": {"freeze_at": 0.5}})
     runner = trainer(max_epochs=2, callbacks=[OffsetLog()], logger=CSVLogger(tmp_path))
     runner.fit(model, datamodule=digits())
     lines = read(tmp_path / "lightning_logs" / "version_0" / "offsets.csv")
-    names = list(summary_layers(model))
+    names = list(compressed_layers(model))
     assert [(line["epoch"], line["layer"]) for line in lines] == [(e, n) for e in "01" for n in names]
     assert [line["frozen"] for line in lines] == ["False"] * len(names) + ["True"] * len(names)
     assert all(0 <= float(line["share_moved"]) <= 1 for line in lines)
     assert all(float(line["p10"]) <= float(line["p50"]) <= float(line["p90"]) for line in lines)
 
 
-def test_models_without_learned_positions_write_no_offsets(classifier, digits, trainer, tmp_path):
+def test_models_without_learned_offsets_write_no_offsets(classifier, digits, trainer, tmp_path):
     runner = trainer(max_epochs=1, callbacks=[OffsetLog()], logger=CSVLogger(tmp_path))
-    runner.fit(classifier(summary="wsnet"), datamodule=digits())
+    runner.fit(classifier(spec="wsnet"), datamodule=digits())
     assert not list(tmp_path.rglob("offsets.csv"))
 
 
@@ -87,7 +87,7 @@ def test_wandb_works_offline_without_login(classifier, digits, trainer, tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     loggers = [CSVLogger(tmp_path), WandbLogger(project="autosample", save_dir=tmp_path, offline=True)]
     runner = trainer(max_epochs=1, callbacks=[OffsetLog(), SizeReport()], logger=loggers)
-    runner.fit(classifier(summary="nes"), datamodule=digits())
+    runner.fit(classifier(spec="nes"), datamodule=digits())
     import wandb
 
     wandb.finish()

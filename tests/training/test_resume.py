@@ -20,7 +20,8 @@ PRESETS = {"autosample": {}, "nes": {}, "random": {}, "kmeans": {"rule": "catego
 @pytest.mark.parametrize("freeze_at", [0.3, 0.8], ids=["frozen-before", "frozen-after"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_resuming_is_bit_equal(classifier, digits, trainer, tmp_path, preset, freeze_at):
-    options = {"summary": preset, "summary_args": {**PRESETS[preset], "freeze_at": freeze_at}, "mixup": 0.2}
+    learned = {} if preset == "random" else {"options": {"freeze_at": freeze_at}}
+    options = {"spec": preset, "spec_args": {**PRESETS[preset], **learned}, "mixup": 0.2}
     short = {"max_epochs": 4, "limit_train_batches": 3}
 
     def keep():

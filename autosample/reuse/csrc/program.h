@@ -1,4 +1,4 @@
-// What a layer asks for, as the integers that schedule.py writes down.
+// What a layer asks for, as the integers that program.py writes down.
 #pragma once
 
 #include <c10/util/ArrayRef.h>

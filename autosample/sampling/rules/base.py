@@ -67,7 +67,7 @@ class Lattice:
         steps = unpack(stored["table"], self.bits, self.filters * self.windows).view(self.filters, self.windows)
         if steps.numel() and int(steps.max()) >= self.choices:
             raise ArtifactError(
-                f"stored positions must be below {self.choices}, got {int(steps.max())}: use an undamaged file"
+                f"stored offsets must be below {self.choices}, got {int(steps.max())}: use an undamaged file"
             )
         return steps * self.grid
 

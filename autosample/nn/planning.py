@@ -1,0 +1,91 @@
+"""What a summary layer computes when its windows share work, and the plan for its inference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autosample.nn.kinds import is_plain
+from autosample.reuse.after import After
+from autosample.reuse.planner import Plan, choose
+from autosample.reuse.plans import Operands
+from autosample.reuse.plans.base import Pad
+from autosample.reuse.schedule import Frame
+from autosample.reuse.task import Task, make_task
+
+
+def reusable(layer: Any) -> str:
+    """Why a layer cannot reuse work, whatever its positions are; empty if it can."""
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return "no taps to slide along"
+    if not is_plain(layer.dense_class):
+        return f"{layer.dense_class.__name__} has a forward pass of its own"
+    return ""
+
+
+@torch.no_grad()
+def layer_task(layer: Any) -> Task | None:
+    """The task of a convolution at its present positions; `None` if they are not integers or share no work."""
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    placement = layer.offsets.placement()
+    if not getattr(layer.columns, "is_frozen", True):
+        return None  # a choice of columns learns through the weight
+    if placement.weights is not None or placement.base.is_meta:
+        return None
+    return make_task(
+        placement.base.expand(layer.geometry.sampled, layer.geometry.windows),
+        layer.geometry,
+        dilation=tuple(layer.dilation),
+        groups=layer.groups,
+        per_window=layer.sign_seed is not None and layer.geometry.windows > 1,
+        table=None if layer.columns is None else layer.columns.table(),
+    )
+
+
+def layer_frame(layer: Any) -> tuple[Frame, Pad | None]:
+    """Where the filters are put down, and what has to be padded before if that is not zeros."""
+    flat = list(layer._reversed_padding_repeated_twice)
+    pairs = tuple(zip(flat[::2], flat[1::2], strict=True))[::-1]
+    other = layer.padding_mode != "zeros"
+    padding = tuple((0, 0) for _ in pairs) if other else pairs
+    frame = Frame(tuple(layer.kernel_size), tuple(layer.stride), tuple(layer.dilation), padding)
+    return frame, (flat, layer.padding_mode) if other else None
+
+
+def summary_plan(
+    layer: Any, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool, fuse: bool
+) -> tuple[Plan, nn.Module | None]:
+    """The plan of a summary layer for an input like `x`, and its module; `None` for the module if it stays dense.
+
+    Args:
+        layer: Hardened.
+        x: Of the shape, type and device of the inputs, whatever its numbers; `None` if no input is known.
+        after: What follows the layer.
+        dense: Makes the dense layer with what follows, to compare with.
+        measure, fuse: As for `deploy`.
+    """
+    if why := reusable(layer):
+        return Plan("dense", why), None
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    task = layer_task(layer)
+    if task is None:
+        return Plan("dense", "its windows share no work"), None
+    if x is None:
+        return Plan("dense", "the example does not reach it"), None
+    frame, pad = layer_frame(layer)
+    shape = tuple(x.shape) if x.dim() > len(frame.kernel) + 1 else (1, *x.shape)
+    operands = _operands(layer, after, pad)
+    return choose(task, frame, shape, operands, dense, device=x.device, dtype=x.dtype, fuse=fuse, measure=measure)
+
+
+def _operands(layer: Any, after: After, pad: Pad | None) -> Operands:
+    """The numbers of a layer with a norm folded in: into the mixing matrix if there is one, else into the factors."""
+    bias = None if after.shift is None else after.shift.to(layer.summary.dtype)
+    factors, mix = layer.signs(), layer.densify
+    if after.scale is not None and mix is not None:
+        mix = mix * after.scale.to(mix)[:, None]
+    elif after.scale is not None:
+        scale = after.scale.to(layer.summary)[:, None]
+        factors = scale if factors is None else factors * scale
+    return Operands(layer.summary, factors, bias, mix, pad, after.relu, after.pool)

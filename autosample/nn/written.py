@@ -1,0 +1,134 @@
+"""Weights as an exported graph holds them: stored tensors, and the operators that make the weight from these.
+
+No stored tensor here is as large as the weight of a compressed layer: offsets are packed, hashed or spaced, as the
+model stores them. A runtime runs these operators once, when it loads the file.
+"""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from autosample.coding.written import Packed, keep, kept, stores
+from autosample.reuse.task import Slice, Task, Widened
+from autosample.sampling.hashing import random_signs
+
+
+class PlainWeight(nn.Module):
+    """The weight of a dense layer."""
+
+    def __init__(self, weight: Tensor, int8: bool) -> None:
+        super().__init__()
+        keep(self, "weight", weight, int8)
+
+    def forward(self) -> Tensor:
+        weight = kept(self, "weight")
+        assert weight is not None
+        return weight
+
+
+class ComposedWeight(nn.Module):
+    """The weight of a compressed layer, composed in the graph as the layer does it.
+
+    Args:
+        layer: Hardened; its `compose` must consist of operators that torch can export.
+        scale: What a norm multiplies the weight by along its first axis, `(N,)`, or `None`.
+        int8: Whether the coded tensors that have no quantizer are kept at 256 levels.
+    """
+
+    def __init__(self, layer: Any, scale: Tensor | None, int8: bool) -> None:
+        super().__init__()
+        for name in layer.coded:
+            keep(self, name, getattr(layer, name), int8, layer.quantizer(name))
+        keep(self, "scale", scale)
+        self.coded = layer.coded
+        self.layer = copy.copy(layer)  # what else `compose` may look at
+        for store in ("_parameters", "_buffers", "_modules"):  # a shallow copy shares these
+            self.layer.__dict__[store] = dict(layer.__dict__[store])
+        for name in layer.coded:
+            del self.layer._parameters[name]
+        self.layer.bias = None  # it belongs to the layer around this one
+        self.layer._modules.pop("quantizers", None)
+
+    def forward(self) -> Float[Tensor, "n m *kernel"]:
+        tensors = {name: tensor for name in self.coded if (tensor := kept(self, name)) is not None}
+        weight, scale = self.layer.compose(tensors), kept(self, "scale")
+        return weight if scale is None else weight * scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+class SampledWeight(nn.Module):
+    """The weight of a summary layer, sampled in the graph.
+
+    Args:
+        layer: Hardened.
+        scale: What a norm multiplies filters by, `(N,)` or `None`.
+        int8: Whether summary and mixing matrix are kept at 256 levels.
+    """
+
+    sign_seed: Tensor | None
+
+    def __init__(self, layer: Any, scale: Tensor | None, int8: bool) -> None:
+        super().__init__()
+        self.geometry = layer.geometry
+        keep(self, "summary", layer.summary, int8, layer.quantizer("summary"))
+        keep(self, "mix", layer.densify, int8, layer.quantizer("densify"))
+        keep(self, "scale", scale)
+        seed = layer.sign_seed
+        self.register_buffer("sign_seed", None if seed is None else seed.detach().cpu().clone())
+        self.offsets = layer.offsets.stored_form()
+        self.columns = None if layer.columns is None else Packed(layer.columns.table().cpu())
+
+    def bank(self) -> Float[Tensor, "l q"]:
+        """The summary."""
+        summary = kept(self, "summary")
+        assert summary is not None
+        return summary
+
+    def factors(self) -> Float[Tensor, "n #g"] | None:
+        """Signs, and the norm's scale where nothing mixes filters afterwards."""
+        signs = None
+        if self.sign_seed is not None:
+            signs = random_signs(self.sign_seed, self.geometry.sampled, self.geometry.windows, torch.float32)
+        scale = kept(self, "scale")
+        if scale is None or self.mixes:
+            return signs
+        return scale[:, None] if signs is None else signs * scale[:, None]
+
+    @property
+    def mixes(self) -> bool:
+        """Whether filters are mixed after they have been sampled."""
+        return stores(self, "mix")
+
+    def mixing(self) -> Float[Tensor, "m n"] | None:
+        """The mixing matrix, scaled."""
+        mix, scale = kept(self, "mix") if self.mixes else None, kept(self, "scale")
+        return mix if mix is None or scale is None else mix * scale[:, None]
+
+    def segments(self, task: Task) -> Int[Tensor, "n windows"]:
+        """The segment of a task's bank that each window begins with."""
+        assert isinstance(task.source, Slice | Widened)
+        low = task.source.start if isinstance(task.source, Slice) else task.source.starts[0]
+        offsets = self.offsets()[:, : task.rows.shape[1]]
+        return ((offsets - low) // task.schedule.step).expand(task.rows.shape)
+
+    def forward(self, folded: bool = False) -> Float[Tensor, "n m *kernel"]:
+        """The weight; with `folded`, that of one channel group, for layers whose groups are all alike."""
+        g, offsets, summary = self.geometry, self.offsets(), self.bank()
+        if folded:
+            channels = g.columns if g.layout == "taps" else g.window // g.taps
+            g, offsets = replace(g, windows=1, channels=channels), offsets[:, :1]
+        offsets = offsets.expand(g.sampled, g.windows)
+        if self.columns is not None:
+            wide = summary.index_select(1, self.columns().reshape(-1)).view(-1, g.windows, g.columns)
+            summary = wide.transpose(0, 1).reshape(-1, g.columns)
+            offsets = offsets + torch.arange(g.windows) * g.length
+        rows = (offsets.reshape(-1, 1) + torch.arange(g.window)).reshape(-1)
+        windows = summary.index_select(0, rows).view(g.sampled, g.windows, g.window, g.columns).transpose(2, 3)
+        factors, mixing = self.factors(), self.mixing()
+        if factors is not None:
+            windows = windows * factors[:, :, None, None]
+        weight = g.to_weight(windows)
+        return weight if mixing is None else (mixing @ weight.flatten(1)).view(-1, *weight.shape[1:])

@@ -1,0 +1,28 @@
+"""The plan `fused`: what `reuse` computes, in one kernel."""
+
+import torch
+
+from autosample.reuse import fused
+from autosample.reuse.plans.segments import Segments
+from autosample.reuse.task import Task
+
+
+class Fused(Segments):
+    """The C++ kernel goes tile by tile: what lies between input and output stays in the cache. CPUs only."""
+
+    trains = False  # by `reuse.fused.convolve` only
+    call, move = 5e5, 12
+    kernel = True
+
+    def usable(self, task: Task, device: torch.device, dtype: torch.dtype, fuse: bool) -> Task | None:
+        runs = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+        return task if fuse and runs and fused.available() else None
+
+    def _sums(self, task: Task) -> int:
+        return int(bool(task.schedule.axes))
+
+    def _chosen(self, task: Task) -> int:
+        return task.rows.numel()
+
+    def _picked(self, task: Task) -> int:
+        return 0

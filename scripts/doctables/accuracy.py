@@ -1,0 +1,190 @@
+"""Tables of accuracy: the quickstart, methods at equal bytes, and quantised models."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from doctables.records import read, read_all, results, source, sources, table
+
+Row = Mapping[str, Any]
+
+# methods with a column of their own, beside `dense` and `autosample`
+_COLUMNS = ("wsnet", "random", "random root")
+# `learned` is `autosample` with offsets learned in convolutions too, so it is no rival of it
+_OURS = ("autosample", "learned")
+
+
+def quickstart_table() -> str:
+    """Mean and spread of each method."""
+    rows = read("quickstart/results.json")["rows"]
+    lines = []
+    for r in rows:
+        accuracy = f"{r['accuracy_percent']:.2f} ± {r['std_percent']:.2f}"
+        size = f"{r['stored_bytes']:,} | {r['ratio']:.1f}x | {r['macs']:,}"
+        lines.append(f"| `{r['method']}` | {accuracy} | {size} | {r['seconds']:.1f} |")
+    heads = "method | >accuracy [%] | >stored [bytes] | >compression | >MACs | >seconds per run"
+    note = f"Mean ± standard deviation over {rows[0]['seeds']} seeds; "
+    return f"{table(heads, lines)}\n\n{note}{source(read('quickstart/about.json'))}"
+
+
+def quickstart_figure() -> str:
+    """The picture that the quickstart drew."""
+    return "![accuracy against stored bytes](../results/quickstart/accuracy.png)"
+
+
+def kept_ablations() -> list[Path]:
+    """The folders of the ablations that were kept."""
+    return sorted((results() / "ablation").glob("*"))
+
+
+def summary() -> str:
+    """A row for each size of every ablation that was kept: methods at equal bytes."""
+    lines = [_summary_row(found, size, name) for name, found, size in _sizes()]
+    heads = (
+        "data | net | >compression | >bits per number | >dense | >`wsnet` | >`random` | >`random`, root shares | "
+        ">best other | >`autosample` | >gain over `wsnet` (p) | >gain over `random` (p) | >runs"
+    )
+    return table(heads, lines)
+
+
+def highlights() -> str:
+    """A row for each net: methods at its highest compression, in the highest precision that was run there."""
+    best: dict[tuple[str, str], tuple[int, int, str, str]] = {}
+    for name, found, size in _sizes():
+        ours = _methods(found, size)["autosample"]
+        key, rank = (ours["data"], ours["model"]), (round(ours["ratio"]), _bits(ours))
+        if key not in best or rank > best[key][:2]:
+            best[key] = (*rank, name, size)
+    chosen = sorted((name, size) for *_, name, size in best.values())
+    lines = [_highlight(read(f"ablation/{name}/results.json"), size, name) for name, size in chosen]
+    heads = "data, net | >compression | >dense | >`wsnet` | >`random` | >best other method | >`autosample` | >runs"
+    abouts = [read(f"ablation/{name}/about.json") for name, _ in chosen]
+    command = "autosample ablate ablation/{" + ",".join(name for name, _ in chosen) + "}"
+    note = "Test accuracy [%], mean ± standard deviation over runs (seeds, or folds of ESC-10); "
+    return f"{table(heads, lines)}\n\n{note}{sources(abouts, command)}"
+
+
+def _sizes() -> list[tuple[str, dict[str, Any], str]]:
+    """Folder, results and size of all that was compared."""
+    found = [(folder.name, read(f"ablation/{folder.name}/results.json")) for folder in kept_ablations()]
+    return [
+        (name, made, size)
+        for name, made in found
+        for size in dict.fromkeys(r["size"] for r in made["rows"] if r["size"])
+    ]
+
+
+def _methods(found: Mapping[str, Any], size: str) -> dict[str, Row]:
+    """The rows of one size, and the dense net's, by method."""
+    return {_method(r["method"]): r for r in found["rows"] if r["size"] == size or r["method"] == "dense"}
+
+
+def _summary_row(found: Mapping[str, Any], size: str, folder: str) -> str:
+    rows = _methods(found, size)
+    tests = {_method(t["against"]): t for t in found["tests"] if t["size"] == size}
+    ours = rows["autosample"]
+    cells = [
+        f"[{ours['data']}](../results/ablation/{folder}/table.md)",
+        f"`{ours['model']}`",
+        f"{ours['ratio']:.1f}x",
+        str(_bits(ours)),
+        *(_accuracy(rows.get(name)) for name in ("dense", *_COLUMNS)),
+        _best(rows, (*_COLUMNS, "dense", "autosample")),
+        _accuracy(ours),
+        *(_gain(tests.get(name)) for name in ("wsnet", "random")),
+        str(ours["seeds"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _highlight(found: Mapping[str, Any], size: str, folder: str) -> str:
+    rows = _methods(found, size)
+    ours, bits = rows["autosample"], _bits(rows["autosample"])
+    precision = "" if bits == 32 else f", {bits} bits"
+    cells = [
+        f"[{ours['data']}](results/ablation/{folder}/table.md), `{ours['model']}`{precision}",
+        f"{ours['ratio']:.0f}x",
+        *(_accuracy(rows.get(name)) for name in ("dense", "wsnet", "random")),
+        _best(rows, ("dense", "wsnet", "random", *_OURS)),
+        _accuracy(ours),
+        str(ours["seeds"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _best(rows: Mapping[str, Row], without: tuple[str, ...]) -> str:
+    """The best method with all its runs among those that have no column."""
+    whole = {name: r["accuracy_percent"] for name, r in rows.items() if r["seeds"] == r["wanted"]}
+    others = {name: score for name, score in whole.items() if name not in without}
+    best = max(others, key=lambda name: others[name], default=None)
+    return f"{others[best]:.2f} (`{best}`)" if best else ""
+
+
+def _method(label: str) -> str:
+    """A label without the bits."""
+    return re.sub(r" \d+ bits", "", label)
+
+
+def _bits(row: Row) -> int:
+    """Bits of a stored number."""
+    bits = re.search(r"(\d+) bits", row["method"])
+    return int(bits.group(1)) if bits else 32
+
+
+def _accuracy(row: Row | None) -> str:
+    """Mean and spread, and how many runs where some are missing."""
+    if row is None:
+        return ""
+    missing = "" if row["seeds"] == row["wanted"] else f" ({row['seeds']} of {row['wanted']} runs)"
+    return f"{row['accuracy_percent']:.2f} ± {row['std_percent']:.2f}{missing}"
+
+
+def _gain(test: Row | None) -> str:
+    """Percentage points and p of the paired t-test."""
+    if test is None:
+        return ""
+    p = "incomplete" if test["t_p"] is None else f"{test['t_p']:.2g}"
+    return f"{test['difference']:+.2f} ({p})"
+
+
+def ablations() -> str:
+    """Every ablation that was kept: its title, tables and picture."""
+    parts = []
+    for folder in kept_ablations():
+        title, methods, *tests = (folder / "table.md").read_text().strip().split("\n\n")
+        about = source(json.loads((folder / "about.json").read_text()))
+        picture = f"![accuracy against stored bytes](../results/ablation/{folder.name}/accuracy.png)"
+        parts += [f"## {title}", methods, *tests, about, picture]
+    return "\n\n".join(parts) or "No records yet: `bash scripts/reproduce_mnist.sh DATA_ROOT` and others make them."
+
+
+def quantised_table() -> str:
+    """What few bits cost in accuracy, after training and with fine-tuning."""
+    records = read_all("quantisation")
+    if not records:
+        return "No records yet: `python scripts/measure_quantisation.py DATA_ROOT results/quantisation` makes them."
+    lines = []
+    for net in dict.fromkeys(r["net"] for r in records):
+        runs = [r for r in records if r["net"] == net]
+        for n, row in enumerate(runs[0]["rows"]):
+            lost = [100 * (r["float32"] - r["rows"][n]["after"]) for r in runs]
+            fine = [100 * (r["float32_tuned"] - r["rows"][n]["tuned"]) for r in runs]
+            levels = f"{row['bits']} bits, {'codebook' if row['method'] == 'codebook' else 'linear'}"
+            base = f"{100 * mean(r['float32'] for r in runs):.2f}"
+            sizes = f"{runs[0]['bytes']:,} → {row['bytes']:,}"
+            start = f"| {net} | `{runs[0]['settings']['model']}` | {len(runs)} | {levels} | {base}"
+            lines.append(f"{start} | {_spread(lost)} | {_spread(fine)} | {sizes} |")
+    heads = (
+        "data | net | >seeds | levels | >float32 [%] | >points lost after training | >with fine-tuning | "
+        ">stored [bytes]"
+    )
+    note = "Points: mean and range, against the float32 net after the same training; below zero is a gain. "
+    return f"{table(heads, lines)}\n\n{note}{source(records[0])}"
+
+
+def _spread(values: list[float]) -> str:
+    """Mean and range, as text."""
+    return f"{mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"
