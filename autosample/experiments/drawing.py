@@ -15,7 +15,6 @@ _LETTERS = {
     "figure.titlesize": 12.5, "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
 _DPI = 160
-_MOST_TICKS = 6
 _STEPS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 
 
@@ -41,26 +40,27 @@ def drawn(path: Path, down: int = 1, across: int = 1, **options: Any) -> Iterato
         plt.close(figure)
 
 
-def plain_log(axis: Any) -> None:
+def plain_log(axis: Any, most: int = 6) -> None:
     """Make an axis logarithmic, with ticks such as 0.5, 1, 2 instead of powers of ten.
 
     Args:
         axis: `axes.xaxis` or `axes.yaxis`, with its final limits.
+        most: How many ticks there may be.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axis._set_axes_scale("log")
     low, high = axis.get_view_interval()
-    axis.set_major_locator(FixedLocator(log_ticks(low, high)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_locator(NullLocator())
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between `low` and `high`, at most six, as many as there can be."""
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between `low` and `high`, as many as there can be, at most `most`."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in _STEPS:
         ticks = [step * 10.0**power for power in decades for step in steps if low <= step * 10.0**power <= high]
-        if len(ticks) <= _MOST_TICKS:
+        if len(ticks) <= most:
             return ticks
-    return ticks[:: math.ceil(len(ticks) / _MOST_TICKS)]
+    return ticks[:: math.ceil(len(ticks) / most)]
