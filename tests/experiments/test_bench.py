@@ -14,8 +14,9 @@ from autosample.experiments.bench.cases import SUITES, Workload, altered, chosen
 from autosample.experiments.bench.growth import slope, slopes
 from autosample.experiments.bench.measure import measure, measure_sides
 from autosample.experiments.bench.memory import peak_memory
+from autosample.experiments.bench.pictures import plot
 from autosample.experiments.bench.record import Measured, Record, Row, read, write
-from autosample.experiments.bench.show import milliseconds, peaks, plot, print_record
+from autosample.experiments.bench.show import milliseconds, peaks, print_record
 from autosample.experiments.bench.sides import Built, Side, build
 from autosample.nn import SummaryLayer
 from autosample.reuse import fused, planner
