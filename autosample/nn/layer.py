@@ -231,7 +231,8 @@ class SummaryLayer(Compressed):
         return {"windows": self.geometry.windows, "rule": self.spec.rule, "options": {"afford": None, **strides}}
 
     def settings(self) -> dict[str, Any]:
-        return {"spec": self.spec.to_dict(), "geometry": asdict(self.geometry)}
+        sizes = asdict(self.geometry) | {"kernel": list(self.geometry.kernel)}
+        return {"spec": self.spec.to_dict(), "geometry": sizes}
 
     @classmethod
     def rebuilt(cls, layer: nn.Module, settings: Any, name: str) -> Compressed:
@@ -276,12 +277,18 @@ class SummaryLayer(Compressed):
         bits = self.offsets.stored_bits() + (self.columns.stored_bits() if self.columns is not None else 0)
         asked, rule = self.spec.ratio, ""
         far = asked is not None and abs(g.ratio / asked - 1) > 0.01
-        if self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
-            # learned offsets would have cost too much, or the layer's share holds all its weights
-            rule = "whole" if g.stored == g.dense else f"{self.spec.rule} positions"
+        if self._whole():
+            rule = "whole"
+        elif self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
+            rule = f"{self.spec.rule} offsets"  # learned ones would have cost too much
         size = f"asked {asked:g}x, the layer allows {g.ratio:.3g}x" if far else ""
         notes = tuple(note for note in (size, rule, *self.coding_notes()) if note)
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
+
+    def _whole(self) -> bool:
+        """Whether the summary is the weight itself, as in a layer whose share holds all its weights."""
+        g = self.geometry
+        return self.spec.rule == PRESETS["dense"]["rule"] and self.spec.grid == "window" and g.stored == g.dense
 
     def extra_repr(self) -> str:
         g = self.geometry

@@ -6,6 +6,9 @@ from typing import Any, NoReturn
 
 from autosample.errors import SpecError, hint
 
+#: a setting that may be given as a whole number too
+Number = int | float
+
 
 def fail(rule: str, got: object, fix: str) -> NoReturn:
     """Raise a `SpecError`."""

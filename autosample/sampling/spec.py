@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from autosample.errors import SpecError, hint, one_line
-from autosample.sampling.checks import check_choice, check_whole, fail, is_number
+from autosample.sampling.checks import Number, check_choice, check_whole, fail, is_number
 from autosample.sampling.geometry import Kind
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
-from autosample.sampling.rules import RULES, Options
+from autosample.sampling.rules import RULES, RuleOptions
 
 Layout = Literal["auto", "taps", "flat"]
 Share = Literal["even", "root"]
@@ -63,7 +63,7 @@ class Spec:
     preset: str = "autosample"
     rule: str = "strided"
     options: Mapping[str, Any] = field(default_factory=dict)
-    ratio: float | None = None
+    ratio: Number | None = None
     share: Share = "even"
     layout: Layout = "auto"
     windows: int | None = None
@@ -76,13 +76,14 @@ class Spec:
     by_kind: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.options, Mapping):
+            given = {name: value for name, value in self.options.items() if value is not None}
+            object.__setattr__(self, "options", MappingProxyType(given))
         _check(self)
-        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
-        frozen = {kind: MappingProxyType(changes) for kind, changes in _plain(self.by_kind).items()}
-        object.__setattr__(self, "by_kind", MappingProxyType(frozen))
+        object.__setattr__(self, "by_kind", _frozen(_plain(self.by_kind)))
 
     def __hash__(self) -> int:
-        return hash(self.to_json())
+        return hash(_hashable({f.name: getattr(self, f.name) for f in fields(self)}))
 
     def __reduce__(self) -> tuple:
         return Spec.from_dict, (self.to_dict(),)
@@ -119,10 +120,11 @@ class Spec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: `preset` and the fields that differ from the class defaults, or from the preset's values."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        values |= {"by_kind": _plain(self.by_kind), "options": dict(self.options)}
         default: dict[str, Any] = {f.name: f.default for f in fields(self)} | {"by_kind": {}, "options": {}}
         usual = default | dict(PRESETS.get(self.preset, {}))
+        left_out = {name: None for name in usual["options"] if name in _option_names(self.rule)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {"by_kind": _plain(self.by_kind), "options": left_out | dict(self.options)}
         return {k: v for k, v in values.items() if k == "preset" or v != default[k] or v != usual[k]}
 
     @classmethod
@@ -163,7 +165,17 @@ class Spec:
 
 
 def _plain(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {kind: {k: dict(v) if k == "options" else v for k, v in own.items()} for kind, own in kinds.items()}
+    return {kind: {k: dict(v or {}) if k == "options" else v for k, v in own.items()} for kind, own in kinds.items()}
+
+
+def _frozen(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nested mappings that cannot be changed."""
+    return MappingProxyType({k: _frozen(v) if isinstance(v, Mapping) else v for k, v in data.items()})
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for equal plain data, and hashable."""
+    return frozenset((k, _hashable(v)) for k, v in value.items()) if isinstance(value, Mapping) else value
 
 
 def _known(changes: Mapping[str, Any]) -> None:
@@ -185,7 +197,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     if changes.get("ratio") is not None and not any(given.get(name) for name in _COMPACTNESS):
         kept = {name: value for name, value in kept.items() if name not in _COMPACTNESS}
     out = {**base, **changes}
-    out["options"] = {name: value for name, value in {**kept, **given}.items() if value is not None}
+    out["options"] = {**kept, **given}
     if any(given.get(name) for name in _COMPACTNESS) and changes.get("ratio") is None:
         out["ratio"] = None
     for name, other in (("windows", "window"), ("window", "windows")):
@@ -220,11 +232,11 @@ def _check(s: Spec) -> None:
 
 
 def _check_rule(s: Spec) -> None:
-    if s.rule not in RULES:
+    if not isinstance(s.rule, str) or s.rule not in RULES:
         fail("rule must name an offset rule", s.rule, moved(str(s.rule)) or hint(str(s.rule), RULES))
     if not isinstance(s.options, Mapping):
         fail("options must be a mapping of the rule's settings", s.options, 'write {"rate": 0.1}')
-    kind: type[Options] = RULES[s.rule].Options
+    kind: type[RuleOptions] = RULES[s.rule].Options
     known = [f.name for f in fields(kind)]
     for name in s.options:
         if name not in known:
@@ -286,7 +298,7 @@ def kinds_without(kinds: Mapping[str, Mapping[str, Any]], changes: Mapping[str, 
     given, left = changes.get("options") or {}, {}
     for kind, own in kinds.items():
         kept = {name: value for name, value in own.items() if name not in changes or name == "options"}
-        options = {name: value for name, value in kept.pop("options", {}).items() if name not in given}
+        options = {name: value for name, value in (kept.pop("options", None) or {}).items() if name not in given}
         left[kind] = {**kept, **({"options": options} if options else {})}
     return _fitting(left, changes["rule"]) if "rule" in changes else left
 
@@ -296,7 +308,7 @@ def _fitting(kinds: Mapping[str, Mapping[str, Any]], rule: Any) -> dict[str, dic
     known, left = _option_names(rule), {}
     for kind, own in kinds.items():
         kept = dict(own)
-        if "options" in kept and "rule" not in kept:
+        if kept.get("options") and "rule" not in kept:
             kept["options"] = {name: value for name, value in kept["options"].items() if name in known}
         left[kind] = kept
     return left

@@ -15,8 +15,7 @@ from torch import nn
 import autosample
 import autosample.models
 from autosample.artifact import compact_state
-from autosample.model.convert import summary_layers
-from autosample.nn.execution import materialized
+from autosample.nn import compressed_layers, execution
 
 
 @pytest.fixture
@@ -26,11 +25,11 @@ def saved(tmp_path) -> Callable[..., Path]:
     def save(model: nn.Module, name: str, x: torch.Tensor, **options) -> Path:
         folder = tmp_path / name
         autosample.save(model, folder, **options)
-        hard = autosample.harden_(model) if summary_layers(model) else model
-        with torch.no_grad(), materialized():
+        hard = autosample.harden_(model) if compressed_layers(model) else model
+        with torch.no_grad(), execution("materialize"):
             expected = {"x": x, "y": hard(x)}
         expected |= {f"state.{k}": v.clone().contiguous() for k, v in compact_state(hard).items()}
-        expected |= {f"weight.{k}": layer.weight.detach().clone() for k, layer in summary_layers(hard).items()}
+        expected |= {f"weight.{k}": layer.weight.detach().clone() for k, layer in compressed_layers(hard).items()}
         safetensors.torch.save_file(expected, folder / "expected.bin")
         return folder
 

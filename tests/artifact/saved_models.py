@@ -13,18 +13,17 @@ from pathlib import Path
 import safetensors.torch, torch
 import autosample
 from autosample.artifact import compact_state
-from autosample.model.convert import summary_layers
-from autosample.nn.execution import materialized
+from autosample.nn import compressed_layers, execution
 
 torch.set_num_threads(1)
 wrong = {}
 for folder in map(Path, json.loads(sys.stdin.read())):
     expected = safetensors.torch.load_file(folder / "expected.bin")
     model = autosample.load(folder)
-    with torch.no_grad(), materialized():
+    with torch.no_grad(), execution("materialize"):
         y = model(expected.pop("x"))
     got = {"y": y, **{f"state.{k}": v.contiguous() for k, v in compact_state(model).items()}}
-    got |= {f"weight.{k}": layer.weight.detach() for k, layer in summary_layers(model).items()}
+    got |= {f"weight.{k}": layer.weight.detach() for k, layer in compressed_layers(model).items()}
     bad = [k for k in expected.keys() | got.keys() if k not in got or not torch.equal(expected[k], got[k])]
     if bad or any(m.training for m in model.modules()):
         wrong[str(folder)] = bad
@@ -48,6 +47,8 @@ def make(name: str, preset: str, **changes) -> nn.Module:
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
     if preset != "dense":
-        learned = {"afford": 10} if preset == "autosample" else {}  # in convolutions its positions are random
+        learned = (
+            {"options": {"afford": 10}} if preset == "autosample" else {}
+        )  # in convolutions its offsets are random
         autosample.convert_(model, preset, **{"ratio": 8, **learned, **changes})
     return model.eval()

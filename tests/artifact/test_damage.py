@@ -24,12 +24,14 @@ EVIL = (
     [[]], [2**40], {"a": 1}, "\x00", "cuda:0",
 )  # fmt: skip
 
+LAYER = ("layers", "stages.1.conv")
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
     torch.manual_seed(0)
-    model = make("digitnet", "autosample", columns="shuffle", gains="filter", signs="random", by_kind={})
-    autosample.quantize_(model, 4, method="codebook", rest="fp16", gains="int8")
+    model = make("digitnet", "autosample", columns="shuffle", signs="random")
+    autosample.quantize_(model, 4, method="codebook", rest="fp16")
     folder = tmp_path_factory.mktemp("original")
     autosample.save(model, folder)
     return folder
@@ -98,7 +100,7 @@ def test_hostile_values_with_right_checksums(original, copied):
     rng = random.Random(1)
     paths = [p for p in _leaves(data) if not {"checksum", "facts", "preprocessing"} & set(map(str, p))]
     paths += [
-        ("layers", "stages.1.conv", "spec", field) for field in ("windows", "grid", "denser", "rule", "along", "radius")
+        (*LAYER, "settings", "spec", field) for field in ("windows", "window", "grid", "denser", "rule", "options")
     ]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for path in paths:
@@ -113,7 +115,7 @@ def test_hostile_values_with_right_checksums(original, copied):
 
 def test_unknown_and_missing_fields(original, copied):
     data = json.loads((original / "config.json").read_text())
-    for path in ((), ("model",), ("tensors",), ("layers", "stages.1.conv"), ("layers", "stages.1.conv", "spec")):
+    for path in ((), ("model",), ("tensors",), LAYER, (*LAYER, "settings"), (*LAYER, "settings", "spec")):
         changed = copy.deepcopy(data)
         _get(changed, path)["factroy"] = 1
         sign(copied, changed)
@@ -178,14 +180,14 @@ def test_tensors_of_other_types_shapes_and_names(original, copied):
     assert loads(copied) is None
 
 
-def test_positions_outside_of_the_summary(tmp_path):
+def test_offsets_outside_of_the_summary(tmp_path):
     model = make("digitnet", "autosample", include=["stages.1"])
     autosample.save(model, tmp_path)
     data = json.loads((tmp_path / "config.json").read_text())
     state = safetensors.torch.load_file(tmp_path / "model.safetensors")
     state["stages.1.conv.offsets.table"].fill_(255)
     sign(tmp_path, data, safetensors.torch.save(state))
-    with pytest.raises(ArtifactError, match="positions must be below"):
+    with pytest.raises(ArtifactError, match="offsets must be below"):
         autosample.load(tmp_path)
 
 

@@ -13,6 +13,7 @@ import autosample
 from autosample.data import DATASETS
 from autosample.experiments.collect import write_tables
 from autosample.experiments.record import records_in, write_record
+from autosample.export import FORMATS, write_model
 from autosample.nn.kinds import KINDS
 from autosample.reuse.plans import PLANS
 from autosample.sampling import PRESETS, RULES
@@ -23,9 +24,9 @@ ACCURACY = {
     "dense": 0.9, "wsnet": 0.6, "random": 0.7, "random 4 bits root": 0.75, "hashednet": 0.8, "fsnet": 0.9,
     "autosample": 0.78,
 }  # fmt: skip
-RULES = [
+METHODS = [
     *("dense", "wsnet", "random", "hashednet", "fsnet"),
-    {"preset": "random", "share": "root", "bits": 4, "label": "random 4 bits root"},
+    {"preset": "random", "share": "root", "planned_bits": 4, "label": "random 4 bits root"},
     "autosample",
 ]
 
@@ -48,7 +49,7 @@ def script(tmp_path, monkeypatch):
 @pytest.fixture
 def finished(grid, record, tmp_path):
     """A folder as `autosample ablate` leaves it, but for one run of fsnet."""
-    made = grid(presets=RULES, compare="autosample")
+    made = grid(presets=METHODS, compare="autosample")
     out = tmp_path / "out"
     lacking = next(c.id for c in made.cells if c.label == "fsnet" and c.seed == 1)
     for cell in made.cells:
@@ -157,7 +158,8 @@ def test_every_generated_part_of_a_document_is_known(script, name):
 
 def blocks(name, heading=""):
     """The blocks of Python in a document, after a heading."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text().partition(heading)[2], re.S)
+    text = (ROOT / name).read_text()
+    return re.findall(r"```python\n(.*?)```", text[text.index(heading) :], re.S)
 
 
 @pytest.mark.slow
@@ -178,9 +180,9 @@ def test_the_page_on_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsy
 
 
 @pytest.fixture
-def added(monkeypatch):
+def added():
     """All that docs/adding.md adds, for the length of a test."""
-    tables = (RULES, PRESETS, KINDS, PLANS, DATASETS)
+    tables = (RULES, PRESETS, KINDS, PLANS, FORMATS, DATASETS)
     kept = [dict(table) for table in tables]
     names: dict = {"__name__": "example"}
     exec("\n".join(blocks("docs/adding.md")), names)
@@ -214,13 +216,21 @@ def test_an_added_layer_is_converted_and_an_added_data_set_is_read(added):
     assert torch.equal(x[:, :, :1] == x[:, :, 1:2], (y == 1).view(-1, 1, 1, 1).expand(-1, 1, 1, 8))
 
 
-def test_an_added_plan_computes_the_same(added):
+def test_an_added_plan_computes_the_same(added, monkeypatch):
+    monkeypatch.setattr(added["CompiledSegments"], "cost", lambda *shape: 1.0)  # so that it is chosen
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)  # it takes a minute
     layer = torch.nn.Conv1d(16, 32, 8)
     autosample.convert_(layer, "wsnet", ratio=8)
     x = torch.randn(1, 16, 64)
     expected = layer(x)
-    for name in [name for name in PLANS if name != "compiled"]:
-        del PLANS[name]  # so that it is the only one
     fast = autosample.deploy(layer, x, measure=False)
     assert fast.deployment.rows[0].plan.kind == "compiled"
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_added_format_is_written_and_checked(added, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()).eval()
+    autosample.convert_(model, "random", ratio=4)
+    written = write_model(FORMATS["pt2-core"], model, tmp_path / "a.pt2", torch.randn(2, 64))
+    assert written.bytes == (tmp_path / "a.pt2").stat().st_size
+    assert written.error < 1e-4

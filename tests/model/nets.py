@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from autosample import convert_
-from autosample.model.convert import summary_layers
 from autosample.model.report import Row
+from autosample.nn import compressed_layers
 
 NAMES = ["stem", "block.conv1", "block.conv2", "body.conv1", "head"]
 
@@ -45,13 +45,13 @@ def image(dtype=torch.float32):
 
 
 def presets_of(model) -> dict[str, str]:
-    return {name: layer.spec.preset for name, layer in summary_layers(model).items()}
+    return {name: layer.spec.preset for name, layer in compressed_layers(model).items()}
 
 
 def converted(**options) -> set[str]:
     model = Net()
     convert_(model, **{"ratio": 4} | options)
-    return set(summary_layers(model))
+    return set(compressed_layers(model))
 
 
 def distance(a, b) -> float:

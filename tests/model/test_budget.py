@@ -27,9 +27,11 @@ def test_within_one_percent_on_the_real_net(preset, name, ratio):
     assert fit.stored_bytes == pytest.approx(target, rel=0.01)
 
 
-def test_positions_leave_less_to_the_summary():
+def test_offsets_leave_less_to_the_summary():
     target = stored_bytes(net("digitnet")) / 16
-    random, learned = (fit_ratio(net("digitnet"), spec("autosample", afford=share), target) for share in (0, 0.1))
+    random, learned = (
+        fit_ratio(net("digitnet"), spec("autosample", options={"afford": share}), target) for share in (0, 0.1)
+    )
     assert learned > random
 
 
@@ -41,11 +43,11 @@ def test_whole_strides_give_way_where_they_cannot_meet_it(preset):
         fit_ratio(net("mlp784"), preset, target, include=include)
     fit = fit_budget(net("mlp784"), preset, target, include=include)
     assert fit.stored_bytes == pytest.approx(target, rel=0.01)
-    assert all(change["strides"] == "any" for change in fit.overrides.values())
+    assert all(change["options"]["strides"] == "any" for change in fit.overrides.values())
 
 
 def test_the_first_solution_from_the_dense_end_is_taken():
-    # far out, learned windows of this layer need so many positions that bytes grow again
+    # far out, learned windows of this layer need so many offsets that bytes grow again
     include = ["stages.0.fc"]
     dear = {"preset": "random", "rule": "interpolated"}
     assert stored_bytes(net("mlp784"), spec=dear, ratio=1e6, include=include) > 140_000

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrizations, prune
 
 from autosample import convert_, harden_, report, spec
 from autosample.errors import ConversionError, SpecError
-from autosample.model.convert import summary_layers
 from autosample.model.select import choose_layers
+from autosample.nn import compressed_layers
 
 
 def test_all_layers_by_default():
@@ -31,36 +31,35 @@ def test_all_layers_by_default():
         ({"include": nn.Linear}, ["head"]),
         ({"exclude": [nn.Conv2d]}, ["body.conv1", "head"]),
         ({"exclude": ["Conv2d", "head"]}, ["body.conv1"]),
-        ({"exclude": ["re:conv1"]}, NAMES),  # a pattern is for the whole name
+        ({"exclude": ["re:conv1"]}, NAMES),  # an expression is for the whole name
         ({"overrides": {"head": None, "Conv2d": "dense"}}, ["body.conv1"]),
     ],
 )
-@pytest.mark.filterwarnings("ignore:exclude rule")
+@pytest.mark.filterwarnings("ignore:exclude pattern")
 def test_include_and_exclude(options, names):
     assert converted(**options) == set(names)
 
 
-def test_names_beat_patterns_beat_types():
-    model = Net()
-    rules = {
+def test_names_beat_expressions_beat_types():
+    patterns = {
         nn.Conv2d: "wsnet",
         "re:.*conv1": "fsnet",
         "block.conv1": "random",
         "block": "hashednet",
         "Linear": {"ratio": 2},
     }
-    for order in (rules, dict(reversed(rules.items()))):
+    for order in (patterns, dict(reversed(patterns.items()))):
         model = Net()
         convert_(model, "autosample", ratio=4, overrides=order)
         assert presets_of(model) == {
             "stem": "wsnet",  # by type
-            "body.conv1": "fsnet",  # by pattern
+            "body.conv1": "fsnet",  # by expression
             "block.conv1": "random",  # its own name, before that of the module above
             "block.conv2": "hashednet",  # the module above, before the type
             "head": "autosample",
         }
         assert model.head.spec.ratio == 2
-        assert all(summary_layers(model)[name].spec.ratio == 4 for name in NAMES if name != "head")
+        assert all(compressed_layers(model)[name].spec.ratio == 4 for name in NAMES if name != "head")
 
 
 def test_overrides_are_changes_presets_or_specs():
@@ -72,16 +71,16 @@ def test_overrides_are_changes_presets_or_specs():
         ratio=4,
         overrides={
             "stem": {"seed": 5},
-            "block.conv1": {"spatial": 3, "channel": 4},  # WSNet's terms in place of the ratio
-            "block.conv2": {"preset": "wsnet", "spatial": 3},
+            "block.conv1": {"options": {"spatial": 3, "channel": 4}},  # WSNet's terms in place of the ratio
+            "block.conv2": {"preset": "wsnet", "options": {"spatial": 3}},
             "body": {"preset": "random", "window": 3, "layout": "flat"},
             "head": mine,
         },
     )
     assert (model.stem.spec.ratio, model.stem.spec.seed) == (4, 5)
-    assert model.block.conv1.spec == spec("wsnet", spatial=3, channel=4)
+    assert model.block.conv1.spec == spec("wsnet", options={"spatial": 3, "channel": 4})
     assert model.block.conv1.summary.shape == (9 + 31 * 3, 16 // 4)  # L = K + (N − 1)·⌈K / S⌉, M / C columns
-    assert model.block.conv2.spec == spec("wsnet", spatial=3)
+    assert model.block.conv2.spec == spec("wsnet", options={"spatial": 3})
     assert model.body.conv1.spec == spec("random", ratio=4, window=3, layout="flat")
     assert model.head.spec == mine
 
@@ -102,12 +101,12 @@ def test_first_convolution_and_classifier_of_a_timm_model_stay_dense():
         asked = copy.deepcopy(model)
         options = {"overrides": {first: {"ratio": 2}}} if how == "stem" else {"include": [how, "layer1"]}
         convert_(asked, ratio=4, share="even", **options)
-        assert first in summary_layers(asked)
-        assert last not in summary_layers(asked)
+        assert first in compressed_layers(asked)
+        assert last not in compressed_layers(asked)
     # a type does not name them
     asked = copy.deepcopy(model)
     convert_(asked, ratio=4, include=[nn.Conv2d], overrides={"Conv2d": {"seed": 1}})
-    assert first not in summary_layers(asked)
+    assert first not in compressed_layers(asked)
 
 
 def test_every_dense_layer_has_a_reason():
@@ -123,7 +122,7 @@ def test_every_dense_layer_has_a_reason():
             self.normed = parametrizations.weight_norm(nn.Conv2d(8, 8, 3))
             self.spectral = nn.utils.spectral_norm(nn.Linear(16, 16))
             self.pruned = prune.random_unstructured(nn.Linear(16, 16), "weight", 0.5)
-            self.up, self.volume = nn.ConvTranspose2d(8, 8, 3), nn.Conv3d(4, 4, 3)
+            self.up, self.one_to_one = nn.ConvTranspose3d(8, 8, 3), nn.ConvTranspose2d(8, 8, 3, groups=8)
             self.lazy = nn.LazyConv2d(8, 3)
             self.whole = nn.Linear(16, 16).requires_grad_(False)
             self.whole.weight.data = torch.zeros(16, 16, dtype=torch.int8)
@@ -132,7 +131,7 @@ def test_every_dense_layer_has_a_reason():
     model = Odd()
     before = {name: id(p) for name, p in model.named_parameters() if not name.startswith("fine")}
     result = convert_(model, "random", ratio=2)
-    assert set(summary_layers(model)) == {"fine"}
+    assert set(compressed_layers(model)) == {"fine"}
     assert {name: id(p) for name, p in model.named_parameters() if not name.startswith("fine")} == before
     reasons = {
         "depthwise": "depthwise",
@@ -142,8 +141,8 @@ def test_every_dense_layer_has_a_reason():
         "normed": "computed by something else",
         "spectral": "computed by something else",
         "pruned": "computed by something else",
-        "up": "only Conv1d, Conv2d and Linear",
-        "volume": "only Conv1d, Conv2d and Linear",
+        "up": "only Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d and Linear can be compressed",
+        "one_to_one": "depthwise",
         "lazy": "lazy",
         "whole": "int8",
         "complex": "complex64",
@@ -166,7 +165,7 @@ def test_too_many_windows_for_one_layer_is_a_reason_and_no_size_at_all_an_error(
 def test_a_dense_spec_converts_nothing():
     model = Net()
     result = convert_(model, "dense", ratio=8)
-    assert not summary_layers(model)
+    assert not compressed_layers(model)
     assert {r.note for r in result.rows if r.method == "dense"} == {"dense by its preset"}
     assert result.ratio == 1
 
@@ -175,7 +174,7 @@ def test_a_module_under_two_names_is_converted_once():
     shared = nn.Linear(32, 32)
     model = nn.Sequential(shared, nn.ReLU(), shared)
     convert_(model, "random", ratio=4)
-    assert list(summary_layers(model)) == ["0"]
+    assert list(compressed_layers(model)) == ["0"]
     assert model[0] is model[2]
     model(torch.randn(2, 32)).sum().backward()
     assert shared.summary.grad.any()
@@ -188,9 +187,8 @@ def test_a_module_under_two_names_is_converted_once():
         ({"exclude": [nn.Module]}, "no layer is left to convert"),
         ({"include": ["blok"]}, 'no layer is left to convert, got include=.*known: block.conv1, .*"?stem'),
         ({"overrides": {"Conv2d": None, "Conv1d": None, "Linear": None}}, "worth converting, got none"),
-        ({"include": ["re:("]}, r"a re: rule must be a regular expression, got 're:\('"),
-        ({"exclude": [3]}, "exclude takes names, re: patterns and layer types, got 3"),
-        ({"preset": "hashednet", "gains": "window"}, "worth converting, got none .*too small"),
+        ({"include": ["re:("]}, r"a re: pattern must be a regular expression, got 're:\('"),
+        ({"exclude": [3]}, "exclude takes names, re: expressions and layer types, got 3"),
         ({"ratio": 1.01}, "worth converting, got none .*too small"),
     ],
 )
@@ -200,7 +198,7 @@ def test_mistakes(options, message):
     with pytest.raises(ConversionError, match=message) as caught:
         convert_(model, options.pop("preset", "autosample"), **options)
     assert "\n" not in str(caught.value)
-    assert not summary_layers(model)
+    assert not compressed_layers(model)
 
 
 def test_long_lists_of_names_are_cut():
@@ -210,22 +208,22 @@ def test_long_lists_of_names_are_cut():
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("model", [nn.ReLU(), nn.Sequential(), nn.Embedding(4, 4), nn.ConvTranspose2d(8, 8, 3)])
+@pytest.mark.parametrize("model", [nn.ReLU(), nn.Sequential(), nn.Embedding(4, 4), nn.ConvTranspose3d(8, 8, 3)])
 def test_nothing_to_convert(model):
-    with pytest.raises(ConversionError, match="needs a Conv1d, Conv2d or Linear"):
+    with pytest.raises(ConversionError, match=r"needs a layer of Conv1d, Conv2d, Conv3d, .* and Linear"):
         convert_(model, ratio=4)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"exclude": ["block.conv3"]}, r'exclude rule .block.conv3. matched no layer: did you mean "block.conv'),
-        ({"include": ["block", "re:.*conv9"]}, "include rule .re:.*conv9. matched no layer"),
-        ({"overrides": {"body": {"seed": 1}, "block.norm": None}}, "overrides rule .block.norm. matched no layer"),
-        ({"overrides": {nn.Conv3d: None}}, "overrides rule .*Conv3d.* matched no layer"),
+        ({"exclude": ["block.conv3"]}, r'exclude pattern .block.conv3. matched no layer: did you mean "block.conv'),
+        ({"include": ["block", "re:.*conv9"]}, "include pattern .re:.*conv9. matched no layer"),
+        ({"overrides": {"body": {"seed": 1}, "block.norm": None}}, "overrides pattern .block.norm. matched no layer"),
+        ({"overrides": {nn.Conv3d: None}}, "overrides pattern .*Conv3d.* matched no layer"),
     ],
 )
-def test_a_rule_that_matches_nothing_is_told(options, message):
+def test_a_pattern_that_matches_nothing_is_told(options, message):
     with pytest.warns(UserWarning, match=message) as caught:
         convert_(Net(), ratio=4, **options)
     assert len(caught) == 1
@@ -246,7 +244,7 @@ def test_a_model_is_converted_once(hard):
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
 
 
-def test_harden_needs_summary_layers():
+def test_harden_needs_compressed_layers():
     with pytest.raises(ConversionError, match="call convert_ first"):
         harden_(Net())
 
@@ -257,11 +255,11 @@ def test_choices_name_layers_specs_and_reasons():
     assert [c.name for c in choices] == NAMES
     assert all(c.layer is model.get_submodule(c.name) for c in choices)
     assert [c.spec.ratio if c.spec else c.reason for c in choices] == [2, 4, 4, 4, "excluded by 'head'"]
-    assert not summary_layers(model)
+    assert not compressed_layers(model)
 
 
 def test_an_override_comes_before_what_a_preset_says_of_a_kind():
     model = nn.Sequential(nn.Conv2d(8, 32, 3), nn.Conv2d(32, 32, 3))
-    convert_(model, "autosample", ratio=4, overrides={"1": {"rate": 0.05}})
-    assert model[1].spec.rate == 0.05
-    assert model[0].spec.rate == spec("autosample").for_kind("conv2d").rate
+    convert_(model, "autosample", ratio=4, options={"afford": 10}, overrides={"1": {"options": {"rate": 0.05}}})
+    assert model[1].spec.settings.rate == 0.05
+    assert model[0].spec.settings.rate == spec("autosample").for_kind("conv2d").settings.rate

@@ -8,8 +8,7 @@ from nets import NAMES, Net, distance, image, row
 from torch import nn
 
 from autosample import PRESETS, convert, convert_, harden_, report
-from autosample.model.convert import summary_layers
-from autosample.nn import SummaryLayer
+from autosample.nn import SummaryLayer, compressed_layers
 
 
 def test_convert_leaves_the_original_untouched():
@@ -18,7 +17,7 @@ def test_convert_leaves_the_original_untouched():
     x = image()
     out = model.eval()(x)
     twin, result = convert(model, "autosample", ratio=4, warm_start=True)
-    assert set(summary_layers(twin)) == set(NAMES)
+    assert set(compressed_layers(twin)) == set(NAMES)
     assert result == report(twin)
     assert [type(m) for m in model.modules()] == kinds
     assert list(model.state_dict()) == list(before)
@@ -49,6 +48,9 @@ def test_modules_keep_their_identity_hooks_and_biases():
         (nn.Linear(64, 32), (5, 64)),
         (nn.Conv1d(16, 32, 9, padding="same"), (2, 16, 20)),
         (nn.Conv2d(16, 32, 3, bias=False), (2, 16, 6, 6)),
+        (nn.Conv3d(8, 16, 3, bias=False), (2, 8, 4, 4, 4)),
+        (nn.ConvTranspose1d(16, 32, 9, stride=2), (2, 16, 20)),
+        (nn.ConvTranspose2d(32, 16, 3, groups=2, output_padding=1, stride=2), (2, 32, 6, 6)),
     ],
 )
 def test_single_layers(layer, shape):
@@ -58,7 +60,7 @@ def test_single_layers(layer, shape):
     assert isinstance(layer, kind)
     assert isinstance(layer, SummaryLayer)
     assert set(layer.state_dict()) == keys | {"summary"}
-    assert summary_layers(layer) == {"": layer}
+    assert compressed_layers(layer) == {"": layer}
     assert [r.name for r in result.rows] == ["", "(rest)"]
     assert layer(torch.randn(shape)).isfinite().all()
 
@@ -101,7 +103,8 @@ def test_at_a_ratio_near_one_a_warm_start_is_close_to_the_model(preset):
             layer.weight.copy_(base.repeat(3, *[1] * (base.dim() - 1)) + 1e-3 * torch.randn_like(layer.weight))
     x = torch.randn(20, 8, 6, 6)
     expected = model(x)
-    twin, result = convert(model, preset, ratio=1.1, share="even", afford=10, warm_start=True)
+    learned = {"options": {"afford": 10}} if preset == "autosample" else {}
+    twin, result = convert(model, preset, ratio=1.1, share="even", warm_start=True, **learned)
     assert len(result.converted) == 2
     assert max(r.fit_error for r in result.converted) < 0.1
     assert distance(harden_(twin)(x), expected) < 0.1
@@ -111,11 +114,11 @@ def test_frozen_layers_stay_frozen():
     model = Net()
     model.block.requires_grad_(False)
     for preset in ("autosample", "nes", "wsnet"):
-        twin, _ = convert(model, preset, ratio=4, gains="filter")
+        twin, _ = convert(model, preset, ratio=4, columns="learned")
         learned = {name for name, p in twin.named_parameters() if p.requires_grad}
         assert not any(name.startswith("block") for name in learned)
         assert "stem.summary" in learned
-        assert "stem.gains" in learned
+        assert "stem.columns.logits" in learned
         twin(image()).sum().backward()
         assert all(p.grad is None for p in twin.block.parameters())
 
@@ -134,9 +137,9 @@ def test_an_evaluated_model_stays_in_evaluation():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_nothing_changes_its_dtype(preset, dtype):
     model = Net().to(dtype)
-    convert_(model, preset, ratio=4, gains="filter", signs="random", warm_start=True)
-    for layer in summary_layers(model).values():
-        assert {layer.summary.dtype, layer.gains.dtype, layer.bias.dtype, layer.weight.dtype} == {dtype}
+    convert_(model, preset, ratio=4, signs="random", warm_start=True)
+    for layer in compressed_layers(model).values():
+        assert {layer.summary.dtype, layer.bias.dtype, layer.weight.dtype} == {dtype}
     out = model(image(dtype))
     assert out.dtype == dtype
     assert out.isfinite().all()
@@ -146,6 +149,38 @@ def test_nothing_changes_its_dtype(preset, dtype):
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
 def test_nothing_leaves_its_device(preset):
     model = Net().cuda()
-    convert_(model, preset, ratio=4, gains="filter", signs="random", columns="shuffle", warm_start=True)
+    convert_(model, preset, ratio=4, signs="random", columns="shuffle", warm_start=True)
     assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"cuda"}
     assert model(image().cuda()).isfinite().all()
+
+
+class UNet(nn.Module):
+    """Down and up again, with a skip; transposed convolutions on the way up."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.inner = nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.up, self.out = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1), nn.Conv2d(32, 8, 3, padding=1)
+
+    def forward(self, x):
+        y = torch.relu(self.inner(torch.relu(self.down(x))))
+        return self.out(torch.cat([x, torch.relu(self.up(y))], 1))
+
+
+@pytest.mark.parametrize("preset", ["autosample", "wsnet", "kmeans"])
+def test_a_u_net_is_converted_as_a_whole(preset):
+    model, x = UNet(), torch.randn(2, 16, 8, 8)
+    names = {"down", "inner", "up", "out"}
+    weights = {name: model.get_submodule(name).weight.detach().clone() for name in names}
+    result = convert_(model, preset, ratio=4, warm_start=True)
+    assert set(compressed_layers(model)) == names
+    assert all(row(result, name).fit_error < 1 for name in names)
+    assert model.up.weight.shape == weights["up"].shape == (32, 16, 4, 4)
+    model(x).square().mean().backward()
+    assert all(layer.summary.grad.any() for layer in compressed_layers(model).values())
+    harden_(model)
+    y = model.eval()(x)
+    for layer in list(compressed_layers(model).values()):
+        layer.to_dense_()
+    assert not compressed_layers(model)
+    torch.testing.assert_close(model(x), y)

@@ -15,7 +15,7 @@ from autosample.artifact import compact_state
 from autosample.coding.levels import even_levels, even_range, kmeans_levels, nearest_level, soft_kmeans
 from autosample.coding.packing import pack, packed_bytes, unpack
 from autosample.errors import ConversionError, QuantizationError
-from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear
+from autosample.nn import CodedLayer, SummaryConv1d, SummaryConv2d, SummaryLinear, compressed_layers
 
 
 class Net(nn.Module):
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 def net(preset="autosample", **changes) -> Net:
     model = Net().eval()
-    learned = {"afford": 10} if preset == "autosample" else {}
+    learned = {"options": {"afford": 10}} if preset == "autosample" else {}
     convert_(model, preset, **{"ratio": 4, "include": ["conv1", "conv2"], **learned, **changes})
     return model
 
@@ -129,24 +129,24 @@ def test_a_layer_has_its_levels_and_its_bytes(preset, bits, method):
     table = 4 * 2**bits if method == "codebook" else 8
     assert row.after == math.ceil(before.numel() * bits / 8) + table
     assert result.after == report(model).stored_bytes == sum(t.nbytes for t in compact_state(model).values())
-    assert report(model).dense_bytes == result.before - before.nbytes - _positions(model) + 4 * 32 * 16 * 9
+    assert report(model).dense_bytes == result.before - before.nbytes - _offset_bytes(model) + 4 * 32 * 16 * 9
 
 
-def _positions(layer) -> int:
+def _offset_bytes(layer) -> int:
     return sum(t.nbytes for name, t in layer.stored().items() if name.split(".")[0] in ("offsets", "sign_seed"))
 
 
 def test_it_goes_on_as_an_ordinary_model():
-    model, x = net(gains="filter"), signal()
+    model, x = net(signs="random"), signal()
     before = harden_(copy.deepcopy(model))(x)
-    quantize_(model, 8, gains="int8", rest="bf16")
+    quantize_(model, 8, rest="bf16")
     y = model(x)
     assert (y - before).norm() < 0.05 * before.norm()
     assert torch.equal(copy.deepcopy(model)(x), y)
     fast = deploy(model, x, measure=False, fuse=False)
     torch.testing.assert_close(fast(x), y, atol=1e-5, rtol=1e-4)
-    twin = net(gains="filter")
-    quantize_(twin, 8, gains="int8", rest="bf16")
+    twin = net(signs="random")
+    quantize_(twin, 8, rest="bf16")
     twin.load_state_dict(model.state_dict())
     assert torch.equal(twin(x), y)
     assert compact_state(twin).keys() == compact_state(model).keys()
@@ -180,9 +180,14 @@ def test_all_layers_at_few_bits():
     model, x = net(), signal()
     before = model.head.weight.detach().clone()
     result = quantize_(model, 8, layers="all", rest="fp16")
-    assert {row.name for row in result.rows} >= {"head.summary", "depthwise.summary", "conv1.summary", "(rest)"}
-    assert isinstance(model.head, SummaryLinear)
-    assert isinstance(model.depthwise, SummaryConv1d)
+    assert {row.name for row in result.rows} >= {"head.numbers", "depthwise.numbers", "conv1.summary", "(rest)"}
+    for layer, kind in ((model.head, nn.Linear), (model.depthwise, nn.Conv1d)):
+        assert isinstance(layer, CodedLayer)
+        assert isinstance(layer, kind)
+        assert layer.dense_class is kind
+        assert type(layer).__name__ == f"Coded{kind.__name__}"
+        assert len(layer.numbers.unique()) <= 256
+    assert set(compressed_layers(model)) == {"conv1", "conv2", "depthwise", "head"}
     step = (before.max() - before.min()) / 255
     assert (model.head.weight - before).abs().max() <= 0.51 * step
     rows = {row.name: row for row in report(model).rows}
@@ -192,6 +197,25 @@ def test_all_layers_at_few_bits():
     torch.testing.assert_close(deploy(model, x, measure=False, fuse=False)(x), model(x), atol=1e-5, rtol=1e-4)
     dense = Net()
     assert quantize_(dense, 8, layers="all").ratio > 3
+
+
+def test_a_layer_at_few_bits_becomes_dense_again_and_trains_on_at_its_levels():
+    model, x = Net().eval(), signal()
+    quantize_(model, 4, layers="all")
+    y = model(x)
+    assert torch.equal(copy.deepcopy(model)(x), y)
+    levels = model.conv2.numbers.detach().unique()
+    model(x).square().sum().backward()
+    with torch.no_grad():
+        model.conv2.numbers.add_(model.conv2.numbers.grad, alpha=-1e-3)
+    assert not torch.isin(model.conv2.numbers, levels).all()
+    assert torch.isin(model.conv2.weight, levels).all()
+    weight = model.conv2.weight.detach().clone()
+    dense = model.conv2.to_dense_()
+    assert type(dense) is nn.Conv1d
+    assert dense is model.conv2
+    assert torch.equal(dense.weight, weight)
+    assert set(dense.state_dict()) == {"weight", "bias"}
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
@@ -222,8 +246,7 @@ def test_numbers_that_do_not_fit():
 
 
 @pytest.mark.parametrize(
-    "options", [{"bits": 1}, {"bits": 9}, {"bits": 8.0}, {"method": "kmeans"}, {"layers": "some"}, {"rest": "int8"},
-                {"gains": "int4"}]
+    "options", [{"bits": 1}, {"bits": 9}, {"bits": 8.0}, {"method": "kmeans"}, {"layers": "some"}, {"rest": "int8"}]
 )  # fmt: skip
 def test_arguments_out_of_range(options):
     with pytest.raises(QuantizationError, match="must be"):
@@ -269,7 +292,7 @@ def test_soundnet_at_180_times(tmp_path):
 
     model = autosample.models.create("soundnet8", num_classes=10)
     dense = len(safetensors.torch.save(model.state_dict()))
-    convert_(model, "wsnet", spatial=8, channel=8)
+    convert_(model, "wsnet", options={"spatial": 8, "channel": 8})
     quantize_(model, 8, layers="all", rest="fp16")
     size = autosample.save(model, tmp_path).tensors.bytes
     assert dense / size > 180

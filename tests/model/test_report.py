@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autosample import PRESETS, convert, convert_, harden_, report
 from autosample.artifact import compact_state
-from autosample.model.convert import summary_layers
 from autosample.model.report import Row, save_report
+from autosample.nn import compressed_layers
 
 
 class Net(nn.Module):
@@ -67,7 +67,7 @@ def row(result, name) -> Row:
 
 VARIANTS = {
     "plain": {},
-    "everything": {"gains": "filter", "signs": "random", "columns": "shuffle"},
+    "everything": {"signs": "random", "columns": "shuffle"},
     "learned columns": {"columns": "learned"},
     "grid": {"grid": 2},
 }
@@ -81,7 +81,7 @@ def test_stored_bytes_are_the_bytes_of_a_file(make, preset, variant):
     assert result.stored_bytes == payload(model) == report(model).stored_bytes
     if preset == "dense":
         return
-    # positions take no more and no less when they have become integers
+    # offsets take no more and no less when they have become integers
     harden_(model)
     assert report(model).stored_bytes == payload(model) == result.stored_bytes
     assert result.ratio == result.dense_bytes / payload(model) > 1
@@ -113,7 +113,7 @@ def test_a_dense_model_weighs_its_state(make):
 def test_wsnet_in_closed_form():
     """`L = K + (N − 1)·⌈K / S⌉` rows of `M / C` columns; every filter reads `G = C` windows of each."""
     model = nn.Conv1d(64, 128, 8)
-    result = convert_(model, "wsnet", spatial=8, channel=8)
+    result = convert_(model, "wsnet", options={"spatial": 8, "channel": 8})
     stored = (8 + 127) * 8
     assert result.rows[0] == Row(
         name="",
@@ -130,19 +130,19 @@ def test_wsnet_in_closed_form():
     )
 
 
-def test_learned_positions_in_closed_form():
-    """`N·G` positions of `⌈log2(L − K + 1)⌉` bits, packed."""
+def test_learned_offsets_in_closed_form():
+    """`N·G` offsets of `⌈log2(L − K + 1)⌉` bits, packed."""
     model = nn.Conv2d(32, 64, 3, bias=False)
-    result = convert_(model, "autosample", ratio=8, windows=4, gains="filter", afford=0.1)
+    result = convert_(model, "autosample", ratio=8, windows=4, options={"afford": 0.1})
     rows, columns = model.summary.shape
     assert columns == 8
     bits = 64 * 4 * math.ceil(math.log2(rows - 9 + 1))
-    stored = rows * 8 + 64
+    stored = rows * 8
     first = result.rows[0]
     assert (first.position_bits, first.stored_params) == (bits, stored)
     assert first.stored_bytes == 4 * stored + math.ceil(bits / 8)
     assert first.ratio == 64 * 32 * 9 / stored == pytest.approx(8, rel=0.02)
-    assert first.multiplicity == 64 * 32 * 9 / (rows * 8)
+    assert first.multiplicity == 64 * 32 * 9 / stored
 
 
 def test_denser_sampling_counts_its_mixing_matrix():
@@ -318,11 +318,11 @@ def test_files(result, tmp_path):
 
 def test_names_of_what_is_stored():
     model = Net()
-    learned = {"share": "even", "afford": 10, "gains": "filter", "signs": "random"}
+    learned = {"share": "even", "options": {"afford": 10}, "signs": "random"}
     convert_(model, "autosample", ratio=3, include=["conv2", "head"], **learned)
     state = compact_state(model)
     stored = {name.removeprefix("conv2.") for name in state if name.startswith("conv2.")}
-    assert stored == {"summary", "gains", "sign_seed", "offsets.table"}
+    assert stored == {"summary", "sign_seed", "offsets.table"}
     assert {name for name in state if name.startswith("head.")} == {f"head.{name}" for name in (*stored, "bias")}
     assert not any(name.startswith("passing") for name in state)
     untouched = {name for name in model.state_dict() if not name.startswith(("conv2", "head"))}
@@ -348,7 +348,7 @@ def test_layers_inside_of_layers_count_for_themselves():
     sizes = {"0": 4 * (32 * 32 + 32 + 64), "0.down": 4 * 64, "(rest)": 0}
     assert {r.name: r.stored_bytes for r in dense.rows} == sizes
     result = convert_(model, "random", ratio=4, exclude=["0.down"])
-    assert set(summary_layers(model)) == {"0"}
+    assert set(compressed_layers(model)) == {"0"}
     assert result.dense_bytes == dense.dense_bytes
     assert result.stored_bytes == payload(model)
     assert row(result, "0").stored_bytes == 4 * (32 * 32 // 4 + 32 + 64) + 8

@@ -14,8 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from autosample import PRESETS, convert, convert_, harden_, report
-from autosample.model.convert import summary_layers
-from autosample.nn import SummaryConv2d, SummaryLayer
+from autosample.nn import SummaryConv2d, SummaryLayer, compressed_layers
 
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
@@ -35,10 +34,10 @@ def test_states_load_strictly_between_two_conversions(preset):
 @pytest.mark.parametrize("hard", [False, True])
 def test_deepcopy_and_pickle_of_timm_models_with_their_own_convolutions(hard):
     model = timm.create_model("test_nfnet", num_classes=5)
-    convert_(model, "autosample", ratio=4, afford=10)
+    convert_(model, "autosample", ratio=4, options={"afford": 10})
     if hard:
         harden_(model)
-    kinds = {type(layer).__name__ for layer in summary_layers(model).values()}
+    kinds = {type(layer).__name__ for layer in compressed_layers(model).values()}
     assert "SummaryScaledStdConv2d" in kinds
     model.eval()
     x = torch.randn(1, 3, 64, 64)
@@ -49,7 +48,7 @@ def test_deepcopy_and_pickle_of_timm_models_with_their_own_convolutions(hard):
 
 
 def test_exponential_moving_average():
-    model = convert(Net(), "autosample", ratio=4, afford=10)[0]
+    model = convert(Net(), "autosample", ratio=4, options={"afford": 10})[0]
     average = ModelEmaV3(model, decay=0.75)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with torch.no_grad():
@@ -64,7 +63,7 @@ def test_exponential_moving_average():
 
 
 def test_averaged_model():
-    model = convert(Net(), "autosample", ratio=4, afford=10)[0]
+    model = convert(Net(), "autosample", ratio=4, options={"afford": 10})[0]
     average = AveragedModel(model)
     for step in range(3):
         with torch.no_grad():
@@ -78,13 +77,13 @@ def test_averaged_model():
 def test_compile_keeps_names():
     torch._dynamo.reset()
     model = nn.Sequential(nn.Conv1d(8, 16, 5), nn.ReLU(), nn.Conv1d(16, 8, 3))
-    convert_(model, "autosample", ratio=4, afford=10)
+    convert_(model, "autosample", ratio=4, options={"afford": 10})
     names, x = list(model.state_dict()), torch.randn(2, 8, 20)
     expected = model(x)
     model.compile(backend="aot_eager")
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
     assert list(model.state_dict()) == names
-    assert list(summary_layers(model)) == ["0", "2"]
+    assert list(compressed_layers(model)) == ["0", "2"]
 
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
@@ -142,7 +141,7 @@ def test_weights_that_are_read_without_calling_their_layer():
     """Attention in torch reads `out_proj.weight` itself, and has a fast path of its own."""
     dense = nn.MultiheadAttention(32, 4, batch_first=True).eval()
     layer = copy.deepcopy(dense)
-    convert_(layer, "autosample", ratio=4, afford=10)
+    convert_(layer, "autosample", ratio=4, options={"afford": 10})
     assert isinstance(layer.out_proj, SummaryLayer)
     dense.out_proj.weight.data = layer.out_proj.weight.detach()
     x = torch.randn(2, 5, 32)
@@ -160,7 +159,7 @@ def test_transformer_encoders():
     dense = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0).eval()
     layer = copy.deepcopy(dense)
     convert_(layer, "wsnet", ratio=4)
-    for name in summary_layers(layer):
+    for name in compressed_layers(layer):
         dense.get_submodule(name).weight.data = layer.get_submodule(name).weight.detach()
     x = torch.randn(2, 5, 32)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from autosample import convert_, harden_, report
-from autosample.model.convert import summary_layers
+from autosample.nn import compressed_layers
 
 # what names of small models look like, smallest first
 _SMALL = (
@@ -117,7 +117,7 @@ def check(name, preset="autosample", arguments=None, ratio=8):
     model.zero_grad(set_to_none=True)
     dense_bytes = sum(t.nbytes for t in _distinct(model))
     result = convert_(model, preset, ratio=ratio)
-    layers = summary_layers(model)
+    layers = compressed_layers(model)
     assert layers
     assert result.dense_bytes == dense_bytes
     assert result.stored_bytes < dense_bytes

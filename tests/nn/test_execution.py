@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import autosample
-from autosample.nn import SummaryConv1d, SummaryConv2d
-from autosample.nn.execution import materialized
+from autosample.errors import SpecError
+from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryConv3d, SummaryConvTranspose1d, execution
 from autosample.reuse import fused
 
+S8C4 = {"spec": "wsnet", "options": {"spatial": 8, "channel": 4}}
+in_reuse = execution("reuse")
 PRESETS = [p for p in autosample.PRESETS if p not in ("dense", "nes")]
 KINDS = {
     "1d": (lambda **k: SummaryConv1d(12, 24, 8, stride=2, padding=3, **k), (2, 12, 400)),
@@ -23,11 +25,11 @@ KINDS = {
 def both_ways(layer, x) -> list[list[torch.Tensor]]:
     """Output and gradients by reuse and from the weight."""
     results = []
-    for execution in ("reuse", "materialize"):
-        layer.spec = layer.spec.replace(execution=execution)
+    for way in ("reuse", "materialize"):
         layer.zero_grad()
         given = x.clone().requires_grad_()
-        y = layer(given)
+        with execution(way):
+            y = layer(given)
         y.square().sum().backward()
         results.append([y.detach(), given.grad, *(p.grad for p in layer.parameters() if p.grad is not None)])
     return results
@@ -53,21 +55,31 @@ def test_reuse_equals_the_weight(preset: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"gains": "filter"},
-        {"gains": "window"},
         {"signs": "random"},
+        {"signs": "random", "windows": 1},
         {"columns": "shuffle"},
-        {"scale_gradient": "mean"},
-        {"preset": "wsnet", "denser": 2, "spatial": 2, "channel": 2},
+        {"columns": "learned"},
+        {"signs": "random", "columns": "shuffle"},
+        {"preset": "wsnet", "denser": 2, "ratio": None, "options": {"spatial": 2, "channel": 2}},
+        {"preset": "wsnet", "denser": 2, "signs": "random"},
     ],
     ids=str,
 )
 def test_all_that_acts_on_a_weight(changes: dict) -> None:
     torch.manual_seed(0)
-    changes = {"preset": "random", "ratio": 6} | changes
-    changes = {k: v for k, v in changes.items() if k != "ratio" or "spatial" not in changes}
-    layer = SummaryConv1d(12, 24, 8, padding=3, spec=autosample.spec(changes.pop("preset"), **changes))
+    layer = SummaryConv1d(12, 24, 8, padding=3, spec={"preset": "random", "ratio": 6} | changes)
     assert_alike(layer, torch.randn(2, 12, 300))
+
+
+@in_reuse
+def test_columns_that_are_still_learned_get_their_gradient() -> None:
+    layer = SummaryConv1d(16, 32, 16, columns="learned", windows=4, spec="wsnet", ratio=16)
+    x = torch.randn(2, 16, 400)
+    assert not reuses(layer, x)
+    layer(x).square().sum().backward()
+    assert layer.columns.logits.grad.any()
+    layer.freeze_()
+    assert reuses(layer, x)
 
 
 def reuses(layer, x) -> bool:
@@ -88,17 +100,44 @@ def reuses(layer, x) -> bool:
 
 def test_auto_takes_what_pays() -> None:
     large, small = torch.randn(4, 32, 4000), torch.randn(1, 32, 40)
-    layer = SummaryConv1d(32, 64, 32, spec="wsnet", spatial=8, channel=4)
+    layer = SummaryConv1d(32, 64, 32, **S8C4)
     assert reuses(layer, large)
     assert not reuses(layer, small)
     assert not reuses(SummaryConv1d(32, 64, 32, spec="hashednet", ratio=8), large)
-    assert not reuses(SummaryConv1d(32, 64, 32, spec="wsnet", spatial=8, channel=4, execution="materialize"), large)
-    with materialized():
+    with execution("materialize"):
         assert not reuses(layer, large)
+        with execution("reuse"):
+            assert reuses(layer, small)
+        assert not reuses(layer, large)
+    with pytest.raises(RuntimeError, match="mine"), execution("reuse"):
+        raise RuntimeError("mine")
+    assert not reuses(layer, small)
 
 
-def test_positions_that_are_still_learned_materialize() -> None:
-    layer = SummaryConv1d(16, 32, 16, spec="autosample", ratio=32, grid=4, afford=10, execution="reuse")
+def test_a_way_that_there_is_not() -> None:
+    message = r"one of auto, materialize, reuse, got 'reuze': did you mean \"reuse\""
+    with pytest.raises(SpecError, match=message), execution("reuze"):  # pyright: ignore[reportArgumentType]
+        pass
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (SummaryConv3d(4, 16, 3, padding=1, spec="wsnet", ratio=4), (1, 4, 8, 8, 8)),
+        (SummaryConvTranspose1d(32, 16, 16, stride=2, spec="wsnet", ratio=8), (1, 32, 400)),
+    ],
+)
+def test_layers_without_a_reuse_of_their_own_take_the_weight(layer, shape) -> None:
+    x = torch.randn(shape)
+    with execution("reuse"):
+        assert not reuses(layer, x)
+        y = layer(x)
+    assert torch.equal(y, layer(x))
+
+
+@in_reuse
+def test_offsets_that_are_still_learned_materialize() -> None:
+    layer = SummaryConv1d(16, 32, 16, spec="autosample", ratio=32, grid=4, options={"afford": 10})
     x = torch.randn(2, 16, 400)
     assert not reuses(layer, x)
     layer.freeze_()
@@ -106,9 +145,10 @@ def test_positions_that_are_still_learned_materialize() -> None:
     torch.testing.assert_close(layer(x), torch.nn.functional.conv1d(x, layer.weight, layer.bias), rtol=1e-4, atol=1e-5)
 
 
-def test_new_positions_are_noticed() -> None:
-    """Loading other positions makes the layer compute with them, not with those it remembers."""
-    layers = [SummaryConv1d(8, 16, 8, spec="random", ratio=6, seed=seed, execution="reuse") for seed in (0, 1)]
+@in_reuse
+def test_new_offsets_are_noticed() -> None:
+    """Loading other offsets makes the layer compute with them, not with those it remembers."""
+    layers = [SummaryConv1d(8, 16, 8, spec="random", ratio=6, seed=seed) for seed in (0, 1)]
     x = torch.randn(1, 8, 100)
     before = [layer(x) for layer in layers]
     assert not torch.allclose(*before)
@@ -116,8 +156,9 @@ def test_new_positions_are_noticed() -> None:
     torch.testing.assert_close(layers[0](x), before[1])
 
 
+@in_reuse
 def test_copies_and_state_know_nothing_of_it() -> None:
-    layer = SummaryConv1d(8, 16, 8, spec="wsnet", ratio=4, execution="reuse")
+    layer = SummaryConv1d(8, 16, 8, spec="wsnet", ratio=4)
     names = list(layer.state_dict())
     layer(torch.randn(1, 8, 100))
     assert list(layer.state_dict()) == names
@@ -125,9 +166,14 @@ def test_copies_and_state_know_nothing_of_it() -> None:
     torch.testing.assert_close(twin(torch.ones(1, 8, 50)), layer(torch.ones(1, 8, 50)))
 
 
-@pytest.mark.parametrize("execution", ["reuse", "auto"])
-def test_transforms_and_compilers(execution: str) -> None:
-    layer = SummaryConv1d(16, 32, 16, spec="wsnet", spatial=8, channel=4, execution=execution)
+@pytest.mark.parametrize("way", ["reuse", "auto"])
+def test_transforms_and_compilers(way) -> None:
+    with execution(way):
+        check_transforms_and_compilers()
+
+
+def check_transforms_and_compilers() -> None:
+    layer = SummaryConv1d(16, 32, 16, **S8C4)
     x = torch.randn(3, 16, 2000)
     expected = layer(x)
     compiled = torch.compile(layer, fullgraph=True, backend="eager")(x)
@@ -144,8 +190,9 @@ def test_transforms_and_compilers(execution: str) -> None:
     torch.testing.assert_close(each[0], layer.summary.grad, rtol=1e-3, atol=1e-3 * float(each[0].detach().abs().max()))
 
 
+@in_reuse
 def test_autocast() -> None:
-    layer = SummaryConv1d(16, 32, 16, spec="wsnet", spatial=8, channel=4, execution="reuse")
+    layer = SummaryConv1d(16, 32, 16, **S8C4)
     x = torch.randn(2, 16, 500)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
@@ -156,4 +203,4 @@ def test_autocast() -> None:
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "why_not", lambda: "no compiler")
     torch.manual_seed(0)
-    assert_alike(SummaryConv1d(16, 32, 16, spec="wsnet", spatial=8, channel=4), torch.randn(2, 16, 900))
+    assert_alike(SummaryConv1d(16, 32, 16, **S8C4), torch.randn(2, 16, 900))

@@ -8,7 +8,16 @@ import torch
 from torch import nn
 
 from autosample import PRESETS, harden_
-from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLayer, SummaryLinear
+from autosample.nn import (
+    SummaryConv1d,
+    SummaryConv2d,
+    SummaryConv3d,
+    SummaryConvTranspose1d,
+    SummaryConvTranspose2d,
+    SummaryLayer,
+    SummaryLinear,
+)
+from autosample.sampling import Placement, random_signs
 from autosample.sampling.windows import cut_windows
 
 # name: (summary class, torch twin, positional arguments, keyword arguments, shape of an input)
@@ -20,6 +29,12 @@ KINDS = {
     "pointwise": (SummaryConv2d, nn.Conv2d, (16, 32, 1), {}, (2, 16, 6, 6)),
     "dilated": (SummaryConv1d, nn.Conv1d, (8, 16, 5), {"dilation": 2, "padding": 4}, (2, 8, 30)),
     "strided": (SummaryConv2d, nn.Conv2d, (8, 16, 3), {"stride": (2, 1), "padding": 1}, (2, 8, 9, 9)),
+    "conv3d": (SummaryConv3d, nn.Conv3d, (4, 8, (2, 3, 3)), {"padding": (0, 1, 1)}, (2, 4, 4, 5, 6)),
+    "up1d": (SummaryConvTranspose1d, nn.ConvTranspose1d, (16, 8, 9), {"stride": 2, "padding": 1}, (2, 16, 15)),
+    "up2d": (SummaryConvTranspose2d, nn.ConvTranspose2d, (16, 8, (3, 5)),
+             {"stride": (2, 3), "output_padding": (1, 2), "bias": False}, (2, 16, 5, 4)),
+    "up2d grouped": (SummaryConvTranspose2d, nn.ConvTranspose2d, (16, 8, 3),
+                     {"groups": 2, "stride": 2, "padding": 1, "output_padding": 1, "dilation": 2}, (2, 16, 5, 4)),
     "linear": (SummaryLinear, nn.Linear, (40, 24), {}, (2, 3, 40)),
 }  # fmt: skip
 EVERY = [(preset, kind) for preset in PRESETS for kind in KINDS]
@@ -27,8 +42,8 @@ EVERY = [(preset, kind) for preset in PRESETS for kind in KINDS]
 
 def build(preset, kind, **changes) -> SummaryLayer:
     face, _, args, kwargs, _ = KINDS[kind]
-    # layers so small could not afford learned positions
-    learned = {"afford": 10} if preset == "autosample" else {}
+    # layers so small could not afford learned offsets
+    learned = {"options": {"afford": 10}} if preset == "autosample" else {}
     return face(*args, **kwargs, spec=preset, ratio=4, **learned, **changes)
 
 
@@ -81,7 +96,7 @@ def test_hardening_is_bounded_and_then_exact(preset, kind):
 
 
 def _move(layer):
-    """Push learned positions off the integers."""
+    """Push learned offsets off the integers."""
     with torch.no_grad():
         for name, p in layer.offsets.named_parameters():
             if name.endswith("position"):
@@ -95,8 +110,6 @@ def _hardening_bound(layer):
     placement = layer.offsets.placement()
     if placement.weights is None or placement.weights.shape[-1] != 2:
         return 0.0
-    from autosample.sampling import Placement
-
     low, high = (cut_windows(layer.summary, Placement(placement.base + j), layer.geometry.window) for j in (0, 1))
     return 0.5 * layer.geometry.to_weight((high - low).abs()).detach()
 
@@ -131,9 +144,9 @@ def test_autocast(preset, kind, dtype):
 @pytest.mark.parametrize(("preset", "kind"), EVERY)
 def test_half_precision_modules(preset, kind):
     layer = build(preset, kind)
-    positions = layer.offsets()
+    before = layer.offsets()
     layer.to(torch.bfloat16)
-    assert torch.equal(layer.offsets(), positions)
+    assert torch.equal(layer.offsets(), before)
     layer(example(kind, torch.bfloat16)).float().sum().backward()
     assert layer.summary.grad.dtype == torch.bfloat16
 
@@ -159,10 +172,10 @@ def test_channel_selection(preset, columns):
     x = example("conv1d")
     table = layer.columns.table()
     q = layer.geometry.columns
-    positions = layer.offsets()
+    offsets = layer.offsets()
     for n, m in ((0, 0), (3, 5), (15, 7)):
         column = table[m // q, m % q]
-        rows = positions[n, m // q] + torch.arange(9)
+        rows = offsets[n, m // q] + torch.arange(9)
         torch.testing.assert_close(layer.weight[n, m], layer.summary[rows, column])
     layer(x).square().sum().backward()
     assert all(p.grad is not None for p in layer.parameters())
@@ -172,20 +185,17 @@ def test_channel_selection(preset, columns):
     torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("gains", ["filter", "window"])
-def test_gains_and_signs_multiply_windows(gains):
-    plain = build("random", "conv2d")
-    layer = build("random", "conv2d", gains=gains, signs="random")
+@pytest.mark.parametrize("preset", ["random", "wsnet", "fsnet"])
+def test_signs_multiply_windows(preset):
+    plain, layer = build(preset, "conv2d"), build(preset, "conv2d", signs="random")
     with torch.no_grad():
-        layer.gains.normal_()
-        plain.summary = nn.Parameter(layer.summary.clone())
-    plain.geometry = layer.geometry
-    plain.offsets = layer.offsets
-    ratio = layer.geometry.to_windows(layer.weight / plain.weight)
-    flat = ratio[:, :, :1, :1].expand_as(ratio)
-    torch.testing.assert_close(ratio, flat)
-    sizes = layer.gains.abs() if gains == "window" else layer.gains.abs().expand(-1, ratio.shape[1])
-    torch.testing.assert_close(flat[:, :, 0, 0].abs(), sizes)
+        plain.summary.copy_(layer.summary)
+    factors = layer.geometry.to_windows(layer.weight / plain.weight)
+    each = factors[:, :, :1, :1]
+    assert torch.equal(factors, each.expand_as(factors))
+    signs = random_signs(layer.sign_seed, *each.shape[:2], torch.float32)
+    assert torch.equal(each[:, :, 0, 0], signs)
+    assert {*signs.unique().tolist()} == {-1.0, 1.0}
 
 
 @pytest.mark.parametrize("preset", ["autosample", "dfsnet", "kmeans", "random"])
@@ -224,7 +234,7 @@ def test_compile_fullgraph_of_each_mechanism(preset, kind):
 def _check_compiled(preset, kind):
     torch._dynamo.reset()
     layer, x = build(preset, kind), example(kind)
-    _move(layer)  # a position has no derivative at an integer
+    _move(layer)  # an offset has no derivative at an integer
     twin = copy.deepcopy(layer)
     layer.compile(fullgraph=True)
     out, expected = layer(x), twin(x)

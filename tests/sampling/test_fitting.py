@@ -5,13 +5,13 @@ import torch
 from sklearn.cluster import KMeans
 
 from autosample import spec
-from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear
+from autosample.nn import SummaryConv1d, SummaryConv2d
 from autosample.sampling import Placement, fit_summary, plan_geometry, sample_weight
 
 
-def _samples(geometry, positions, columns=None, factors=None):
+def _samples(geometry, offsets):
     def sampled(summary):
-        return sample_weight(summary, geometry, Placement(positions), columns=columns, factors=factors)
+        return sample_weight(summary, geometry, Placement(offsets))
 
     return sampled
 
@@ -21,15 +21,15 @@ def _samples(geometry, positions, columns=None, factors=None):
 def test_overlap_average_is_the_least_squares_solution(layout, windows):
     """Against `lstsq` on the sampling matrix itself, made column by column; cropped filters included."""
     geometry = plan_geometry(spec("random", ratio=3, layout=layout, windows=windows), (7, 5, 5))
-    positions = torch.randint(0, geometry.positions, (7, windows))
+    offsets = torch.randint(0, geometry.choices, (7, windows))
     weight = torch.randn(7, 5, 5, dtype=torch.float64)
     size = geometry.length * geometry.columns
-    sampled = _samples(geometry, positions)
+    sampled = _samples(geometry, offsets)
     matrix = torch.stack(
         [sampled(e.view(geometry.length, -1)).flatten() for e in torch.eye(size, dtype=torch.float64)], 1
     )
     best = torch.linalg.lstsq(matrix, weight.flatten(), driver="gelsd").solution
-    fitted = fit_summary(geometry.to_windows(weight), positions, geometry)
+    fitted = fit_summary(geometry.to_windows(weight), offsets, geometry)
     torch.testing.assert_close(fitted.flatten(), best, rtol=0, atol=1e-9)
 
 
@@ -37,6 +37,7 @@ def test_overlap_average_is_the_least_squares_solution(layout, windows):
     "fields",
     [
         {"spec": "wsnet", "ratio": 4},
+        {"spec": "strided", "options": {"spatial": 4, "channel": 2}},
         {"spec": "hashednet", "ratio": 4},
         {"spec": "random", "ratio": 4, "columns": "shuffle"},
         {"spec": "random", "ratio": 4, "signs": "random"},
@@ -63,22 +64,13 @@ def test_disjoint_windows_are_fitted_as_well_as_by_kmeans():
 @pytest.mark.parametrize("preset", ["autosample", "dfsnet", "nes"])
 def test_moving_windows_fits_better_than_leaving_them(preset):
     weight = torch.randn(40, 16, 8)
-    moved = SummaryConv1d(16, 40, 8, spec=preset, ratio=8, afford=10)
+    moved = SummaryConv1d(16, 40, 8, spec=preset, ratio=8, options={"afford": 10})
     fixed = SummaryConv1d(16, 40, 8, spec="random", ratio=8)
     assert moved.fit_(weight) < 0.95 * fixed.fit_(weight)
     assert torch.equal(moved.offsets(), moved.offsets.hardened()())
 
 
-def test_gains_take_part_in_the_fit():
-    scales = torch.logspace(-1, 1, 24, dtype=torch.float64).view(-1, 1)
-    weight = torch.randn(24, 30, dtype=torch.float64) * scales
-    plain = SummaryLinear(30, 24, spec="random", ratio=2, dtype=torch.float64)
-    gained = SummaryLinear(30, 24, spec="random", ratio=2, gains="filter", dtype=torch.float64)
-    assert gained.geometry.stored + 24 <= plain.geometry.stored + 1
-    assert gained.fit_(weight) < plain.fit_(weight) * 1.05
-
-
 def test_denser_layers_can_be_fitted():
-    layer = SummaryConv1d(16, 8, 32, spec="wsnet", spatial=4, denser=2)
+    layer = SummaryConv1d(16, 8, 32, spec="wsnet", options={"spatial": 4}, denser=2)
     assert layer.densify is not None
     assert 0 < layer.fit_(torch.randn(8, 16, 32)) < 1

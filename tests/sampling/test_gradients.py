@@ -1,11 +1,10 @@
-"""Derivatives: gradcheck in float64, finite differences of positions, and the straight-through formula as stated."""
+"""Derivatives: gradcheck in float64, finite differences of offsets, and the straight-through formula as stated."""
 
 import pytest
-import scipy.stats
 import torch
 
 from autosample import Spec
-from autosample.sampling import OFFSET_RULES, Places, plan_geometry, sample_weight
+from autosample.sampling import RULES, Lattice, plan_geometry, sample_weight
 from autosample.sampling.columns import LearnedColumns
 from autosample.sampling.windows import Placement, cut_windows
 
@@ -14,21 +13,29 @@ SMOOTH = [
     {"rule": "random"},
     {"rule": "assigned"},
     {"rule": "interpolated"},
-    {"rule": "interpolated", "unit": "sigmoid"},
-    {"rule": "interpolated", "kernel": "triangle", "radius": 2},
-    {"rule": "interpolated", "kernel": "gaussian", "radius": 3},
+    {"rule": "interpolated", "options": {"unit": "sigmoid"}},
     {"rule": "interpolated", "grid": 2},
-    {"rule": "separable", "along": "interpolated", "across": "interpolated"},
-    {"rule": "separable", "along": "random", "across": "interpolated", "grid": 2},
+    {"rule": "interpolated", "grid": 2, "options": {"unit": "sigmoid"}},
 ]
 
 
+def _started(fields, **changes):
+    """A spec whose learned windows begin at random."""
+    learned = fields["rule"] not in ("strided", "random")
+    options = {**({"start": "random"} if learned else {}), **fields.get("options", {})}
+    return Spec(**{**fields, **changes, "options": options})
+
+
+def _rule(chosen, geometry):
+    return RULES[chosen.rule](Lattice.of(geometry), chosen.settings).double()
+
+
 @pytest.mark.parametrize("layout", ["taps", "flat"])
-@pytest.mark.parametrize("fields", SMOOTH, ids=lambda f: "-".join(map(str, f.values())))
+@pytest.mark.parametrize("fields", SMOOTH, ids=str)
 def test_gradcheck(fields, layout):
-    chosen = Spec(**fields, layout=layout, ratio=2, windows=2, start="random")
+    chosen = _started(fields, layout=layout, ratio=2, windows=2)
     geometry = plan_geometry(chosen, (4, 4, 6))
-    rule = OFFSET_RULES[chosen.rule](Places.of(geometry), chosen, name="x").double()
+    rule = _rule(chosen, geometry)
     parameters = list(rule.parameters())
     with torch.no_grad():
         for p in parameters:  # away from integers, where the interpolation has a kink
@@ -55,11 +62,11 @@ class _Placed(torch.nn.Module):
         return self.rule.placement()
 
 
-def test_a_position_moves_the_weight_by_the_difference_of_its_neighbours():
+def test_an_offset_moves_the_weight_by_the_difference_of_its_neighbours():
     """DFSNet: `∂filter/∂l = F[⌊l⌋+1 : ·] − F[⌊l⌋ : ·]`, checked by finite differences of a whole layer."""
     chosen = Spec(rule="interpolated", layout="flat", windows=1, ratio=2)
     geometry = plan_geometry(chosen, (3, 10))
-    rule = OFFSET_RULES["interpolated"](Places.of(geometry), chosen).double()
+    rule = _rule(chosen, geometry)
     rule.position.data += 0.4
     rule.position.data.clamp_(max=geometry.limit - 0.6)
     summary = torch.randn(geometry.length, 1, dtype=torch.float64)
@@ -73,9 +80,10 @@ def test_a_position_moves_the_weight_by_the_difference_of_its_neighbours():
 
 def test_straight_through_gradient_is_the_stated_formula():
     """`∂ℓ/∂logit[c] = p[c]/τ·(s[c] − Σ p·s)`, `s[c] = ⟨∂ℓ/∂W, window at c⟩`; the forward pass is hard."""
-    chosen = Spec(rule="categorical", layout="taps", windows=2, ratio=2, candidates=5, grid=2, start="random")
+    chosen = Spec(rule="categorical", layout="taps", windows=2, ratio=2, grid=2,
+                  options={"candidates": 5, "start": "random"})  # fmt: skip
     geometry = plan_geometry(chosen, (6, 4, 3))
-    rule = OFFSET_RULES["categorical"](Places.of(geometry), chosen).double()
+    rule = _rule(chosen, geometry)
     rule.logits.data.normal_()
     rule.temperature.fill_(0.7)
     summary = torch.randn(geometry.length, geometry.columns, dtype=torch.float64, requires_grad=True)
@@ -100,21 +108,6 @@ def test_straight_through_gradient_is_the_stated_formula():
     torch.testing.assert_close(summary.grad, hard.grad)
 
 
-def test_gumbel_choices_are_drawn_as_the_softmax_says():
-    """Jang et al. 2017, section 2.1: `argmax(logits + Gumbel noise)` is a sample of `softmax(logits)`."""
-    chosen = Spec(rule="gumbel", layout="taps", windows=1, ratio=2, candidates=4, start="random")
-    rule = OFFSET_RULES["gumbel"](Places(20_000, 1, limit=9), chosen)
-    torch.manual_seed(0)
-    rule.logits.data = torch.tensor([0.0, 1.0, -0.5, 0.3]).expand(20_000, 1, 4).contiguous()
-    drawn = rule.placement().weights.argmax(-1).flatten().bincount(minlength=4)
-    expected = torch.softmax(rule.logits[0, 0].detach().double(), -1) * 20_000
-    assert scipy.stats.chisquare(drawn.numpy(), expected.numpy()).pvalue > 1e-3
-    assert not torch.equal(rule.placement().weights, rule.placement().weights)
-    assert torch.equal(rule(), rule.first.long() + 1)
-    rule.eval()
-    assert bool((rule.placement().weights.argmax(-1) == 1).all())
-
-
 def test_learned_columns_are_hard_forward_and_soft_backward():
     columns = LearnedColumns(2, 3, None).double()
     columns.logits.data += torch.randn(2, 3, 3)
@@ -130,9 +123,8 @@ def test_learned_columns_are_hard_forward_and_soft_backward():
     torch.testing.assert_close(columns.logits.grad, p * (scores - (p * scores).sum(-1, keepdim=True)))
 
 
-def test_positions_reflect_at_the_ends_and_keep_their_gradient():
-    chosen = Spec(rule="interpolated", ratio=2)
-    rule = OFFSET_RULES["interpolated"](Places(1, 4, limit=10), chosen).double()
+def test_offsets_reflect_at_the_ends_and_keep_their_gradient():
+    rule = RULES["interpolated"](Lattice(1, 4, limit=10)).double()
     rule.position.data = torch.tensor([[-1.3, 11.2, 4.5, 20.5]], dtype=torch.float64)
     steps = rule.steps()
     torch.testing.assert_close(steps, torch.tensor([[1.3, 8.8, 4.5, 0.5]], dtype=torch.float64))
@@ -141,28 +133,12 @@ def test_positions_reflect_at_the_ends_and_keep_their_gradient():
     assert rule.position.grad.sign().tolist() == [[-1.0, -1.0, 1.0, 1.0]]
 
 
-def test_gradient_scaling_divides_by_the_uses():
-    from autosample.nn import SummaryConv1d
-
-    plain = SummaryConv1d(4, 8, 6, spec="random", ratio=4, dtype=torch.float64)
-    for how, power in (("mean", 1.0), ("sqrt", 0.5)):
-        scaled = SummaryConv1d(4, 8, 6, spec="random", ratio=4, scale_gradient=how, dtype=torch.float64)
-        scaled.load_state_dict(plain.state_dict())
-        upstream = torch.randn(8, 4, 6, dtype=torch.float64)
-        (a,) = torch.autograd.grad(plain.weight, plain.summary, upstream)
-        (b,) = torch.autograd.grad(scaled.weight, scaled.summary, upstream)
-        (uses,) = torch.autograd.grad(plain.weight, plain.summary, torch.ones_like(upstream))
-        torch.testing.assert_close(b, a / uses.clamp_min(1) ** power)
-
-
-@pytest.mark.parametrize(
-    "fields", [f for f in SMOOTH if "interpolated" in f.values()], ids=lambda f: "-".join(map(str, f.values()))
-)
-def test_positions_start_to_move_at_once(fields):
+@pytest.mark.parametrize("fields", [f for f in SMOOTH if f["rule"] == "interpolated"], ids=str)
+def test_offsets_start_to_move_at_once(fields):
     """Every start is an integer, the kink of the interpolation: there the one-sided derivative must be used."""
     from autosample.nn import SummaryConv1d
 
-    layer = SummaryConv1d(8, 12, 9, spec=Spec(**fields, ratio=4, start="random", rate=0.6), dtype=torch.float64)
+    layer = SummaryConv1d(8, 12, 9, spec=_started(fields, ratio=4), dtype=torch.float64)
     parameters = [p for name, p in layer.named_parameters() if name.endswith("position")]
     before = layer.offsets()
     optimizer = torch.optim.Adam([{"params": parameters, "lr": 0.6}, {"params": [layer.summary], "lr": 1e-2}])
@@ -174,13 +150,13 @@ def test_positions_start_to_move_at_once(fields):
             assert all((p.grad != 0).float().mean() > 0.9 for p in parameters)
         optimizer.step()
     moved = (layer.offsets() != before).float().mean()
-    assert moved > (0.3 if fields.get("unit") != "sigmoid" else 0)
+    assert moved > (0.3 if fields.get("options", {}).get("unit") != "sigmoid" else 0)
 
 
 def test_the_derivative_at_an_integer_is_the_one_sided_one():
     chosen = Spec(rule="interpolated", layout="flat", windows=1, ratio=2)
     geometry = plan_geometry(chosen, (3, 10))
-    rule = OFFSET_RULES["interpolated"](Places.of(geometry), chosen).double()
+    rule = _rule(chosen, geometry)
     rule.assign(torch.tensor([[2], [0], [4]]))
     summary, upstream = torch.randn(geometry.length, 1, dtype=torch.float64), torch.randn(3, 10, dtype=torch.float64)
     sample_weight(summary, geometry, rule.placement()).backward(upstream)

@@ -5,14 +5,24 @@ import torch
 
 from autosample import spec
 from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear
-from autosample.sampling import Geometry, Placement, Places, TableOffsets, plan_geometry, random_signs, sample_weight
+from autosample.sampling import (
+    RULES,
+    Geometry,
+    Lattice,
+    Placement,
+    TableOffsets,
+    plan_geometry,
+    random_signs,
+    sample_weight,
+)
 from autosample.sampling.rules.interpolated import InterpolatedOffsets
 
 
 @pytest.mark.parametrize(("taps", "channels", "filters"), [(32, 8, 16), (9, 6, 5), (4, 16, 33)])
 @pytest.mark.parametrize(("spatial", "compact"), [(4, 2), (8, 1), (1, 4), (3, 16)])
 def test_wsnet_is_the_papers_formula(taps, channels, filters, spatial, compact):
-    layer = SummaryConv1d(channels, filters, taps, spec="wsnet", spatial=spatial, channel=compact, dtype=torch.float64)
+    options = {"spatial": spatial, "channel": compact}
+    layer = SummaryConv1d(channels, filters, taps, spec="wsnet", options=options, dtype=torch.float64)
     phi, weight = layer.summary, layer.weight
     stride, columns = -(-taps // spatial), phi.shape[1]
     assert phi.shape[0] == taps + (filters - 1) * stride  # L* = L + (N − 1)·S
@@ -84,44 +94,53 @@ def test_dense_is_the_identity(shape):
 
 # Pairs of presets, with changes, that must give the same weights from the same summary.
 EQUIVALENT = [
-    (("wsnet", {"spatial": 4}), ("strided", {"layout": "taps", "windows": 1})),
-    (("wsnet", {"spatial": 4, "channel": 2}), ("separable", {"along": "strided", "across": "random", "spread": 0.0})),
-    (("fsnet", {}), ("dfsnet", {"unit": "positions", "start": "strided"})),
-    (("random", {"seed": 3}), ("autosample", {"seed": 3, "start": "random", "windows": 4, "afford": 10})),
-    (("random", {}), ("nes", {"start": "random"})),
-    (("random", {}), ("assigned", {"start": "random"})),
-    (("fsnet", {}), ("interpolated", {"kernel": "linear", "layout": "flat", "windows": 1})),
-    (("random", {}), ("categorical", {"start": "random"})),
+    (("wsnet", {"options": {"spatial": 4}}), ("strided", {"layout": "taps", "windows": 1})),
+    (("wsnet", {"options": {"spatial": 4, "channel": 2}}), ("interpolated", {"layout": "taps", "windows": 2})),
+    (("fsnet", {}), ("dfsnet", {"options": {"unit": "positions", "start": "strided"}})),
+    (("random", {"seed": 3}), ("autosample", {"seed": 3, "windows": 4, "options": {"start": "random", "afford": 10}})),
+    (("random", {}), ("nes", {"options": {"start": "random"}})),
+    (("random", {}), ("assigned", {"options": {"start": "random"}})),
+    (("fsnet", {}), ("interpolated", {"layout": "flat", "windows": 1})),
+    (("random", {}), ("categorical", {"options": {"start": "random"}})),
     (("fsnet", {}), ("categorical", {"layout": "flat"})),
-    (("fsnet", {}), ("gumbel", {"layout": "flat"})),
+    (("fsnet", {}), ("dfsnet", {"rule": "strided"})),
+    (("kmeans", {}), ("random", {"grid": "window", "layout": "flat", "window": "row"})),
 ]
 
 
 @pytest.mark.parametrize(("left", "right"), EQUIVALENT)
 def test_equivalent_rules(left, right):
     shape = (10, 8, 12)
-    left_spec = _any_spec(*left)
+    left_spec = _spec(*left)
     geometry = plan_geometry(left_spec, shape)
     summary = torch.randn(geometry.length, geometry.columns, dtype=torch.float64)
     torch.testing.assert_close(
-        _sampled(left_spec, geometry, summary), _sampled(_any_spec(*right), geometry, summary), rtol=0, atol=0
+        _sampled(left_spec, geometry, summary), _sampled(_spec(*right), geometry, summary), rtol=0, atol=0
     )
 
 
-def test_gaussian_narrows_to_linear_at_integers():
-    """At integer positions a wide kernel still mixes; hardening is what makes it exact."""
-    places = Places(4, 2, limit=20)
-    wide = InterpolatedOffsets(places, spec("random", ratio=2, kernel="gaussian", radius=3, start="random"))
-    assert wide.placement().weights.shape == (4, 2, 6)
-    torch.testing.assert_close(wide.placement().weights.sum(-1), torch.ones(4, 2))
-    assert torch.equal(wide.hardened()(), wide())
+@pytest.mark.parametrize(
+    "changes", [{"ratio": 4}, {"ratio": 9.3, "options": {"strides": "any"}}, {"ratio": 3, "grid": 2}]
+)
+@pytest.mark.parametrize("shape", [(10, 8, 12), (7, 6, 3, 3), (1, 4, 9), (5, 30)])
+def test_wsnet_is_the_even_spread_that_it_was_as_a_sum_of_two_rules(shape, changes):
+    """`o[n, g] = ⌊n·last/(N − 1)⌋` grid steps in every group: until 0.1.0 that was a sum of rules with no spread."""
+    layer = _layer(shape, "wsnet", **changes)
+    g, filters = layer.geometry, shape[0]
+    assert layer.spec.rule == "strided"
+    steps = [n * (g.limit // g.grid) // max(filters - 1, 1) for n in range(filters)]
+    assert layer.offsets().tolist() == [[step * g.grid] * g.windows for step in steps]
+    weight = torch.empty(filters, g.windows, g.columns, g.window, dtype=torch.float64)
+    for n, step in enumerate(steps):
+        weight[n] = layer.summary[step * g.grid : step * g.grid + g.window].t()
+    assert torch.equal(layer.weight, g.to_weight(weight))
 
 
 def test_nes_with_frozen_routing_is_interpolation():
     """In evaluation mode NES is interpolation at its routing map, whatever the input."""
     layer = SummaryConv1d(4, 6, 5, spec="nes", ratio=2, dtype=torch.float64).eval()
     layer.offsets.routing.mul_(0.9).add_(0.25)
-    fixed = InterpolatedOffsets(layer.offsets.places, spec("autosample", ratio=2))
+    fixed = InterpolatedOffsets(layer.offsets.lattice)
     fixed.position.data = layer.offsets.routing.clone()
     expected = sample_weight(layer.summary, layer.geometry, fixed.placement())
     layer(torch.randn(2, 4, 9, dtype=torch.float64))
@@ -129,10 +148,10 @@ def test_nes_with_frozen_routing_is_interpolation():
 
 
 def test_denser_sampling_is_a_convolution_then_a_pointwise_one():
-    layer = SummaryConv1d(16, 8, 32, bias=False, spec="wsnet", spatial=8, denser=2, dtype=torch.float64)
+    layer = SummaryConv1d(16, 8, 32, bias=False, spec="wsnet", options={"spatial": 8}, denser=2, dtype=torch.float64)
     assert layer.geometry.sampled == 16
     x = torch.randn(2, 16, 50, dtype=torch.float64)
-    twin = SummaryConv1d(16, 16, 32, bias=False, spec="wsnet", spatial=8, dtype=torch.float64)
+    twin = SummaryConv1d(16, 16, 32, bias=False, spec="wsnet", options={"spatial": 8}, dtype=torch.float64)
     twin.geometry = Geometry(**{**vars(layer.geometry), "filters": 16})
     twin.summary, twin.offsets = layer.summary, layer.offsets
     expected = torch.einsum("ns,bst->bnt", layer.densify, twin(x))
@@ -147,21 +166,17 @@ def _layer(shape, preset, **changes):
     return face(shape[1], shape[0], shape[2:], **options)
 
 
-def _any_spec(name, changes):
-    """A spec by preset, or by rule where no preset has the name."""
-    from autosample.sampling.spec import PRESETS, Spec
-
-    size = {} if "spatial" in changes else {"ratio": 4}
-    return spec(name, **size, **changes) if name in PRESETS else Spec(rule=name, **size, **changes)
+def _spec(name, changes):
+    """A spec by preset or by rule, with a size."""
+    size = {} if "spatial" in changes.get("options", {}) else {"ratio": 4}
+    return spec(name, **size, **changes)
 
 
 def _sampled(chosen, geometry, summary):
-    from autosample.sampling import OFFSET_RULES
-
-    rule = OFFSET_RULES[chosen.rule](Places.of(geometry), chosen, name="layer").double().eval()
+    rule = RULES[chosen.rule](Lattice.of(geometry), chosen.settings, seed=chosen.seed).double().eval()
     return sample_weight(summary, geometry, rule.placement())
 
 
 def test_table_offsets_hold_what_they_are_given():
     table = torch.tensor([[0, 4], [8, 2]])
-    assert torch.equal(TableOffsets(Places(2, 2, 8, 2), table)(), table)
+    assert torch.equal(TableOffsets(Lattice(2, 2, 8, 2), table)(), table)

@@ -12,8 +12,8 @@ from scipy.optimize import minimize
 from torch import nn
 
 from autosample import convert_, quantize_, report, spec
-from autosample.model.convert import summary_layers
 from autosample.models import create
+from autosample.nn import compressed_layers
 from autosample.sampling.sharing import root_ratios
 
 
@@ -48,7 +48,7 @@ def test_a_net_stores_the_same_in_all_and_its_layers_do_not():
     nets = {share: timm.create_model("resnet18", num_classes=10) for share in ("even", "root")}
     totals = {share: convert_(net, "random", ratio=8, share=share).stored_bytes for share, net in nets.items()}
     assert totals["root"] == pytest.approx(totals["even"], rel=0.01)
-    large, small = (summary_layers(nets["root"])[name].geometry for name in ("layer4.1.conv2", "layer1.0.conv1"))
+    large, small = (compressed_layers(nets["root"])[name].geometry for name in ("layer4.1.conv2", "layer1.0.conv1"))
     assert large.ratio / small.ratio == pytest.approx(math.sqrt(large.dense / small.dense), rel=0.01)
     assert nets["root"].layer1[0].conv1.spec.share == "even"  # its ratio is its own now
 
@@ -57,7 +57,7 @@ def test_sizes_of_their_own_take_no_part():
     def ratios(**options):
         net = create("digitnet", num_classes=10)
         convert_(net, "random", ratio=8, share="root", **options)
-        return {name: layer.geometry.ratio for name, layer in summary_layers(net).items()}
+        return {name: layer.geometry.ratio for name, layer in compressed_layers(net).items()}
 
     shared = ratios()
     given = ratios(overrides={"stages.4": {"ratio": 3}})
@@ -69,8 +69,8 @@ def test_sizes_of_their_own_take_no_part():
     kept = ratios(by_kind={"conv2d": {"ratio": 5}})
     assert all(ratio == pytest.approx(5, rel=0.02) for ratio in kept.values())
     compact = create("digitnet", num_classes=10)
-    convert_(compact, "wsnet", spatial=3, channel=2, share="root")
-    assert all(layer.spec.spatial == 3 for layer in summary_layers(compact).values())
+    convert_(compact, "wsnet", options={"spatial": 3, "channel": 2}, share="root")
+    assert all(layer.spec.settings.spatial == 3 for layer in compressed_layers(compact).values())
 
 
 def test_a_layer_by_itself_has_nothing_to_share():
@@ -84,7 +84,7 @@ def test_with_few_bits_a_layer_whose_share_holds_all_its_weights_has_them_at_the
     net = create("freshnet", num_classes=10)
     dense = net.head.fc.weight.detach().clone()
     options = {"include": ["stages", "head.fc"], "warm_start": True}
-    convert_(net, spec(preset, ratio=2, share="root", bits=4), **options)
+    convert_(net, spec(preset, ratio=2, share="root"), planned_bits=4, **options)
     layer = net.head.fc
     assert torch.equal(layer.weight, dense)  # nothing is shared within it, nor rearranged
     assert {r.note for r in report(net).rows if r.name == "head.fc"} == {"whole"}
@@ -100,35 +100,36 @@ def test_with_few_bits_a_layer_whose_share_holds_all_its_weights_has_them_at_the
 def test_bytes_follow_the_ratio_without_jumps_where_bits_are_few():
     def size(ratio):
         net = create("freshnet", num_classes=10)
-        convert_(net, spec("random", ratio=ratio, share="root", bits=4), include=["stages", "head.fc"])
+        convert_(net, spec("random", ratio=ratio, share="root"), planned_bits=4, include=["stages", "head.fc"])
         return quantize_(net, bits=4, rest="fp16").after
 
     sizes = [size(1.6 * 1.05**step) for step in range(20)]
     assert all(1.02 < a / b < 1.08 for a, b in itertools.pairwise(sizes))
 
 
-def test_learned_positions_only_where_they_are_affordable():
-    def rules(**changes):
+def test_learned_offsets_only_where_they_are_affordable():
+    def rules(afford=0.1, bits=32, **changes):
         net = create("wave4", num_classes=10)
-        convert_(net, spec("autosample", ratio=64, share="even", **changes))
-        layers = summary_layers(net).values()
+        convert_(net, spec("autosample", ratio=64, share="even", **changes), planned_bits=bits)
+        layers = compressed_layers(net).values()
         for layer in layers:
             cost = layer.offsets.stored_bits() if layer.spec.rule != "random" else 0
-            assert cost <= changes.get("afford", 0.1) * changes.get("bits", 32) * layer.summary.numel()
-            assert layer.spec.afford is None  # decided for good: what is saved and loaded does not change it
+            assert cost <= afford * bits * layer.summary.numel()
+            assert "afford" not in layer.spec.options  # decided for good: saving and loading does not change it
         notes = {r.name: r.note for r in report(net).rows}
-        for name, layer in summary_layers(net).items():
-            assert notes[name] == ("random positions" if layer.spec.rule == "random" else "")
+        for name, layer in compressed_layers(net).items():
+            assert notes[name] == ("random offsets" if layer.spec.rule == "random" else "")
         return [layer.spec.rule for layer in layers]
 
     assert set(rules()) == {"random"}
-    assert set(rules(afford=5.0)) == {"interpolated"}
-    assert rules(afford=0.6) != rules(afford=0.6, bits=4)  # a position weighs more against numbers of few bits
+    assert set(rules(5.0, options={"afford": 5.0})) == {"interpolated"}
+    some = {"options": {"afford": 0.6}}
+    assert rules(0.6, **some) != rules(0.6, bits=4, **some)  # an offset weighs more against numbers of few bits
 
 
-def test_the_preset_learns_positions_in_linear_layers_alone():
+def test_the_preset_learns_offsets_in_linear_layers_alone():
     for name, expected in {"freshnet": {"head.fc"}, "soundnet8": set(), "mlp784": {"stages.0.fc"}}.items():
         net = create(name, num_classes=10)
         convert_(net, "autosample", ratio=8, include=["stages", "head.fc"])
-        learned = {layer for layer, module in summary_layers(net).items() if module.spec.rule == "interpolated"}
+        learned = {layer for layer, module in compressed_layers(net).items() if module.spec.rule == "interpolated"}
         assert learned == expected, name

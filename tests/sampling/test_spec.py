@@ -10,34 +10,39 @@ import yaml
 
 from autosample import PRESETS, Spec, spec
 from autosample.errors import SpecError
-from autosample.sampling import plan_geometry
+from autosample.sampling import RULES, plan_geometry
 
 CHANGED = {
     "plain": {},
     "ratio": {"ratio": 7.5},
-    "compactness": {"spatial": 8, "channel": 4},
-    "reset to the class default": {"ratio": 8, "rule": "strided", "start": "strided", "freeze_at": 0.6, "by_kind": {}},
-    "by kind": {"ratio": 8, "by_kind": {"conv2d": {"signs": "random"}, "linear": {"ratio": 4, "seed": 3}}},
+    "compactness": {"rule": "strided", "options": {"spatial": 8, "channel": 4}},
+    "reset to the defaults": {
+        "ratio": 8,
+        "rule": "interpolated",
+        "options": {"start": "strided", "freeze_at": 0.6, "unit": "positions"},
+        "by_kind": {},
+    },
+    "another rule": {"ratio": 8, "rule": "strided"},
+    "options left out": {"ratio": 8, "rule": "interpolated", "options": {"unit": None, "start": None, "afford": None}},
+    "by kind": {
+        "ratio": 8,
+        "by_kind": {
+            "conv2d": {"signs": "random"},
+            "linear": {"ratio": 4, "seed": 3},
+            "conv3d": {"rule": "categorical", "options": {"rate": 0.3, "afford": None}},
+        },
+    },
     "everything": {
         "ratio": 8,
         "layout": "flat",
         "window": 5,
         "denser": 2,
         "grid": 3,
-        "kernel": "gaussian",
-        "radius": 2,
-        "candidates": 4,
-        "along": "interpolated",
-        "across": "strided",
-        "spread": 0.5,
+        "rule": "categorical",
+        "options": {"candidates": 4, "afford": 0.25, "rate": 0.1, "freeze_at": 0.5, "start": "random"},
         "columns": "learned",
         "signs": "random",
-        "gains": "window",
-        "scale_gradient": "sqrt",
         "share": "root",
-        "afford": 0.25,
-        "bits": 4,
-        "rate": 0.1,
         "seed": 11,
     },
 }
@@ -65,9 +70,19 @@ def test_presets_say_only_what_they_change(preset):
     default = Spec()
     for field in dataclasses.fields(Spec):
         expected = PRESETS[preset].get(field.name, getattr(default, field.name))
+        if field.name == "options":
+            expected = PRESETS[preset].get("options", {})
         if field.name not in ("preset", "by_kind"):
             assert getattr(made, field.name) == expected
-    assert {kind: dict(fields) for kind, fields in made.by_kind.items()} == PRESETS[preset].get("by_kind", {})
+    kinds = {kind: {**own, "options": dict(own["options"])} for kind, own in made.by_kind.items()}
+    assert kinds == PRESETS[preset].get("by_kind", {})
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_rule_by_itself_is_a_preset_too(rule):
+    made = spec(rule, ratio=8)
+    assert made == Spec(preset=rule, rule=PRESETS.get(rule, {}).get("rule", rule), ratio=8)
+    assert made.settings == RULES[rule].Options()
 
 
 def test_equal_specs_are_one_key():
@@ -87,7 +102,17 @@ def test_nothing_in_a_spec_can_be_changed():
     with pytest.raises(TypeError):
         made.by_kind["conv2d"] = {}
     with pytest.raises(TypeError):
-        made.by_kind["linear"]["rate"] = 1.0
+        made.by_kind["linear"]["options"] = {}
+    with pytest.raises(TypeError):
+        made.by_kind["linear"]["options"]["rate"] = 1.0
+    with pytest.raises(TypeError):
+        made.options["rate"] = 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.settings.rate = 0.1
+    given = {"rate": 0.25}
+    other = made.replace(options=given)
+    given["rate"] = 5.0
+    assert other.options["rate"] == 0.25
     mine = {"linear": {"seed": 1}}
     kept = made.replace(by_kind=mine)
     mine["linear"]["seed"] = 2
@@ -97,13 +122,39 @@ def test_nothing_in_a_spec_can_be_changed():
 
 
 def test_what_is_asked_for_comes_before_a_preset_s_own_kinds():
-    assert spec("autosample").for_kind("linear").rate != spec("autosample").for_kind("conv1d").rate
-    for kind in ("linear", "conv1d", "conv2d"):
-        assert spec("autosample", rate=0.05).for_kind(kind).rate == 0.05
-        assert Spec.from_dict(spec("autosample", rate=0.05).to_dict()).for_kind(kind).rate == 0.05
-        assert spec(spec("autosample", rate=0.05).to_dict()).for_kind(kind).rate == 0.05
-    both = spec("autosample", rate=0.05, by_kind={"linear": {"rate": 0.2}})
-    assert both.for_kind("linear").rate == 0.2
+    preset, rate = spec("autosample"), {"rate": 0.05}
+    assert preset.for_kind("linear").settings.rate != preset.for_kind("conv1d").settings.rate
+    made = spec("autosample", options=rate)
+    for kind in ("linear", "pointwise", "conv1d", "conv2d", "conv3d"):
+        for same in (made, Spec.from_dict(made.to_dict()), spec(made.to_dict())):
+            assert same.for_kind(kind).settings.rate == 0.05
+            assert same.for_kind(kind).settings.start == preset.for_kind(kind).settings.start  # that was not asked for
+    both = spec("autosample", options=rate, by_kind={"linear": {"options": {"rate": 0.2}}})
+    assert both.for_kind("linear").settings.rate == 0.2
+    assert both.for_kind("conv1d").settings.rate == 0.05
+
+
+def test_options_are_changed_one_by_one():
+    made = spec("dfsnet", ratio=8, options={"rate": 0.3})
+    assert dict(made.options) == {"unit": "sigmoid", "freeze_at": 0.9, "rate": 0.3}
+    assert dict(made.replace(options={"rate": 0.4}).options) == {"unit": "sigmoid", "freeze_at": 0.9, "rate": 0.4}
+    assert dict(made.replace(options={"rate": None}).options) == {"unit": "sigmoid", "freeze_at": 0.9}
+    assert made.replace(options={"unit": None}).settings.unit == "positions"
+    assert made.replace(options={}) == made.replace(options=None) == made
+    assert dict(spec({"preset": "dfsnet", "options": {"rate": 1}}, options={"unit": "positions"}).options) == {
+        "unit": "positions", "freeze_at": 0.9, "rate": 1,
+    }  # fmt: skip
+
+
+def test_a_new_rule_keeps_the_options_that_it_knows():
+    made = spec("dfsnet", options={"rate": 0.3}, by_kind={"linear": {"options": {"unit": "positions", "rate": 0.5}}})
+    other = made.replace(rule="categorical")
+    assert dict(other.options) == {"freeze_at": 0.9, "rate": 0.3}
+    assert dict(other.for_kind("linear").options) == {"freeze_at": 0.9, "rate": 0.5}
+    assert dict(made.replace(rule="random").options) == {}
+    kinds = spec("random", by_kind={"linear": {"rule": "interpolated", "options": {"unit": "sigmoid"}}})
+    assert kinds.replace(rule="strided").for_kind("linear") == kinds.for_kind("linear")
+    assert spec("autosample", rule="categorical").for_kind("linear").settings.afford == 0.1
 
 
 def test_by_kind_changes_one_kind_only():
@@ -114,30 +165,35 @@ def test_by_kind_changes_one_kind_only():
     assert plan_geometry(made, (32, 16, 9)).window == 3
     assert plan_geometry(made, (32, 16, 3, 3)).layout == "taps"
     # WSNet's terms for one kind, in place of the ratio
-    mixed = spec("wsnet", ratio=8, by_kind={"conv2d": {"spatial": 3, "channel": 2}})
-    assert (mixed.for_kind("conv2d").ratio, mixed.for_kind("conv2d").spatial) == (None, 3)
+    mixed = spec("wsnet", ratio=8, by_kind={"conv2d": {"options": {"spatial": 3, "channel": 2}}})
+    assert (mixed.for_kind("conv2d").ratio, mixed.for_kind("conv2d").settings.spatial) == (None, 3)
+    assert mixed.for_kind("conv1d") == spec("wsnet", ratio=8)
+    assert plan_geometry(spec("random", ratio=8, by_kind={"conv3d": {"windows": 3}}), (32, 16, 3, 3, 3)).windows == 3
 
 
 def test_the_papers_terms():
-    made = spec("wsnet", spatial=8, channel=8)
-    assert (made.ratio, made.spatial, made.channel) == (None, 8, 8)
+    made = spec("wsnet", options={"spatial": 8, "channel": 8})
+    assert (made.ratio, made.settings.spatial, made.settings.channel) == (None, 8, 8)
     # table 1, conv4: 128 filters of 64 x 8, stride 1, an eighth of the channels
     assert plan_geometry(made, (128, 64, 8)).stored == (8 + 127) * 8
 
 
 def test_one_of_two_alternatives_takes_the_place_of_the_other():
-    assert spec(spec("wsnet", ratio=8), spatial=4) == spec("wsnet", spatial=4)
-    assert spec({"preset": "wsnet", "spatial": 4, "channel": 2}, ratio=8) == spec("wsnet", ratio=8)
+    compact = {"spatial": 4, "channel": 2}
+    assert spec(spec("wsnet", ratio=8), options=compact) == spec("wsnet", options=compact)
+    assert spec({"preset": "wsnet", "options": compact}, ratio=8) == spec("wsnet", ratio=8)
+    assert spec({"preset": "wsnet", "options": {**compact, "strides": "any"}}, ratio=8).settings.strides == "any"
     assert spec("fsnet", window=3).windows is None
     assert spec(spec("fsnet"), window=3) == spec("fsnet", window=3)
     assert spec("hashednet", windows=4).window is None
     # the dense baseline stays dense at every point of a grid
-    assert spec("dense", ratio=8) == spec("dense", spatial=8) == spec("dense")
+    assert spec("dense", ratio=8) == spec("dense", options={"spatial": 8}) == spec("dense")
 
 
 def test_none_leaves_a_field_as_it_is():
     assert spec("autosample", ratio=8, seed=None, window=None) == spec("autosample", ratio=8)
-    assert spec({"preset": "fsnet", "ratio": 4, "rate": None}, ratio=None) == spec("fsnet", ratio=4)
+    assert spec("fsnet", by_kind={"linear": {"options": None}}).for_kind("linear") == spec("fsnet")
+    assert spec({"preset": "fsnet", "ratio": 4, "denser": None, "options": None}, ratio=None) == spec("fsnet", ratio=4)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +201,7 @@ def test_none_leaves_a_field_as_it_is():
     [
         ("wsnett", {}, r'no preset is called "wsnett": did you mean "wsnet"'),
         ("AutoSample", {}, r'did you mean "autosample"\?'),
-        ("x", {}, "known: autosample, dense, dfsnet"),
+        ("x", {}, "known: assigned, autosample, categorical, dense"),
         ("wsnet", {"ration": 8}, r'a spec has no field "ration": did you mean "ratio"'),
         ("wsnet", {"rule": "interpolate"}, r'rule must name an offset rule, got .*did you mean "interpolated"\?'),
         ("wsnet", {"columns": "learnt"}, r'columns must be one of tile, shuffle, learned, got .*"learned"'),
@@ -156,29 +212,44 @@ def test_none_leaves_a_field_as_it_is():
         ("wsnet", {"ratio": True}, "ratio must be a number above 0, got True"),
         ("wsnet", {"ratio": "8"}, "ratio must be a number above 0, got '8'"),
         ("wsnet", {"ratio": 0.125}, r"must be at least 1, got 0.125: use 8$"),
-        ("wsnet", {"ratio": 8, "spatial": 4}, "either ratio or spatial and channel"),
+        ("wsnet", {"ratio": 8, "options": {"spatial": 4}}, "either ratio or the options spatial and channel"),
         ("random", {"windows": 2, "window": 4}, "either windows .* or window"),
         ("random", {"windows": 0}, "windows must be a whole number of at least 1, got 0"),
         ("random", {"windows": 2.0}, "windows must be a whole number"),
-        ("random", {"window": -1}, "window must be a whole number of at least 0, got -1"),
-        ("wsnet", {"spatial": 2.5}, "spatial must be a whole number"),
-        ("autosample", {"grid": -1}, "grid must be a whole number of at least 0"),
-        ("autosample", {"candidates": 1}, "candidates must be a whole number of at least 2"),
-        ("autosample", {"rate": 0}, "rate must be above 0"),
+        ("random", {"window": -1}, "window must be a whole number of at least 1, got -1"),
+        ("random", {"window": 0}, r'window must be .* got 0: leave it out, or write "row" for one row of the kernel'),
+        ("random", {"window": "rows"}, "window must be a whole number"),
+        ("wsnet", {"options": {"spatial": 2.5}}, "spatial must be a whole number"),
+        ("wsnet", {"options": {"strides": "half"}}, r"strides must be one of whole, any, got 'half'"),
+        ("autosample", {"grid": -1}, "grid must be a whole number of at least 1"),
+        ("autosample", {"grid": 0}, r'grid must be .* got 0: write "window" for disjoint windows'),
+        ("categorical", {"options": {"candidates": 1}}, "candidates must be a whole number of at least 2"),
+        ("autosample", {"options": {"rate": 0}}, "rate must be a number above 0, got 0"),
+        ("autosample", {"options": {"unit": "rows"}}, "unit must be one of positions, sigmoid, got 'rows'"),
+        ("autosample", {"options": {"start": 1}}, "start must be one of strided, random, got 1"),
+        ("autosample", {"options": {"ratee": 1}}, r'rule interpolated has no option "ratee": did you mean "rate"'),
+        ("random", {"options": {"rate": 1}}, r'rule random has no option "rate": it has none'),
+        ("random", {"options": 3}, r"options must be a mapping of a rule's settings, got 3: write"),
+        ("wsnet", {"rule": ["random"]}, r"rule must name an offset rule, got \['random'\]"),
         ("autosample", {"share": "rot"}, r'share must be one of even, root, got .rot.: did you mean "root"'),
-        ("autosample", {"afford": -1}, "afford must be a share of at least 0, got -1"),
-        ("autosample", {"afford": "all"}, "afford must be a share of at least 0, got 'all'"),
-        ("autosample", {"bits": 1}, "bits must be a whole number from 2 to 32, got 1"),
-        ("autosample", {"bits": 64}, "bits must be a whole number from 2 to 32, got 64"),
-        ("autosample", {"freeze_at": 1.5}, "freeze_at must lie between 0 and 1, got 1.5"),
-        ("autosample", {"spread": float("nan")}, "spread must lie between 0 and 1"),
-        ("wsnet", {"along": "separable"}, "along must be a rule that stands alone"),
+        ("autosample", {"options": {"afford": -1}}, "afford must be a number of at least 0, got -1"),
+        ("autosample", {"options": {"afford": "all"}}, "afford must be a number of at least 0, got 'all'"),
+        ("autosample", {"options": {"freeze_at": 1.5}}, "freeze_at must lie between 0 and 1, got 1.5"),
+        ("autosample", {"options": {"freeze_at": float("nan")}}, "freeze_at must lie between 0 and 1"),
+        ("wsnet", {"denser": 0}, "denser must be a whole number of at least 1, got 0"),
+        ("wsnet", {"seed": 1.5}, "seed must be a whole number of at least 0, got 1.5"),
         ("wsnet", {"by_kind": 3}, "by_kind must map layer kinds to fields, got 3"),
-        ("wsnet", {"by_kind": {"conv3d": {}}}, r'by_kind knows the kinds .*got \'conv3d\': did you mean "conv'),
+        (
+            "wsnet",
+            {"by_kind": {"conv4d": {}}},
+            r'a kind of by_kind must be one of .*got \'conv4d\': did you mean "conv',
+        ),
         ("wsnet", {"by_kind": {"conv2d": 8}}, "by_kind must map conv2d to fields, got 8"),
         ("wsnet", {"by_kind": {"conv2d": {"by_kind": {}}}}, "by_kind must map conv2d to fields"),
         ("wsnet", {"by_kind": {"conv2d": {"rati": 8}}}, r'no field "rati": did you mean "ratio"'),
         ("wsnet", {"by_kind": {"conv2d": {"ratio": 0}}}, "ratio must be a number above 0"),
+        ("wsnet", {"by_kind": {"conv2d": {"options": {"rate": 1}}}}, r'rule strided has no option "rate"'),
+        ("wsnet", {"by_kind": {"conv2d": {"options": 3}}}, "options must be a mapping"),
         (["wsnet"], {}, "no preset is called"),
     ],
 )
@@ -186,6 +257,45 @@ def test_mistakes(preset, changes, message):
     with pytest.raises(SpecError, match=message) as caught:
         spec(preset, **changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(
+            ({name: value}, rf'"{name}" is an option of the rule, .*: write options={{"{name}": ')
+            for name, value in {
+                "rate": 0.1, "freeze_at": 0.6, "afford": 0.1, "start": "random", "unit": "sigmoid", "candidates": 8,
+                "spatial": 8, "channel": 4, "strides": "any",
+            }.items()
+        ),
+        ({"bits": 4}, "pass planned_bits=4 to convert_, then quantize_"),
+        ({"execution": "reuse"}, r'use the context manager autosample.nn.execution\("reuse"\)'),
+        ({"gains": "filter"}, '"gains" was removed: docs/research-log.md'),
+        ({"scale_gradient": "mean"}, '"scale_gradient" was removed: docs/research-log.md'),
+        ({"kernel": "gaussian"}, '"kernel" was removed: neighbours are mixed linearly'),
+        ({"radius": 2}, '"radius" was removed: neighbours are mixed linearly'),
+        ({"along": "strided"}, '"along" was removed: .* preset "wsnet" is the rule "strided"'),
+        ({"across": "random"}, '"across" was removed: '),
+        ({"spread": 0.5}, '"spread" was removed: '),
+        ({"rule": "separable"}, '"separable" was removed: preset "wsnet" is the rule "strided" now'),
+        ({"rule": "gumbel"}, '"gumbel" was removed: use "categorical"'),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_was_a_field_before_tells_where_it_went(changes, message):
+    whole = {"preset": "autosample", **changes}
+    by_kind = {"by_kind": {"linear": changes}}
+    for make in (
+        lambda: spec("autosample", **changes),
+        lambda: spec(whole),
+        lambda: Spec.from_dict(whole),
+        lambda: spec("wsnet", ratio=8).replace(**changes),
+        lambda: spec("autosample", **by_kind),
+    ):
+        with pytest.raises(SpecError, match=message) as caught:
+            make()
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("parse", [Spec.from_json, Spec.from_yaml])

@@ -9,9 +9,9 @@ from scipy import stats
 
 from autosample.coding.packing import bits_for, pack, packed_bytes, unpack
 from autosample.sampling import random_signs
-from autosample.sampling.hashing import hash_table, hash_words, layer_seed, random_columns, random_positions
+from autosample.sampling.hashing import hash_table, hash_words, layer_seed, random_columns, random_offsets
 
-FROZEN_POSITIONS = [[865, 450, 997], [109, 378, 916]]
+FROZEN_OFFSETS = [[865, 450, 997], [109, 378, 916]]
 FROZEN_SIGNS = [[-1.0, -1.0, -1.0], [1.0, -1.0, -1.0]]
 FROZEN_SEED = 1694546900
 
@@ -33,25 +33,25 @@ def test_hash_in_plain_python_integers():
     assert hash_words(seed, 4, 20).tolist() == words(123456789, 4, 20)
     rows, columns = words(123456789, 0, 5), words(123456789, 1, 7)
     expected = [[((r ^ c) * 0x2C1B3C6D & mask) * 1000 >> 32 for c in columns] for r in rows]
-    assert random_positions(seed, 5, 7, 1000).tolist() == expected
+    assert random_offsets(seed, 5, 7, 1000).tolist() == expected
 
 
 def test_a_seed_never_changes_its_meaning():
     """Frozen values: changing them would change every saved random layer."""
-    assert random_positions(torch.tensor(0), 2, 3, 1000).tolist() == FROZEN_POSITIONS
+    assert random_offsets(torch.tensor(0), 2, 3, 1000).tolist() == FROZEN_OFFSETS
     assert random_signs(torch.tensor(0), 2, 3, torch.float32).tolist() == FROZEN_SIGNS
     assert layer_seed(0, "layer1.0.conv1") == FROZEN_SEED
 
 
-def test_positions_are_uniform_and_signs_are_fair():
-    positions = random_positions(torch.tensor(7), 200, 100, 50).flatten().numpy()
-    assert stats.chisquare(np.bincount(positions, minlength=50)).pvalue > 1e-3
+def test_offsets_are_uniform_and_signs_are_fair():
+    offsets = random_offsets(torch.tensor(7), 200, 100, 50).flatten().numpy()
+    assert stats.chisquare(np.bincount(offsets, minlength=50)).pvalue > 1e-3
     signs = random_signs(torch.tensor(7), 200, 100, torch.float64)
     assert abs(float(signs.mean())) < 4 / np.sqrt(signs.numel())
-    # rows and columns are uncorrelated, and signs do not follow positions
+    # rows and columns are uncorrelated, and signs do not follow offsets
     correlation = np.corrcoef(signs.numpy())
     assert np.abs(correlation[np.triu_indices(200, 1)]).max() < 6 / np.sqrt(100)
-    assert abs(np.corrcoef(signs.flatten(), positions)[0, 1]) < 4 / np.sqrt(positions.size)
+    assert abs(np.corrcoef(signs.flatten(), offsets)[0, 1]) < 4 / np.sqrt(offsets.size)
 
 
 def test_no_two_filters_are_alike():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autosample.sampling import Placement, multiplicity
-from autosample.sampling.windows import compose, cut_windows, gather_windows, scatter_windows
+from autosample.sampling.windows import cut_windows, gather_windows, scatter_windows
 
 
 @settings(max_examples=40, deadline=None)
@@ -49,25 +49,10 @@ def test_blocks_do_not_change_the_result(monkeypatch):
         torch.testing.assert_close(other, results[0])
 
 
-def test_composed_placements_add_their_positions():
-    summary = torch.randn(40, 2, dtype=torch.float64)
-    a = Placement(torch.randint(0, 10, (5, 1)), torch.rand(5, 1, 2, dtype=torch.float64))
-    b = Placement(torch.randint(0, 10, (1, 3)), torch.rand(1, 3, 2, dtype=torch.float64))
-    both = cut_windows(summary, compose(a, b), 4)
-    for n in range(5):
-        for g in range(3):
-            expected = sum(
-                a.weights[n, 0, i] * b.weights[0, g, j] * summary[(s := int(a.base[n] + b.base[0, g]) + i + j) : s + 4]
-                for i in range(2)
-                for j in range(2)
-            )
-            torch.testing.assert_close(both[n, g], expected.t())
-
-
 def test_multiplicity_counts_uses():
-    positions = torch.tensor([[0, 2], [2, 5]])
-    counts = [sum(int(o) <= row < int(o) + 3 for o in positions.flatten()) for row in range(8)]
-    assert multiplicity(positions, 3, 8).tolist() == counts
+    offsets = torch.tensor([[0, 2], [2, 5]])
+    counts = [sum(int(o) <= row < int(o) + 3 for o in offsets.flatten()) for row in range(8)]
+    assert multiplicity(offsets, 3, 8).tolist() == counts
 
 
 def test_functorch_transforms_go_through():

@@ -12,11 +12,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from autosample.deployment.deploy import deploy
 from autosample.errors import one_line
 from autosample.experiments.bench.cases import Workload
-from autosample.model.convert import convert_, harden_, summary_layers
-from autosample.nn import SummaryLayer
-from autosample.nn.dense import to_dense_
-from autosample.nn.execution import layer_frame, layer_task
-from autosample.nn.layer import SummaryConv1d, SummaryConv2d
+from autosample.model.convert import convert_, harden_
+from autosample.nn import Compressed, SummaryConv1d, SummaryConv2d, compressed_layers, execution
+from autosample.nn.planning import layer_frame
+from autosample.nn.running import Way
 from autosample.reuse import fused
 from autosample.reuse.planner import variants
 from autosample.reuse.plans import PLANS, Operands
@@ -33,6 +32,7 @@ class Side:
         args: With what; in training the input and the classes.
         compiled: Whether `torch.compile` comes before.
         train: Whether a call is a training step.
+        way: How summary layers compute, as for `autosample.nn.execution`.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Side:
     args: tuple[Tensor, ...]
     compiled: bool = False
     train: bool = False
+    way: Way = "auto"
 
     @property
     def dense(self) -> bool:
@@ -48,6 +49,17 @@ class Side:
 
     def start(self) -> Callable[[], Any]:
         """The call to be timed; it gives the outputs."""
+        call = self._call()
+        if self.way == "auto":
+            return call
+
+        def in_this_way() -> Any:
+            with execution(self.way):
+                return call()
+
+        return in_this_way
+
+    def _call(self) -> Callable[[], Any]:
         run = cast(nn.Module, torch.compile(self.module)) if self.compiled else self.module
         if not self.train:
             return lambda: run(*self.args)
@@ -129,27 +141,20 @@ def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) 
     layer = face(**work.layer, bias=False, spec=spec(dict(work.summary)))
     layer.harden_()
     layer = layer.to(device, dtype).eval().requires_grad_(False)
-    built = Built([*_layouts("dense", to_dense_(copy.deepcopy(layer)), x)])
-    built.sides.append(Side("materialize", _materializing(copy.deepcopy(layer)), (x,)))
+    built = Built([*_layouts("dense", copy.deepcopy(layer).to_dense_(), x)])
+    built.sides.append(Side("materialize", copy.deepcopy(layer), (x,), way="materialize"))
     why = fused.why_not() if device.type == "cpu" else "it runs on CPUs only"
     built.notes += [f"no fused kernel: {why}"] if why else []
-    task = layer_task(layer)
+    task = layer.task()
     if task is None:
         built.notes.append("its windows share no work")
     ways = {} if task is None else variants(task, device, dtype, fuse=not why)
     frame, pad = layer_frame(layer)
-    operands = Operands(layer.summary, layer._factors(), layer.bias, layer.densify, pad)
+    operands = Operands(layer.summary, layer.signs(), layer.bias, layer.densify, pad)
     for kind in sorted(ways, key=list(PLANS).index):
         built.sides.append(Side(kind, PLANS[kind].build(ways[kind], frame, operands).eval(), (x,)))
     _deploy(built, layer, x)
     return built
-
-
-def _materializing(model: nn.Module) -> nn.Module:
-    """Let all summary layers make their weight at every call."""
-    for layer in summary_layers(model).values():
-        layer.spec = layer.spec.replace(execution="materialize")
-    return model
 
 
 def _deploy(built: Built, model: nn.Module, x: Tensor) -> None:
@@ -181,8 +186,8 @@ def converted(work: Workload) -> nn.Module:
 
 def _dense_twin(model: nn.Module) -> nn.Module:
     twin = copy.deepcopy(model)
-    for layer in summary_layers(twin).values():
-        to_dense_(layer)
+    for layer in compressed_layers(twin).values():
+        layer.to_dense_()
     return twin
 
 
@@ -201,15 +206,15 @@ def _model(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) 
 def _training(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
     model = cast(Any, converted(work)).to(device, dtype).train()
     y = torch.randint(0, 10, (work.batch,), device=device)
-    modules = {"dense": _dense_twin(model).requires_grad_(True), "auto": model}
-    modules["materialize"] = _materializing(copy.deepcopy(model))
-    return Built([Side(name, module, (x, y), train=True) for name, module in modules.items()])
+    sides = [Side("dense", _dense_twin(model).requires_grad_(True), (x, y), train=True)]
+    sides.append(Side("auto", model, (x, y), train=True))
+    return Built([*sides, Side("materialize", copy.deepcopy(model), (x, y), train=True, way="materialize")])
 
 
 @torch.no_grad()
 def _liven(model: nn.Module) -> None:
     """Give numbers to what starts as all zeros or ones: a branch times zero would hide wrong outputs."""
-    inside = {id(p) for layer in model.modules() if isinstance(layer, SummaryLayer) for p in layer.parameters()}
+    inside = {id(p) for layer in model.modules() if isinstance(layer, Compressed) for p in layer.parameters()}
     for p in model.parameters():
         if id(p) not in inside and p.numel() > 1 and bool((p == p.flatten()[0]).all()):
             p.uniform_(0.5, 1.5) if p.flatten()[0] != 0 else p.normal_(std=0.1)

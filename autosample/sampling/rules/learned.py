@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from autosample.sampling.checks import check_number, check_share
-from autosample.sampling.rules.base import Lattice, Offsets, Options
+from autosample.sampling.checks import Number, check_number, check_share
+from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.rules.table import TableOffsets, start_offsets
 from autosample.sampling.windows import Placement
 
@@ -17,7 +17,7 @@ Start = Literal["strided", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedOptions(Options):
+class LearnedOptions(RuleOptions):
     """Settings of every rule that learns.
 
     Attributes:
@@ -30,14 +30,14 @@ class LearnedOptions(Options):
     """
 
     start: Start = "strided"
-    rate: float | None = None
-    freeze_at: float = 0.6
-    afford: float | None = None
+    rate: Number | None = None
+    freeze_at: Number = 0.6
+    afford: Number | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rate", self.rate, above=0, fix="0.2 suits Adam")
-        check_number("afford", self.afford, least=0, fix="0.1 lets offsets take a tenth of a summary's bits")
+        check_number("rate", self.rate, above=0.0, fix="0.2 suits Adam")
+        check_number("afford", self.afford, least=0.0, fix="0.1 lets offsets take a tenth of a summary's bits")
         check_share("freeze_at", self.freeze_at, fix="0.6 is a usual choice")
 
 
@@ -47,7 +47,7 @@ class LearnedOffsets(Offsets):
     A subclass defines `soft_placement`, `hard_offsets` and `assign`.
     """
 
-    Options: ClassVar[type[Options]] = LearnedOptions
+    Options: ClassVar[type[RuleOptions]] = LearnedOptions
     learned = True
     options: LearnedOptions
     table: Tensor
