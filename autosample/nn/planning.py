@@ -42,7 +42,7 @@ def layer_task(layer: Any) -> Task | None:
 
 
 def layer_frame(layer: Any) -> tuple[Frame, Pad | None]:
-    """Where the filters are put down, and what has to be padded before if that is not zeros."""
+    """Where the filters are applied, and what has to be padded before if that is not zeros."""
     flat = list(layer._reversed_padding_repeated_twice)
     pairs = tuple(zip(flat[::2], flat[1::2], strict=True))[::-1]
     other = layer.padding_mode != "zeros"
