@@ -69,7 +69,7 @@ class _Patterns:
         for pattern in self.patterns:
             if str(pattern) not in self.matched:
                 named = isinstance(pattern, str) and not pattern.startswith("re:")
-                near = f": {hint(pattern, known)}" if named else ""
+                near = f": {hint(str(pattern), known)}" if named else ""
                 warnings.warn(f"{self.what} pattern {pattern!r} matched no layer{near}", stacklevel=4)
 
 

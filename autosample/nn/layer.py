@@ -231,7 +231,8 @@ class SummaryLayer(Compressed):
         return {"windows": self.geometry.windows, "rule": self.spec.rule, "options": {"afford": None, **strides}}
 
     def settings(self) -> dict[str, Any]:
-        return {"spec": self.spec.to_dict(), "geometry": asdict(self.geometry)}
+        sizes = asdict(self.geometry) | {"kernel": list(self.geometry.kernel)}
+        return {"spec": self.spec.to_dict(), "geometry": sizes}
 
     @classmethod
     def rebuilt(cls, layer: nn.Module, settings: Any, name: str) -> Compressed:

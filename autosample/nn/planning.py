@@ -16,18 +16,16 @@ from autosample.reuse.task import Task, make_task
 
 
 def reusable(layer: Any) -> str:
-    """Why a layer cannot reuse work, whatever its positions are; empty if it can."""
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
+    """Why a layer cannot reuse work, at any offsets; empty if it can."""
+    kind: type[nn.Module] = layer.dense_class
+    if not issubclass(kind, nn.Conv1d | nn.Conv2d):
         return "no taps to slide along"
-    if not is_plain(layer.dense_class):
-        return f"{layer.dense_class.__name__} has a forward pass of its own"
-    return ""
+    return "" if is_plain(kind) else f"{kind.__name__} has a forward pass of its own"
 
 
 @torch.no_grad()
 def layer_task(layer: Any) -> Task | None:
-    """The task of a convolution at its present positions; `None` if they are not integers or share no work."""
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    """The task of a convolution at its present offsets; `None` if they are not integers or share no work."""
     placement = layer.offsets.placement()
     if not getattr(layer.columns, "is_frozen", True):
         return None  # a choice of columns learns through the weight
@@ -67,7 +65,6 @@ def summary_plan(
     """
     if why := reusable(layer):
         return Plan("dense", why), None
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     task = layer_task(layer)
     if task is None:
         return Plan("dense", "its windows share no work"), None

@@ -12,7 +12,7 @@ from autosample.sampling.checks import Number, check_choice, check_whole, fail, 
 from autosample.sampling.geometry import Kind
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
-from autosample.sampling.rules import RULES, Options
+from autosample.sampling.rules import RULES, RuleOptions
 
 Layout = Literal["auto", "taps", "flat"]
 Share = Literal["even", "root"]
@@ -236,7 +236,7 @@ def _check_rule(s: Spec) -> None:
         fail("rule must name an offset rule", s.rule, moved(str(s.rule)) or hint(str(s.rule), RULES))
     if not isinstance(s.options, Mapping):
         fail("options must be a mapping of the rule's settings", s.options, 'write {"rate": 0.1}')
-    kind: type[Options] = RULES[s.rule].Options
+    kind: type[RuleOptions] = RULES[s.rule].Options
     known = [f.name for f in fields(kind)]
     for name in s.options:
         if name not in known:

@@ -1,5 +1,6 @@
 """Another format is one class and one row of `FORMATS`: the command line and the comparison find it there."""
 
+import io
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,58 +12,68 @@ import autosample
 from autosample.cli.main import main
 from autosample.errors import ExportError, MissingExtra
 from autosample.export import FORMATS, Format, write_model
+from autosample.export.formats.pt2 import to_program
 from autosample.models import create
 
 
+class Times(torch.nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
 @dataclass(frozen=True)
-class Scripted(Format):
-    """TorchScript."""
+class Toy(Format):
+    """A program of torch's in a file of its own."""
 
-    title: ClassVar[str] = "a traced module"
+    title: ClassVar[str] = "a toy"
 
-    file_name: str = "model.ts"
+    file_name: str = "model.toy"
     times: float = 1.0
 
     def write(self, model, path, args, axes):
-        torch.jit.save(torch.jit.trace(lambda *inputs: model(*inputs) * self.times, args), path)
+        program = to_program(torch.nn.Sequential(model, Times(self.times)), args, axes)
+        written = io.BytesIO()
+        torch.export.save(program, written)
+        path.write_bytes(written.getvalue())
 
     def runner(self, path, threads=0):
-        again = torch.jit.load(path)
+        again = torch.export.load(io.BytesIO(path.read_bytes())).module()
         return lambda args: [again(*args)]
 
 
 @pytest.fixture
-def scripted(monkeypatch) -> Format:
-    form = Scripted()
-    monkeypatch.setitem(FORMATS, "scripted", form)
+def toy(monkeypatch) -> Format:
+    form = Toy()
+    monkeypatch.setitem(FORMATS, "toy", form)
     return form
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-
-
-def test_the_command_line_writes_it(scripted, tmp_path, capsys):
+def test_the_command_line_writes_it(toy, tmp_path, capsys):
     torch.manual_seed(0)
     model = autosample.convert(create("digitnet", num_classes=10), "wsnet", ratio=4)[0]
     made = {"input_size": [1, 8, 8], "mean": [0.3], "std": [0.4]}
     autosample.save(model, tmp_path / "saved", name="digitnet", arguments={"num_classes": 10}, preprocessing=made)
-    assert main(["export", str(tmp_path / "saved"), "--format", "scripted", "--dense"]) == 0
+    assert main(["export", str(tmp_path / "saved"), "--format", "toy", "--dense"]) == 0
     assert "largest error" in capsys.readouterr().out
-    again = torch.jit.load(tmp_path / "saved" / "model.ts")
     x = torch.randn(3, 1, 8, 8)
-    torch.testing.assert_close(again(x), autosample.load(tmp_path / "saved")(x), rtol=1e-4, atol=1e-5)
-    assert main(["export", str(tmp_path / "saved"), "--format", "scriptet"]) == 2
-    assert 'did you mean "scripted"' in capsys.readouterr().err
+    (got,) = toy.runner(tmp_path / "saved" / "model.toy")((x,))
+    torch.testing.assert_close(got, autosample.load(tmp_path / "saved")(x), rtol=1e-4, atol=1e-5)
+    assert main(["export", str(tmp_path / "saved"), "--format", "toi"]) == 2
+    assert 'did you mean "toy"' in capsys.readouterr().err
     assert main(["export", "--help"]) == 0
-    assert "a traced module" in capsys.readouterr().out
-    assert main(["export", str(tmp_path / "saved"), "--format", "scripted", "--opset", "18"]) == 2
+    assert "toy (a toy)" in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "saved"), "--format", "toy", "--opset", "18"]) == 2
     assert "no setting 'opset'" in capsys.readouterr().err
 
 
-def test_a_file_that_computes_something_else_is_not_kept(scripted, tmp_path):
+def test_a_file_that_computes_something_else_is_not_kept(toy, tmp_path):
     model, x = small_net("image", "wsnet")
     with pytest.raises(ExportError, match="may differ"):
-        write_model(scripted.adjusted(times=1.01), model, tmp_path / "model.ts", x, dense=True)
+        write_model(toy.adjusted(times=1.01), model, tmp_path / "model.toy", x, dense=True)
     assert list(tmp_path.iterdir()) == []
 
 
