@@ -12,6 +12,7 @@ from typing import Any
 
 from autosample.experiments.grid import Cell, Grid
 from autosample.experiments.record import Record
+from autosample.system.extras import require
 from autosample.system.files import write_json, write_text
 from autosample.system.tables import as_markdown
 
@@ -105,6 +106,7 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, floa
 
     `None` where there are fewer than two pairs. Where all differences are zero both are 1.
     """
+    require("ablate", "scipy")
     from scipy.stats import ttest_rel, wilcoxon
 
     if len(a) < 2:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autosample.system.extras import require
 from autosample.system.files import whole
 
 #: Pictures are shown about 800 pixels wide: at 8 inches, 11 points are then 15 pixels high.
@@ -27,6 +28,7 @@ def drawn(path: Path, down: int = 1, across: int = 1, **options: Any) -> Iterato
         down, across: How many axes.
         options: Of `matplotlib.pyplot.subplots`.
     """
+    require("ablate", "matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")
