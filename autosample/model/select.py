@@ -10,7 +10,7 @@ from torch import nn
 
 from autosample.errors import ConversionError, SpecError, hint
 from autosample.nn import Compressed
-from autosample.nn.become import method_of
+from autosample.nn.becoming import method_of
 from autosample.nn.kinds import is_kind, names_of_kinds
 from autosample.sampling.geometry import kind_of
 from autosample.sampling.presets import PRESETS

@@ -40,7 +40,7 @@ def test_rows_are_means_and_deviations_by_hand(table):
 def test_tests_are_those_of_scipy(table):
     dense, wsnet = paired_tests(*table)
     mine, theirs = [90.0, 94.0, 92.0], [80.0, 84.0, 79.0]
-    assert (wsnet.rule, wsnet.against, wsnet.pairs, wsnet.wins) == ("random", "wsnet", 3, 3)
+    assert (wsnet.method, wsnet.against, wsnet.pairs, wsnet.wins) == ("random", "wsnet", 3, 3)
     assert wsnet.difference == pytest.approx(11.0)
     assert wsnet.t_p == pytest.approx(ttest_rel(mine, theirs).pvalue)
     assert wsnet.wilcoxon_p == pytest.approx(wilcoxon(mine, theirs).pvalue)
@@ -85,7 +85,7 @@ def test_files(table, tmp_path):
 def test_figures(table, tmp_path):
     made, records = table
     assert [path.name for path in draw(made, records, tmp_path)] == ["accuracy.png"]
-    windows = {"conv": {"windows": 2, "window": 3, "length": 9, "positions": [[0, 4], [6, 1]], "uses": [1.0] * 9}}
+    windows = {"conv": {"windows": 2, "window": 3, "length": 9, "offsets": [[0, 4], [6, 1]], "uses": [1.0] * 9}}
     moved = {"conv": [[0, 0.5, 1.0, 0.0, 1.0, 2.0, 0.0], [1, 0.6, 2.0, 0.0, 2.0, 5.0, 1.0]]}
     for key, found in records.items():
         latency = {"median": 1.0, "low": 0.9, "high": 1.1, "threads": 1}
