@@ -15,6 +15,7 @@ from autosample.artifact.building import Factory
 from autosample.artifact.config import FETCHING, Config, Source
 from autosample.artifact.files import read_folder
 from autosample.artifact.origin import find_source
+from autosample.artifact.upgrade import upgraded_state
 from autosample.coding.quantizers import quantizer_of
 from autosample.errors import ArtifactError, AutosampleError, one_line
 from autosample.model.convert import harden_
@@ -74,13 +75,13 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
     """A net as `autosample.training.Classifier` trains it, without anything of the training."""
     saved = _read_checkpoint(path)
     hyper: dict[str, Any] = dict(saved["hyper_parameters"])
+    state = upgraded_state({key[4:]: v for key, v in saved["state_dict"].items() if key.startswith("net.")}, path)
     try:
         recipe = Recipe.of(hyper)
         args = {name: value for name, value in (recipe.model_args or {}).items() if name not in FETCHING}
         net = replace(recipe, model_args=args).build()
     except AutosampleError as error:
         raise ArtifactError(f"a checkpoint must name a model that can be built, got: {one_line(error)}") from error
-    state = {key[4:]: value for key, value in saved["state_dict"].items() if key.startswith("net.")}
     _attach(net, state)
     try:
         net.load_state_dict(state)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.coding.quantizers import QUANTIZERS
+from autosample.errors import ArtifactError
 from autosample.nn import CodedLayer
 from autosample.nn.reading import read_geometry
 from autosample.sampling.hashing import random_offsets
@@ -81,6 +82,20 @@ def upgraded_tensors(
             gains[name] = _gains(layer, found)
         kept |= {f"{start}{key}": tensor for key, tensor in own.items()}
     return kept, gains
+
+
+def upgraded_state(state: Mapping[str, Tensor], path: object) -> dict[str, Tensor]:
+    """The state of a checkpoint without what only the training with options of 0.1.0 needed.
+
+    Raises:
+        ArtifactError: Its layers had gains or offsets of two rules, which change what is stored.
+    """
+    if any(key.endswith("gains") or ".offsets.along." in key for key in state):
+        raise ArtifactError(
+            f'a checkpoint must have no gains and no rule "separable", got {path}: write a saved model '
+            "from it with version 0.1.0 (autosample export CHECKPOINT --format artifact), which this version loads"
+        )
+    return {key: value for key, value in state.items() if not key.endswith("offsets.width")}
 
 
 def _is_sum(old: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import autosample.models
 import autosample.nn
 from autosample.artifact import load, load_any, save
-from autosample.errors import SpecError
+from autosample.errors import ArtifactError, SpecError
 from autosample.sampling import PRESETS, Spec, plan_geometry, settle
 from autosample.sampling.spec import spec
 from autosample.sampling.upgrade import upgraded
@@ -55,6 +55,10 @@ def test_saved_models_give_the_same_outputs(folder, tmp_path):
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
 def test_checkpoints_give_the_same_outputs(path):
+    if path.stem in ("by_kind", "int8"):  # a rule and factors that are gone, and shaped what the layers store
+        with pytest.raises(ArtifactError, match=r"no gains and no rule .* with version 0\.1\.0"):
+            load_any(path)
+        return
     known, (model, _) = _read(path.with_suffix(".safetensors")), load_any(path)
     with torch.no_grad():
         assert torch.equal(model(known["x"]), known["y"])
@@ -68,7 +72,7 @@ def test_specs_of_files_plan_the_same_sizes(row):
         pytest.skip("a sum of two rules, which files hold as a table of offsets")
     for name, shape in SPECS["shapes"].items():
         wanted = row["plans"][name]
-        if isinstance(wanted, str) or "gains" in old:
+        if "error" in wanted or "gains" in old:
             continue
         planned = asdict(plan_geometry(new, shape, bits))
         assert {**planned, "kernel": list(planned["kernel"])} == wanted
