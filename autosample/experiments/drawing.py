@@ -11,7 +11,7 @@ from autosample.system.files import whole
 
 #: Pictures are shown about 800 pixels wide: at 8 inches, 11 points are then 15 pixels high.
 WIDTH = 8.0
-_LETTERS = {
+_LETTERS: dict[Any, Any] = {
     "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11.5, "xtick.labelsize": 10.5, "ytick.labelsize": 10.5,
     "figure.titlesize": 12.5, "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip

@@ -33,13 +33,19 @@ def _bars(record: Record, path: Path) -> None:
         colours = [_colour(row.best) for row in rows]
         axes.barh(places, [r.median for r in best], xerr=spread, color=colours, height=0.6, capsize=3)
         for place, r in zip(places, best, strict=True):
-            axes.annotate(f"{r.median:.{1 if r.median >= 10 else 2}f}x", (r.high, place), (6, 0), textcoords="offset points", va="center")
+            axes.annotate(
+                f"{r.median:.{1 if r.median >= 10 else 2}f}x",
+                (r.high, place),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+            )
         axes.axvline(1, color=METHODS["dense"].colour, linewidth=1)
         axes.set_yticks(places, [f"{row.workload.name} ({row.best})" for row in rows])
         axes.invert_yaxis()
         axes.set_xlim(min(0.9, *(0.9 * r.low for r in best)), 1.5 * max(r.high for r in best))
         plain_log(axes.xaxis)
-        axes.set_xlabel("times as fast as the fastest dense PyTorch")
+        axes.set_xlabel("speed-up over the fastest dense PyTorch")
         figure.suptitle(title_of(record), x=0.02, ha="left")
 
 
