@@ -11,7 +11,7 @@ from autosample.experiments.bench import cases
 from autosample.experiments.bench.record import Measured, Row, read
 from autosample.system.timing import Ratio
 
-TINY = cases.Workload(name="tiny", kind="layer", layer=cases.conv(4, 8, 4), input=(4, 32), summary=cases.wsnet(2, 2))
+TINY = cases.Workload(name="tiny", kind="layer", layer=cases.conv(4, 8, 4), input=(4, 32), spec=cases.wsnet(2, 2))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_model_of_ones_own(autosample, asked, tmp_path):
     options = ("--spec", "wsnet", "--ratio", 6, "--input", 3, 32, 32)
     assert autosample("bench", "--model", "test_resnet", *options, "--out", tmp_path).code == 0
     work = asked[0][0]
-    assert (work.model, work.summary, work.input) == ("test_resnet", {"preset": "wsnet", "ratio": 6}, (3, 32, 32))
+    assert (work.model, work.spec, work.input) == ("test_resnet", {"preset": "wsnet", "ratio": 6}, (3, 32, 32))
     command = read(tmp_path / "model-1t.json").about["command"]
     assert command.endswith("--model test_resnet --spec wsnet --ratio 6 --input 3 32 32")
 

@@ -84,7 +84,7 @@ def test_unusable_options_are_one_line(option, value, tmp_path, capsys):
 def test_equal_settings_give_equal_runs():
     from autosample.data import Digits
 
-    settings = {"model": "digitnet", "summary": "autosample", "ratio": 8, "seed": 2}
+    settings = {"model": "digitnet", "spec": "autosample", "ratio": 8, "seed": 2}
     runs = [train(Digits(batch_size=128, seed=2, val_fraction=0.0), settings, epochs=1)[1] for _ in range(2)]
     assert runs[0].accuracy == runs[1].accuracy
     assert runs[0].ratio == pytest.approx(runs[0].dense_bytes / runs[0].stored_bytes)
