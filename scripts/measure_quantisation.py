@@ -1,6 +1,6 @@
 """What few bits cost in accuracy: `python scripts/measure_quantisation.py DATA_ROOT OUT [NAME …] [--seeds N]`.
 
-Trains each net with `autosample`, quantises the summaries after training, and fine-tunes with the levels; the float32
+Trains each net with `autosample`, quantises what is stored after training, and fine-tunes with the levels; the float32
 net gets the same fine-tuning, so that more training is not mistaken for a gain. One JSON record a run; a run whose
 record is there is left out. Expected: 2 to 8 minutes a net and seed on one core of an AMD EPYC.
 """
@@ -17,9 +17,10 @@ import torch
 import autosample
 from autosample.data import CIFAR10, MNIST, SpokenDigits
 from autosample.experiments.run import train
-from autosample.experiments.trainer import deterministic_on_cpu, quiet
+from autosample.experiments.trainer import NOISY, deterministic_on_cpu
 from autosample.system.files import write_json
 from autosample.system.machine import hardware
+from autosample.system.quiet import quiet
 from autosample.training import Classifier, FakeQuantize
 
 LEVELS = [(8, "linear"), (8, "codebook"), (4, "linear"), (4, "codebook")]
@@ -64,10 +65,10 @@ def measure(name: str, root: str, seed: int) -> dict[str, Any]:
     """The record of one net and seed."""
     source, options, epochs, more, settings = NETS[name]
     data = source(root=root, seed=seed, val_fraction=0.0, **options)
-    settings = {"num_classes": 10, "summary": "autosample", "seed": seed, **settings}
+    settings = {"num_classes": 10, "spec": "autosample", "seed": seed, **settings}
     model, record = train(data, settings, epochs=epochs)
     rows = []
-    with quiet(), deterministic_on_cpu():
+    with quiet(*NOISY), deterministic_on_cpu():
         float_tuned, _ = tuned(model, data, more)
         for bits, method in LEVELS:
             after = copy.deepcopy(model)

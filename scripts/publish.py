@@ -12,9 +12,11 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
-from autosample.experiments.record import Record, write_record
+from autosample.experiments.identity import id_of, present
+from autosample.experiments.record import Record, records_in, write_record
 from autosample.system.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,10 +38,12 @@ def publish(out: Path, options: str) -> None:
     windows = out.glob("windows-*.png") if results["name"] == "quickstart" else ()
     for kept in (*(out / name for name in ("table.md", "results.json", "accuracy.png")), *windows):
         shutil.copy(kept, folder / kept.name)
+    # by identity: files of older versions have other names
+    found = {id_of(record.cell): asdict(record) for _, record in records_in(out / "records")}
     names = [record["name"] for record in results["records"]]
-    records = [json.loads((out / "records" / f"{name}.json").read_text()) for name in names]
-    lines = (json.dumps({"name": name, **record}) for name, record in zip(names, records, strict=True))
-    write_text(folder / "records.jsonl", "\n".join(lines) + "\n")
+    records = [found[name.rpartition("-")[2]] for name in names]
+    lines = [json.dumps({"name": name, **record}) for name, record in zip(names, records, strict=True)]
+    write_text(folder / "records.jsonl", "\n".join([*lines, *history(folder / "records.jsonl")]) + "\n")
     dates = sorted(record["machine"]["date"] for record in records)
     about = {
         "command": f"{command} {options}".strip(),
@@ -50,8 +54,14 @@ def publish(out: Path, options: str) -> None:
     write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
 
 
+def history(path: Path) -> list[str]:
+    """Lines of runs that used what autosample no longer has: they stay, and no grid lists them."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in lines if present(json.loads(line)["cell"]) is None]
+
+
 def restore(name: str, out: Path) -> None:
-    """Put the kept records into a folder; those of runs that the grid has no more do no harm there."""
+    """Put the kept records into a folder; those of runs that the grid no longer has do no harm there."""
     for line in (place_of(name)[0] / "records.jsonl").read_text().splitlines():
         record = json.loads(line)
         write_record(out / "records" / f"{record.pop('name')}.json", Record(**record))

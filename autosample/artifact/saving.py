@@ -121,7 +121,8 @@ def _layer(layer: Compressed) -> LayerConfig:
         if quantizer.now:  # pyright: ignore[reportGeneralTypeIssues]
             dtype = str(getattr(layer, name).dtype)[6:]
             coding[name] = Coding(method=quantizer.method, bits=quantizer.bits, dtype=dtype)  # pyright: ignore
-    return LayerConfig(method=layer.kept_as, settings=layer.settings(), coding=coding, fit_error=layer.fit_error)
+    settings = as_plain(layer.settings(), "settings")  # as a file gives them back: lists instead of tuples
+    return LayerConfig(method=layer.kept_as, settings=settings, coding=coding, fit_error=layer.fit_error)
 
 
 def _own(tensor: Tensor) -> Tensor:

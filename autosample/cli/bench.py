@@ -16,8 +16,9 @@ from autosample.errors import ConfigError, ConversionError
 from autosample.experiments.bench.cases import SUITES, Workload, altered, chosen, own, suite
 from autosample.experiments.bench.growth import slopes
 from autosample.experiments.bench.measure import measure
+from autosample.experiments.bench.pictures import plot
 from autosample.experiments.bench.record import Record, Row, write
-from autosample.experiments.bench.show import plot, print_record
+from autosample.experiments.bench.show import print_record
 from autosample.reuse import fused
 from autosample.sampling.spec import spec as make_spec
 from autosample.system.machine import hardware

@@ -27,7 +27,7 @@ def declare(parser: Parser) -> None:
     add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
     add("--format", default="onnx", help=f"{kinds}; {_ARTIFACT} (a saved model)")
     add("--out", type=Path,
-        help="file to write, or folder for an artifact; by default model.onnx and the like, beside it")  # fmt: skip
+        help="file or folder to write; by default model.onnx and the like beside the path")  # fmt: skip
     add("--input", nargs="+", action=Several, each=whole,
         help="shape of one example without the batch; by default the model's own")  # fmt: skip
     add("--batch", type=whole, default=1, help="examples of a usual call: the layers' forms are chosen for it (1)")

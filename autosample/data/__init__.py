@@ -3,6 +3,10 @@
 A new set is a file in `sets/` and a row in `DATASETS`. Grids find a set there by name, and so does `--data`.
 """
 
+from autosample.system.extras import require
+
+require("train", "pytorch_lightning")
+
 from autosample.data.audio import AudioData
 from autosample.data.base import ClassificationData
 from autosample.data.resident import BatchPlan, ResidentLoader

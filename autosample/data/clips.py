@@ -8,6 +8,7 @@ import numpy as np
 
 from autosample.data.cache import cached_array, file_stamp, in_threads
 from autosample.errors import DataError, one_line
+from autosample.system.extras import require
 
 Loudness = Literal["none", "peak", "rms"]
 RMS_LEVEL = 0.1  # -20 dBFS leaves headroom for peaks
@@ -30,6 +31,7 @@ def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = 
     Raises:
         DataError: the file is missing, unreadable, empty, or holds values that are not finite.
     """
+    require("train", "soundfile", "soxr")
     import soundfile
 
     try:

@@ -1,4 +1,4 @@
-"""From records to tables: means over seeds and folds, and paired tests between rules."""
+"""From records to tables: means over seeds and folds, and paired tests between methods."""
 
 import csv
 import io
@@ -12,6 +12,7 @@ from typing import Any
 
 from autosample.experiments.grid import Cell, Grid
 from autosample.experiments.record import Record
+from autosample.system.extras import require
 from autosample.system.files import write_json, write_text
 from autosample.system.tables import as_markdown
 
@@ -50,7 +51,7 @@ def grouped(grid: Grid) -> dict[Group, list[Cell]]:
 
 
 def _order(grid: Grid, cell: Cell) -> tuple[Any, ...]:
-    """Tables go by data and net, then by size, then by rule; dense first."""
+    """Tables go by data and net, then by size, then by method; dense first."""
     sizes = list(dict.fromkeys(str(c.size) for c in grid.cells))
     return cell.data, cell.model, cell.size is not None, sizes.index(str(cell.size)), grid.labels.index(cell.label)
 
@@ -68,23 +69,23 @@ def rows(grid: Grid, records: Mapping[str, Record]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Paired:
-    """A rule against another on the same seeds and folds.
+    """A method against another on the same seeds and folds.
 
     Attributes:
         data, model, size: Where.
-        rule, against: Labels.
+        method, against: Labels.
         pairs: How many seeds and folds both have.
         wanted: How many there are in the grid; the tests are made only when both have all.
-        difference: Mean of `rule − against` [percentage points], over the pairs there are.
-        wins: Pairs in which `rule` is better.
+        difference: Mean of `method − against` [percentage points], over the pairs there are.
+        wins: Pairs in which `method` is better.
         t_p, wilcoxon_p: Two-sided p-values of the paired t-test and of Wilcoxon's signed-rank test, or `None`.
-        bytes_ratio: Mean bytes of `rule` divided by those of `against`.
+        bytes_ratio: Mean bytes of `method` divided by those of `against`.
     """
 
     data: str
     model: str
     size: str
-    rule: str
+    method: str
     against: str
     pairs: int
     wanted: int
@@ -105,6 +106,7 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, floa
 
     `None` where there are fewer than two pairs. Where all differences are zero both are 1.
     """
+    require("ablate", "scipy")
     from scipy.stats import ttest_rel, wilcoxon
 
     if len(a) < 2:
@@ -118,7 +120,7 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, floa
 
 
 def paired_tests(grid: Grid, records: Mapping[str, Record]) -> list[Paired]:
-    """`grid.compare` against every other rule, at each size; dense nets stand at every size."""
+    """`grid.compare` against every other method, at each size; dense nets stand at every size."""
     groups = grouped(grid)
     found = []
     for (data, model, label, size), mine in groups.items():
@@ -142,7 +144,7 @@ def _pair(
     t_p, wilcoxon_p = paired_p(a, b) if len(have) == len(mine) else (None, None)
     return Paired(
         *place,
-        rule=mine[0].label,
+        method=mine[0].label,
         against=theirs[0].label,
         pairs=len(have),
         wanted=len(mine),
@@ -154,9 +156,10 @@ def _pair(
     )
 
 
-def markdown(grid: Grid, table: Sequence[Mapping[str, Any]], tests: Sequence[Paired]) -> str:
-    """Both tables as Markdown."""
-    return f"{table_markdown(table)}\n{tests_markdown(grid, tests)}" if tests else table_markdown(table)
+def markdown(title: str, compare: str, table: Sequence[Mapping[str, Any]], tests: Sequence[Paired]) -> str:
+    """A title and both tables as Markdown."""
+    parts = [f"{title}\n", table_markdown(table), *([tests_markdown(compare, tests)] if tests else [])]
+    return "\n".join(parts)
 
 
 def table_markdown(table: Sequence[Mapping[str, Any]]) -> str:
@@ -169,28 +172,30 @@ def table_markdown(table: Sequence[Mapping[str, Any]]) -> str:
     heads.append(("method", lambda r: f"`{r['method']}`"))
     scores = sorted({r["scored_on"] for r in table})
     left = len(heads)
-    heads.append((f"{'/'.join(scores)} accuracy %", lambda r: f"{r['accuracy_percent']:.2f} ± {r['std_percent']:.2f}"))
-    heads.append(("error %", lambda r: f"{100 - r['accuracy_percent']:.2f}"))
+    heads.append(
+        (f"{'/'.join(scores)} accuracy [%]", lambda r: f"{r['accuracy_percent']:.2f} ± {r['std_percent']:.2f}")
+    )
+    heads.append(("error [%]", lambda r: f"{100 - r['accuracy_percent']:.2f}"))
     if any(r["val_percent"] is not None for r in table) and scores != ["val"]:
-        heads.append(("held out %", lambda r: "" if r["val_percent"] is None else f"{r['val_percent']:.2f}"))
+        heads.append(("held out [%]", lambda r: "" if r["val_percent"] is None else f"{r['val_percent']:.2f}"))
     heads += [
-        ("stored bytes", lambda r: f"{r['stored_bytes']:,}"),
+        ("stored [bytes]", lambda r: f"{r['stored_bytes']:,}"),
         ("position bits", lambda r: f"{r['position_bits']:,}"),
-        ("bits a weight", lambda r: f"{r['bits_per_weight']:.3g}"),
-        ("smaller", lambda r: f"{r['ratio']:.1f}x"),
+        ("bits per weight", lambda r: f"{r['bits_per_weight']:.3g}"),
+        ("compression", lambda r: f"{r['ratio']:.1f}x"),
         ("MACs", lambda r: f"{r['macs']:,}"),
     ]
     if any(r["latency_ms"] is not None for r in table):
-        heads.append(("latency ms", lambda r: "" if r["latency_ms"] is None else f"{r['latency_ms']:.3f}"))
-    heads.append(("seconds a run", lambda r: f"{r['seconds']:.1f}"))
+        heads.append(("latency [ms]", lambda r: "" if r["latency_ms"] is None else f"{r['latency_ms']:.3f}"))
+    heads.append(("seconds per run", lambda r: f"{r['seconds']:.1f}"))
     heads.append(("runs", lambda r: str(r["seeds"]) if r["seeds"] == r["wanted"] else f"{r['seeds']} of {r['wanted']}"))
     return as_markdown([name for name, _ in heads], [[tell(r) for _, tell in heads] for r in table], left)
 
 
-def tests_markdown(grid: Grid, tests: Sequence[Paired]) -> str:
-    """Paired tests as Markdown."""
+def tests_markdown(compare: str, tests: Sequence[Paired]) -> str:
+    """Paired tests of one method as Markdown; `compare` is its label."""
     several = len({(t.data, t.model) for t in tests}) > 1
-    heads = [*(["data", "net"] if several else []), "size", f"`{grid.compare}` against"]
+    heads = [*(["data", "net"] if several else []), "size", f"`{compare}` against"]
     left = len(heads)
     heads += ["points", "wins", "p (t-test)", "p (Wilcoxon)", "bytes"]
     cells = []
@@ -216,8 +221,8 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
 def write_tables(grid: Grid, records: Mapping[str, Record], out: Path) -> str:
     """Write `table.md`, `table.csv`, `tests.csv` and `results.json` into a folder; returns the Markdown."""
     table, tests = rows(grid, records), paired_tests(grid, records)
-    text = markdown(grid, table, tests)
-    write_text(out / "table.md", f"{grid.title}\n\n{text}")
+    text = markdown(grid.title, grid.compare, table, tests)
+    write_text(out / "table.md", text)
     write_text(out / "table.csv", to_csv(table))
     write_text(out / "tests.csv", to_csv([asdict(test) for test in tests]))
     run = [cell for cell in grid.cells if cell.id in records]

@@ -35,22 +35,23 @@ METHODS: dict[str, Style] = {
 }
 #: The ways to run a layer, in the pictures of `autosample bench`; dense torch has the colour of `dense`.
 PLANS: dict[str, str] = {
-    "materialize": "#b0a8b9",
+    "materialize": "#c9b79c",
     "fold": "#4e8098",
     "reuse": "#5b5bd6",
-    "fused": "#ff5a5f",
+    "fused": "#ff8fa3",
     "deployed": "#00a878",
 }
 #: Colours for labels that the tables above do not know, in the order in which a picture needs them.
 OTHERS: tuple[str, ...] = (
-    "#a2785a", "#7fb7be", "#c77dff", "#5f6f52", "#f2a65a", "#6b8cff", "#b5446e", "#8fa998", "#d4b2d8", "#495867",
-    "#bfd200", "#ffb3c6", "#2f4858", "#90e0ef", "#a63c06",
+    "#a2785a", "#7fb7be", "#c77dff", "#5f6f52", "#6b8cff", "#b5446e", "#d4b2d8", "#495867", "#bfd200", "#4dd0a6",
 )  # fmt: skip
-_OTHER_MARKERS = "ph<>*"
+_OTHER_MARKERS = "ph<>*8d"
 # Summaries with few bits are dashed; the colour is that of the method.
 _BITS = re.compile(r" (\d+) bits")
 _DASHES = {"8": "--", "4": ":"}
 _OTHER_DASHES = "-."
+# Letters are not lighter than this [0 … 1].
+_LIGHTEST = 0.5
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
@@ -70,3 +71,11 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
             style, used = Style(OTHERS[used % len(OTHERS)], marker), used + 1
         found[label] = style._replace(dashes=dashes)
     return found
+
+
+def for_text(colour: str) -> str:
+    """A colour made darker where letters of it would be hard to read on white."""
+    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    light = (0.299 * parts[0] + 0.587 * parts[1] + 0.114 * parts[2]) / 255
+    factor = min(1.0, _LIGHTEST / max(light, 1e-9))
+    return "#" + "".join(f"{round(part * factor):02x}" for part in parts)

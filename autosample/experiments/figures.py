@@ -9,9 +9,10 @@ from autosample.experiments.plots import Series, plot_moved, plot_overview, plot
 from autosample.experiments.record import Record
 from autosample.experiments.windows import WindowMap, plot_windows
 
-_SIZE = "stored size [kB]"
-_TIME = "time of one forward pass [ms]"
-_ACCURACY = {"test": "test accuracy [%]", "val": "accuracy on held-out data [%]"}
+#: What the axes of pictures show.
+SIZE = "stored size [kB]"
+TIME = "time of one forward pass [ms]"
+ACCURACY = {"test": "test accuracy [%]", "val": "accuracy on held-out data [%]"}
 Place = tuple[str, str]
 
 
@@ -28,8 +29,8 @@ def draw(grid: Grid, records: Mapping[str, Record], out: Path) -> list[Path]:
         title = grid.title if len(places) == 1 else f"{grid.title}: {place[1]} on {place[0]}"
         gain = _accuracy_of(records)
         for name, cost, series in (
-            ("accuracy", _SIZE, sizes_of(grid, records, place)),
-            ("latency", _TIME, times_of(grid, records, place)),
+            ("accuracy", SIZE, sizes_of(grid, records, place)),
+            ("latency", TIME, times_of(grid, records, place)),
         ):
             if series:
                 drawn.append(out / f"{prefix}{name}.png")
@@ -54,11 +55,11 @@ def draw_overview(
         label: {size: [(latency[label, size], y) for _, y in points] for size, points in sizes.items()}
         for label, sizes in by_size.items()
     }
-    plot_overview({_SIZE: by_size, _TIME: by_time}, path, grid.title, _accuracy_of(records))
+    plot_overview({SIZE: by_size, TIME: by_time}, path, grid.title, _accuracy_of(records))
 
 
 def _accuracy_of(records: Mapping[str, Record]) -> str:
-    return _ACCURACY[next(iter(records.values())).scored_on]
+    return ACCURACY[next(iter(records.values())).scored_on]
 
 
 def sizes_of(grid: Grid, records: Mapping[str, Record], place: Place) -> Series:

@@ -47,8 +47,11 @@ def recipe_identity(recipe: Recipe, usual_bits: int) -> dict[str, Any]:
     """
     given = {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
     usual = {field.name: field.default for field in fields(Recipe)} | {"planned_bits": usual_bits}
-    told = recipe.preset if recipe.preset in UNCOMPRESSED else spec_identity(recipe.spec)
-    return plain({k: v for k, v in given.items() if v not in (usual[k], {})} | {"spec": told})
+    own = {name: value for name, value in given.items() if value not in (usual[name], {})}
+    if recipe.preset in UNCOMPRESSED:
+        own.pop("planned_bits", None)  # plans nothing
+        return plain(own | {"spec": recipe.preset})
+    return plain(own | {"spec": spec_identity(recipe.spec)})
 
 
 def spec_identity(given: str | Mapping[str, Any]) -> dict[str, Any]:

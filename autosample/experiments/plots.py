@@ -1,18 +1,20 @@
 """Pictures: accuracy against what it costs, and how far offsets have moved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from autosample.experiments.colours import OTHERS, styles
-from autosample.experiments.drawing import WIDTH, End, drawn, label_ends, plain_log
+from autosample.experiments.colours import for_text, styles
+from autosample.experiments.drawing import WIDTH, drawn, plain_log
+from autosample.experiments.labels import End, label_ends, widest
 
 #: By method and size: points (cost, accuracy in percent) of its runs.
 Series = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 _SAME = 1.01
-_MOST_BANDS = 4
+_LETTERS, _SMALL = 10.5, 9.5
+_LARGE = 14.0  # in a picture of 1.4 times the width
 _FRONT = "ringed: no method is both cheaper and more accurate"
 
 
@@ -37,9 +39,8 @@ def plot_tradeoff(series: Series, path: Path, title: str, cost: str, gain: str) 
         cost, gain: What the axes show, with units.
     """
     with drawn(path, figsize=(WIDTH, 5.0)) as (figure, axes):
-        figure.subplots_adjust(left=0.09, right=0.8, bottom=0.12, top=0.87)
-        figure.suptitle(title, x=0.02, ha="left")
-        figure.text(0.02, 0.905, f"mean of all runs, dots: single runs; {_FRONT}", fontsize=9.5, color="#555555")
+        figure.subplots_adjust(left=0.09, right=_right(figure, series, _LETTERS), bottom=0.12, top=0.87)
+        _headline(figure, title, f"mean of all runs, dots: single runs; {_FRONT}")
         _panel(axes[0, 0], series, cost, gain)
 
 
@@ -53,13 +54,19 @@ def plot_overview(panels: Mapping[str, Series], path: Path, title: str, gain: st
         gain: What the vertical axes show, with units.
     """
     with drawn(path, across=len(panels), figsize=(1.4 * WIDTH, 5.4), sharey=True) as (figure, axes):
-        figure.subplots_adjust(left=0.07, right=0.9, bottom=0.12, top=0.86, wspace=0.32)
+        labels = {label for series in panels.values() for label in series}
+        right = _right(figure, labels, _LARGE)
+        # the room between panels is a share of their width
+        wide = (right - 0.07 - (len(panels) - 1) * (1 - right)) / len(panels)
+        figure.subplots_adjust(left=0.07, right=right, bottom=0.12, top=0.86, wspace=(1.02 - right) / wide)
         figure.suptitle(title, x=0.02, ha="left", fontsize=16)
         for number, (cost, series) in enumerate(panels.items()):
-            _panel(axes[0, number], series, cost, gain if number == 0 else "", letters=14.0, ring=False)
+            _panel(axes[0, number], series, cost, gain if number == 0 else "", letters=_LARGE, ring=False, ticks=5)
 
 
-def _panel(axes: Any, series: Series, cost: str, gain: str, letters: float = 10.5, ring: bool = True) -> None:
+def _panel(
+    axes: Any, series: Series, cost: str, gain: str, letters: float = _LETTERS, ring: bool = True, ticks: int = 6
+) -> None:
     means: dict[str, tuple[float, float]] = {}
     ends = []
     for label, style in styles(series).items():
@@ -70,17 +77,27 @@ def _panel(axes: Any, series: Series, cost: str, gain: str, letters: float = 10.
         line = list(centres.values())
         look = {"color": style.colour, "ls": style.dashes, "marker": style.marker}
         axes.plot(*zip(*line, strict=True), lw=1.6, ms=6, mec="white", mew=0.6, **look)
-        ends.append(End(label, *max(line), style.colour))
+        ends.append(End(label, *max(line), for_text(style.colour)))
     if ring:
         best = [means[name] for name in front(means)]
-        axes.scatter(*zip(*best, strict=True), s=110, facecolors="none", edgecolors="black", lw=0.9, zorder=3)
+        axes.scatter(*zip(*best, strict=True), s=110, facecolors="none", edgecolors="#777777", lw=0.9, zorder=3)
     _widen(axes, [x for x, _ in means.values()])
-    plain_log(axes.xaxis)
+    plain_log(axes.xaxis, ticks)
     axes.grid(alpha=0.25, lw=0.6)
     axes.set_xlabel(cost, fontsize=letters + 1)
     axes.set_ylabel(gain, fontsize=letters + 1)
     axes.tick_params(labelsize=letters)
     label_ends(axes, ends, letters)
+
+
+def _headline(figure: Any, title: str, below: str) -> None:
+    figure.suptitle(title, x=0.02, ha="left")
+    figure.text(0.02, 0.905, below, fontsize=_SMALL, color="#555555")
+
+
+def _right(figure: Any, labels: Iterable[str], letters: float) -> float:
+    """Where axes end in a figure, so that labels have room on their right [share of the width]."""
+    return 1 - widest(figure, labels, letters) / figure.bbox.width
 
 
 def _centre(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -100,28 +117,26 @@ def plot_moved(layers: Mapping[str, Sequence[Sequence[float]]], path: Path, titl
         path: Of the picture.
         title: Above the picture.
     """
+    labels = {name: f"{name.removeprefix('net.')}: {rows[-1][1]:.0%} moved" for name, rows in layers.items()}
     with drawn(path, figsize=(WIDTH, 5.0)) as (figure, axes):
-        figure.subplots_adjust(left=0.1, right=0.66, bottom=0.12, top=0.87)
-        figure.suptitle(title, x=0.02, ha="left")
-        figure.text(
-            0.02, 0.905, "line: median; dashed: a tenth of the offsets is farther", fontsize=9.5, color="#555555"
-        )
-        _moved(axes[0, 0], layers)
+        figure.subplots_adjust(left=0.1, right=_right(figure, labels.values(), _SMALL), bottom=0.12, top=0.87)
+        _headline(figure, title, "line: median; dashed: a tenth of the offsets is farther")
+        _moved(axes[0, 0], layers, labels)
 
 
-def _moved(axes: Any, layers: Mapping[str, Sequence[Sequence[float]]]) -> None:
+def _moved(axes: Any, layers: Mapping[str, Sequence[Sequence[float]]], labels: Mapping[str, str]) -> None:
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     ends, farthest = [], 1.0
     for number, (name, rows) in enumerate(layers.items()):
-        colour = OTHERS[number % len(OTHERS)]
+        colour = to_hex(colormaps["plasma"](0.85 * number / max(len(layers) - 1, 1)))  # by depth
         epochs = [0, *(int(row[0]) + 1 for row in rows)]
-        low, middle, high = ([0.0, *(row[i] for row in rows)] for i in (3, 4, 5))
+        middle, high = ([0.0, *(row[i] for row in rows)] for i in (4, 5))
         axes.plot(epochs, middle, marker=".", ms=6, color=colour, lw=1.6)
         axes.plot(epochs, high, lw=0.8, ls="--", color=colour)
-        if len(layers) <= _MOST_BANDS:  # more would hide one another
-            axes.fill_between(epochs, low, high, alpha=0.12, color=colour, lw=0)
-        ends.append(End(f"{name.removeprefix('net.')}: {rows[-1][1]:.0%} moved", epochs[-1], middle[-1], colour))
+        ends.append(End(labels[name], epochs[-1], middle[-1], for_text(colour)))
         farthest = max(farthest, *high)
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(0, 1.2 * farthest)
@@ -133,4 +148,4 @@ def _moved(axes: Any, layers: Mapping[str, Sequence[Sequence[float]]]) -> None:
     axes.grid(alpha=0.25, lw=0.6)
     axes.set_xlabel("epoch")
     axes.set_ylabel("distance of an offset from its start [rows]")
-    label_ends(axes, ends, 9.5)
+    label_ends(axes, ends, _SMALL)

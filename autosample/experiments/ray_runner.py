@@ -1,4 +1,4 @@
-"""The cells of a grid as Ray tasks: on many machines, or on a local cluster. Needs the extra `ablate-ray`."""
+"""The cells of a grid as Ray tasks: on many machines, or on a local cluster. It needs `autosample[ray]`."""
 
 import os
 import time
@@ -10,6 +10,7 @@ from autosample.experiments.attempt import attempt, pack_cell, pack_outcome, unp
 from autosample.experiments.grid import Cell
 from autosample.experiments.pool import Tell
 from autosample.experiments.store import Failure, Queue
+from autosample.system.extras import require
 
 # Times that a task is started again after its worker or its node is lost.
 _RETRIES = 5
@@ -18,10 +19,9 @@ _PATIENCE = 2.0  # seconds between two looks for cells that another runner has
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns unless this is said
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ConfigError("--ray needs Ray, got none installed: pip install 'autosample[ablate-ray]'") from error
+    require("ray", "ray")
+    import ray  # pyright: ignore[reportMissingImports]
+
     return ray
 
 

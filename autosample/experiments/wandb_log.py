@@ -8,6 +8,7 @@ from typing import Any
 
 from autosample.experiments.grid import Cell
 from autosample.experiments.record import Record
+from autosample.system.extras import require
 
 
 @contextmanager
@@ -21,6 +22,7 @@ def logged(cell: Cell, group: str, folder: str, mode: str) -> Iterator[tuple[Any
         mode: `offline` needs no login (`wandb sync` sends the run later), `online` sends it at once.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
+    require("train", "wandb", "pytorch_lightning")
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 

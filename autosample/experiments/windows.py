@@ -17,6 +17,8 @@ from autosample.sampling import multiplicity
 _MAPPED = 2
 # What of a window map is drawn, and kept in a record.
 _MOST_FILTERS, _MOST_WINDOWS, _MOST_BINS = 96, 4, 256
+# A bar takes at least this share of a picture's width, to be seen.
+_NARROWEST = 1 / 250
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,20 @@ def window_maps(net: nn.Module) -> dict[str, Any]:
 
 def plot_windows(layers: Mapping[str, WindowMap], path: Path, title: str) -> None:
     """Where windows lie: a row for each filter, and below it how often each row of the summary is used."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
     with drawn(path, 2, len(layers), figsize=(WIDTH, 5.4), layout="constrained", height_ratios=(3, 1)) as drawing:
         figure, axes = drawing
         for column, (name, m) in enumerate(layers.items()):
             top, bottom = axes[0, column], axes[1, column]
-            for number, left in enumerate(zip(*m.offsets, strict=True)):
-                places = range(len(left))
-                top.barh(places, [m.window] * len(left), left=left, height=1.0, alpha=0.55, color=OTHERS[number])
-            top.set_title(f"{name}: {m.windows} windows\nof {m.window} rows a filter", fontsize=11)
+            for number, starts in enumerate(zip(*m.offsets, strict=True)):
+                bars = [_bar(row, start, max(m.window, m.length * _NARROWEST)) for row, start in enumerate(starts)]
+                top.add_collection(PolyCollection(bars, facecolors=OTHERS[number], alpha=0.7, lw=0))
+            top.set_ylim(-1, len(m.offsets) + 1)
+            top.set_title(
+                f"{name}: {_counted(m.windows, 'window')}\nof {_counted(m.window, 'row')} a filter", fontsize=11
+            )
             top.set_ylabel("filter" if column == 0 else "")
             step = m.length / len(m.uses)
             middles = [(i + 0.5) * step for i in range(len(m.uses))]
@@ -82,4 +90,15 @@ def plot_windows(layers: Mapping[str, WindowMap], path: Path, title: str) -> Non
             bottom.set_ylabel("how often\na row is used" if column == 0 else "")
             for panel in (top, bottom):
                 panel.set_xlim(0, m.length)
+                panel.xaxis.set_major_locator(MaxNLocator(5))
+                panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         figure.suptitle(title, x=0.02, ha="left")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _bar(row: int, start: float, length: float) -> list[tuple[float, float]]:
+    """The corners of a bar."""
+    return [(start + x, row + y) for x, y in ((0, -0.5), (length, -0.5), (length, 0.5), (0, 0.5))]

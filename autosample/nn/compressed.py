@@ -17,7 +17,7 @@ from autosample.nn.written import ComposedWeight
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
 from autosample.reuse.task import Task
-from autosample.sampling.rules import Options
+from autosample.sampling.rules import RuleOptions
 from autosample.sampling.sizing import settle
 from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
@@ -38,7 +38,7 @@ class Compressed(QuantisedParameters):
     """
 
     #: the settings that a spec's `options` can have for this method
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[RuleOptions]] = RuleOptions
     #: names of the parameters that stand for the weight; they can be quantised, and decay like weights
     coded: ClassVar[tuple[str, ...]] = ()
     #: what the class of a twin is called: `Summary` + `Conv2d`

@@ -16,8 +16,8 @@ from autosample.reuse.task import Task, make_task
 
 
 def reusable(layer: Any) -> str:
-    """Why a layer cannot reuse work, whatever its offsets are; empty if it can."""
-    kind = layer.dense_class
+    """Why a layer cannot reuse work, at any offsets; empty if it can."""
+    kind: type[nn.Module] = layer.dense_class
     if not issubclass(kind, nn.Conv1d | nn.Conv2d):
         return "no taps to slide along"
     return "" if is_plain(kind) else f"{kind.__name__} has a forward pass of its own"
@@ -42,7 +42,7 @@ def layer_task(layer: Any) -> Task | None:
 
 
 def layer_frame(layer: Any) -> tuple[Frame, Pad | None]:
-    """Where the filters are applied, and what has to be padded before if that is not zeros."""
+    """Where the filters are put down, and what has to be padded before if that is not zeros."""
     flat = list(layer._reversed_padding_repeated_twice)
     pairs = tuple(zip(flat[::2], flat[1::2], strict=True))[::-1]
     other = layer.padding_mode != "zeros"

@@ -31,7 +31,7 @@ def check_whole(name: str, value: Any, *, least: int, fix: str) -> None:
         fail(f"{name} must be a whole number of at least {least}", value, fix)
 
 
-def check_number(name: str, value: Any, *, fix: str, least: float | None = None, above: float | None = None) -> None:
+def check_number(name: str, value: Any, *, fix: str, least: Number | None = None, above: Number | None = None) -> None:
     """`None`, or a finite number of at least `least`, or above `above`."""
     low, word = (least, "of at least") if above is None else (above, "above")
     assert low is not None

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from autosample.sampling.checks import Number
 
-def root_ratios(weights: Sequence[int], ratio: float) -> list[float]:
+
+def root_ratios(weights: Sequence[int], ratio: Number) -> list[float]:
     """Layer ratios that give every layer numbers in proportion to the square root of its weights.
 
     All layers together store `Σ weights / ratio` numbers, as they would at the same ratio each. The rule follows from

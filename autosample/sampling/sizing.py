@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from autosample.coding.packing import bits_for
 from autosample.errors import SpecError
+from autosample.sampling.checks import Number
 from autosample.sampling.geometry import Geometry, kind_of
 from autosample.sampling.rules import RULES, Offsets
 from autosample.sampling.spec import Spec
@@ -147,7 +148,7 @@ def _strides(spec: Spec, bare: Geometry, sampled: int) -> Iterator[tuple[int, in
         yield from ((count, stride) for stride in (low, low + bare.grid))
 
 
-def _preference(option: Geometry, ratio: float) -> tuple[float, float, float]:
+def _preference(option: Geometry, ratio: Number) -> tuple[float, float, float]:
     """Nearest ratio first; among equals spread the compactness over both axes, or keep flat filters whole."""
     miss = abs(math.log(option.ratio / ratio))
     along = max(option.ratio / option.windows, 1.0)

@@ -34,7 +34,8 @@ def find(name: str | Path, *kinds: str) -> Path:
     asked = path.as_posix().removesuffix(".yaml")
     if asked in known:
         return FOLDER / f"{asked}.yaml"
-    near = did_you_mean(_near(asked, known)) or f"known: {', '.join(known)}"
+    folders = dict.fromkeys(f"{one.partition('/')[0]}/" for one in known)
+    near = did_you_mean(_near(asked, known)) or f"names begin with {', '.join(folders)}, such as {known[0]}"
     raise ConfigError(f"a config must be a file, or the name of one that comes with autosample, got {name}: {near}")
 
 

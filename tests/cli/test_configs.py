@@ -32,7 +32,7 @@ def test_a_config_is_found_by_its_name(tmp_path, monkeypatch):
         ("autosample/configs/summary/wsnet.yaml", 'did you mean "spec/wsnet"'),
         ("wsnet_s8c4", 'did you mean "spec/wsnet_s8c4"'),
         ("digits", 'did you mean "data/digits" or "experiment/digits"'),
-        ("zzzzz", "known: .*spec/wsnet"),
+        ("zzzzz", "names begin with ablation/, data/, .*, such as ablation/cifar10_5conv"),
     ],
 )
 def test_a_wrong_name_names_the_nearest(tmp_path, monkeypatch, wrong, near):

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from autosample.nn import Compressed
-from autosample.sampling import Options
+from autosample.sampling import RuleOptions
 from autosample.system.difference import relative_error
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRankOptions(Options):
+class LowRankOptions(RuleOptions):
     """How many columns the left matrix has at least."""
 
     least: int = 1

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from autosample.errors import ConfigError
+from autosample.errors import MissingExtra
 from autosample.experiments import ray_runner
 from autosample.experiments.ablate import run_grid
 from autosample.experiments.record import records_in
@@ -13,7 +13,7 @@ from autosample.experiments.record import records_in
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'autosample\[ablate-ray\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'autosample\[ray\]'"):
         ray_runner.ray_runner(None, 1)
 
 

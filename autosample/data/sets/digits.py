@@ -6,6 +6,7 @@ import torch
 
 from autosample.data.images import SmallImages
 from autosample.data.splits import Examples, hold_out
+from autosample.system.extras import require
 
 
 class Digits(SmallImages):
@@ -27,6 +28,7 @@ class Digits(SmallImages):
         super().__init__(root, padding, flip, image_size, **common)
 
     def _load(self) -> Examples:
+        require("train", "sklearn")
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)

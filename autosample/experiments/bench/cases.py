@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from autosample.errors import ConfigError, hint
+from autosample.sampling.presets import PRESETS
+from autosample.sampling.upgrade import upgraded
 
 Kind = Literal["layer", "model", "training"]
 
@@ -16,12 +18,12 @@ class Workload:
     Attributes:
         name: Of the row.
         kind: A single convolution, the forward pass of a whole model, or a training step of one.
-        summary: Fields of the `Spec`, `preset` among them.
+        spec: Fields of the `Spec`, `preset` among them.
         input: Shape of one example, without the batch.
         batch: Examples.
         layer: Arguments of `torch.nn.Conv1d` or `Conv2d` (as many axes as `input` has); no bias.
         model: Name of a model, with 10 classes.
-        include: Rules of the layers of the model to convert; empty for the usual ones.
+        include: Patterns of the layers of the model to convert; empty for the usual ones.
         targets: How many times as fast as the fastest dense side it has to be: with one thread, with two, and so on;
             the last one holds for more. Empty if nothing is asked.
         aim: What would be excellent.
@@ -32,7 +34,7 @@ class Workload:
 
     name: str
     kind: Kind
-    summary: Mapping[str, Any]
+    spec: Mapping[str, Any]
     input: tuple[int, ...]
     batch: int = 1
     layer: Mapping[str, int] = field(default_factory=dict)
@@ -55,7 +57,10 @@ class Workload:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Workload":
-        """The inverse of `to_dict`, also after a detour through JSON."""
+        """The inverse of `to_dict`, also after a detour through JSON, and for records of version 0.1.0."""
+        if "summary" in data:
+            rule = PRESETS[data["summary"]["preset"]].get("rule")
+            data = {**data, "spec": upgraded(data["summary"], rule)}
         names = {f.name for f in fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in names}
         return cls(**values)
@@ -63,7 +68,7 @@ class Workload:
 
 def wsnet(spatial: int, channel: int) -> dict[str, Any]:
     """WSNet in the paper's terms. Windows of `K` taps are `K // spatial` rows apart."""
-    return {"preset": "wsnet", "spatial": spatial, "channel": channel}
+    return {"preset": "wsnet", "options": {"spatial": spatial, "channel": channel}}
 
 
 def free(ratio: float, grid: int) -> dict[str, Any]:
@@ -77,12 +82,10 @@ def conv(m: int, n: int, k: int, stride: int = 1, padding: int = 0) -> dict[str,
 
 
 def _layer(
-    name: str, layer: dict[str, int], size: tuple[int, ...], summary: dict, goal: tuple[float, float], **options: Any
+    name: str, layer: dict[str, int], size: tuple[int, ...], spec: dict, goal: tuple[float, float], **options: Any
 ) -> Workload:
     shape, (target, aim) = (layer["in_channels"], *size), goal
-    return Workload(
-        name=name, kind="layer", layer=layer, input=shape, summary=summary, targets=(target,), aim=aim, **options
-    )
+    return Workload(name=name, kind="layer", layer=layer, input=shape, spec=spec, targets=(target,), aim=aim, **options)
 
 
 def _layers() -> list[Workload]:
@@ -103,14 +106,14 @@ def _layers() -> list[Workload]:
 
 _SOUND: dict[str, Any] = {
     "model": "soundnet8",
-    "summary": wsnet(8, 8),
+    "spec": wsnet(8, 8),
     "include": ("re:stages.*",),
     "input": (1, 110250),
 }
 
 
 def _models() -> list[Workload]:
-    images: dict[str, Any] = {"model": "resnet18", "summary": wsnet(3, 2), "input": (3, 224, 224)}
+    images: dict[str, Any] = {"model": "resnet18", "spec": wsnet(3, 2), "input": (3, 224, 224)}
     images |= {"targets": (2.2, 1.8), "aim": 3.5}
     return [
         Workload(name="soundnet8-s8c8", kind="model", **_SOUND, targets=(9,), aim=16),
@@ -131,8 +134,8 @@ _FAMILIES = {
 
 
 def _timm() -> list[Workload]:
-    summary = {"preset": "autosample", "ratio": 8}
-    common: dict[str, Any] = {"kind": "model", "summary": summary, "targets": (0.95,), "aim": 1.0, "every": False}
+    spec = {"preset": "autosample", "ratio": 8}
+    common: dict[str, Any] = {"kind": "model", "spec": spec, "targets": (0.95,), "aim": 1.0, "every": False}
     return [Workload(name=m, model=m, input=(3, size, size), **common) for m, size in _FAMILIES.items()]
 
 
@@ -146,10 +149,10 @@ def _growth() -> list[Workload]:
             for at in values:
                 is_now = {"N": 128, "T": 8192, "ratio": 16} | {sweep: at}
                 # the grid, and with it the number of sums, stays the same
-                summary = wsnet(4, is_now["ratio"] // 4) if preset == "wsnet" else free(is_now["ratio"], 4)
+                spec = wsnet(4, is_now["ratio"] // 4) if preset == "wsnet" else free(is_now["ratio"], 4)
                 name, shape = f"{preset}-{sweep}{at}", (32, is_now["T"])
                 layer = conv(32, is_now["N"], 32)
-                row = Workload(name=name, kind="layer", layer=layer, input=shape, summary=summary, sides=sides)
+                row = Workload(name=name, kind="layer", layer=layer, input=shape, spec=spec, sides=sides)
                 rows.append(replace(row, sweep=f"{preset} {sweep}", at=at))
     return rows
 
@@ -174,10 +177,10 @@ def suite(name: str) -> list[Workload]:
     return SUITES[name]()
 
 
-def own(model: str, summary: str, ratio: float, shape: Iterable[int]) -> list[Workload]:
+def own(model: str, preset: str, ratio: float, shape: Iterable[int]) -> list[Workload]:
     """The workload of a user's own model."""
-    data = {"preset": summary, "ratio": ratio}
-    return [Workload(name=model, kind="model", model=model, summary=data, input=tuple(shape))]
+    spec = {"preset": preset, "ratio": ratio}
+    return [Workload(name=model, kind="model", model=model, spec=spec, input=tuple(shape))]
 
 
 def chosen(rows: list[Workload], only: Iterable[str] | None) -> list[Workload]:

@@ -13,13 +13,12 @@ from autosample.deployment.deploy import deploy
 from autosample.errors import one_line
 from autosample.experiments.bench.cases import Workload
 from autosample.model.convert import convert_, harden_
-from autosample.nn import Compressed, SummaryConv1d, SummaryConv2d, compressed_layers, execution
+from autosample.nn import Compressed, compressed_layers, execution
 from autosample.nn.planning import layer_frame
 from autosample.nn.running import Way
 from autosample.reuse import fused
 from autosample.reuse.planner import variants
 from autosample.reuse.plans import PLANS, Operands
-from autosample.sampling.spec import spec
 
 
 @dataclass
@@ -137,8 +136,9 @@ def _layouts(name: str, module: nn.Module, x: Tensor) -> Iterator[Side]:
 
 
 def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
-    face: Any = SummaryConv1d if x.dim() == 3 else SummaryConv2d
-    layer = face(**work.layer, bias=False, spec=spec(dict(work.summary)))
+    face: Any = nn.Conv1d if x.dim() == 3 else nn.Conv2d
+    layer = face(**work.layer, bias=False)
+    convert_(layer, dict(work.spec))
     layer.harden_()
     layer = layer.to(device, dtype).eval().requires_grad_(False)
     built = Built([*_layouts("dense", copy.deepcopy(layer).to_dense_(), x)])
@@ -178,7 +178,7 @@ def converted(work: Workload) -> nn.Module:
     from autosample.models import create
 
     model = create(work.model, num_classes=10)
-    convert_(model, dict(work.summary), include=work.include or None)
+    convert_(model, dict(work.spec), include=work.include or None)
     harden_(model)
     _liven(model)
     return model

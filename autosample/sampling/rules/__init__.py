@@ -6,7 +6,7 @@ A method that samples nothing is a row of the same table: a subclass of `autosam
 from autosample.sampling.rules.assigned import AssignedOffsets as AssignedOffsets
 from autosample.sampling.rules.base import Lattice as Lattice
 from autosample.sampling.rules.base import Offsets as Offsets
-from autosample.sampling.rules.base import Options as Options
+from autosample.sampling.rules.base import RuleOptions as RuleOptions
 from autosample.sampling.rules.categorical import CategoricalOffsets as CategoricalOffsets
 from autosample.sampling.rules.indexed import IndexedOffsets as IndexedOffsets
 from autosample.sampling.rules.interpolated import InterpolatedOffsets as InterpolatedOffsets

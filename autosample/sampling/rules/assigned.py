@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from autosample.sampling.rules.base import Lattice, Options
+from autosample.sampling.rules.base import Lattice, RuleOptions
 from autosample.sampling.rules.table import TableOffsets, start_offsets
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssignedOptions(Options):
+class AssignedOptions(RuleOptions):
     """Settings of the rule.
 
     Attributes:
@@ -25,7 +25,7 @@ class AssignedOptions(Options):
 class AssignedOffsets(TableOffsets):
     """A table that a warm start fills and training leaves alone. Without a warm start it is that of `start`."""
 
-    Options: ClassVar[type[Options]] = AssignedOptions
+    Options: ClassVar[type[RuleOptions]] = AssignedOptions
 
     def __init__(
         self,

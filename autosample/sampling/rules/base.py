@@ -86,7 +86,7 @@ class Lattice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class RuleOptions:
     """What a spec can tell a rule in its `options`; a rule with settings has a subclass of this.
 
     Raises:
@@ -99,7 +99,7 @@ class Options:
 
 
 @cache
-def _words(options: type[Options]) -> list[tuple[str, tuple[str, ...]]]:
+def _words(options: type[RuleOptions]) -> list[tuple[str, tuple[str, ...]]]:
     """The settings that are one of several words, with these words."""
     hints = get_type_hints(options)
     return [(f.name, get_args(hints[f.name])) for f in fields(options) if get_origin(hints[f.name]) is Literal]
@@ -122,7 +122,7 @@ class Offsets(nn.Module):
     """
 
     #: the settings that the rule knows
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[RuleOptions]] = RuleOptions
     #: whether offsets are learned in training
     learned = False
     #: whether filter `n` starts at `n·S` in every group, so that an integer stride gives the summary's length
@@ -135,7 +135,7 @@ class Offsets(nn.Module):
     def __init__(
         self,
         lattice: Lattice,
-        options: Options | None = None,
+        options: RuleOptions | None = None,
         *,
         seed: int = 0,
         in_channels: int = 0,

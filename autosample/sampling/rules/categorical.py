@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from autosample.sampling.checks import check_whole
-from autosample.sampling.rules.base import Lattice, Options
+from autosample.sampling.rules.base import Lattice, RuleOptions
 from autosample.sampling.rules.learned import LearnedOffsets, LearnedOptions
 from autosample.sampling.windows import Placement
 
@@ -41,7 +41,7 @@ class CategoricalOffsets(LearnedOffsets):
         temperature: `τ`, a scalar buffer; `anneal` sets it.
     """
 
-    Options: ClassVar[type[Options]] = CategoricalOptions
+    Options: ClassVar[type[RuleOptions]] = CategoricalOptions
     options: CategoricalOptions
     first: Tensor
     temperature: Tensor

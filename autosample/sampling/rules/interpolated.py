@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autosample.sampling.rules.base import Lattice, Options
+from autosample.sampling.rules.base import Lattice, RuleOptions
 from autosample.sampling.rules.learned import LearnedOffsets, LearnedOptions
 from autosample.sampling.windows import Placement
 
@@ -32,7 +32,7 @@ class InterpolatedOffsets(LearnedOffsets):
             that no window is ever stuck there; or, with `unit="sigmoid"`, DFSNet's `α` with `o = last·σ(α)`.
     """
 
-    Options: ClassVar[type[Options]] = InterpolatedOptions
+    Options: ClassVar[type[RuleOptions]] = InterpolatedOptions
     options: InterpolatedOptions
 
     def __init__(

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from autosample.sampling.checks import Number, check_number, check_share
-from autosample.sampling.rules.base import Lattice, Offsets, Options
+from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.rules.table import TableOffsets, start_offsets
 from autosample.sampling.windows import Placement
 
@@ -17,7 +17,7 @@ Start = Literal["strided", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedOptions(Options):
+class LearnedOptions(RuleOptions):
     """Settings of every rule that learns.
 
     Attributes:
@@ -47,7 +47,7 @@ class LearnedOffsets(Offsets):
     A subclass defines `soft_placement`, `hard_offsets` and `assign`.
     """
 
-    Options: ClassVar[type[Options]] = LearnedOptions
+    Options: ClassVar[type[RuleOptions]] = LearnedOptions
     learned = True
     options: LearnedOptions
     table: Tensor

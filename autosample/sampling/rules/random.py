@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from autosample.sampling.hashing import random_offsets
-from autosample.sampling.rules.base import Lattice, Offsets, Options
+from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.windows import Placement
 
 # What the operators that hash offsets weigh in an exported file [bits]: a smaller table is written instead.
@@ -22,7 +22,7 @@ class RandomOffsets(Offsets):
     def __init__(
         self,
         lattice: Lattice,
-        options: Options | None = None,
+        options: RuleOptions | None = None,
         *,
         seed: int = 0,
         in_channels: int = 0,

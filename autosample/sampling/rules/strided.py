@@ -7,12 +7,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from autosample.sampling.checks import check_whole
-from autosample.sampling.rules.base import Lattice, Offsets, Options
+from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.windows import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
-class StridedOptions(Options):
+class StridedOptions(RuleOptions):
     """Settings of the rule.
 
     Attributes:
@@ -35,7 +35,7 @@ class StridedOptions(Options):
 class StridedOffsets(Offsets):
     """`o[n, g] = n·S` in every group: filter after filter, a step further along the summary."""
 
-    Options: ClassVar[type[Options]] = StridedOptions
+    Options: ClassVar[type[RuleOptions]] = StridedOptions
     spaced = True
 
     def placement(self) -> Placement:
