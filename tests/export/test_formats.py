@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import small_net
+from small_nets import small_net
 
 import autosample
 from autosample.cli.main import main

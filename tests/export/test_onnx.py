@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import small_net
+from small_nets import small_net
 from torch import nn
 
 import autosample

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import small_net
+from small_nets import small_net
 
 import autosample
 from autosample.export.check import TOLERANCE
