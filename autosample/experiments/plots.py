@@ -61,10 +61,12 @@ def plot_overview(panels: Mapping[str, Series], path: Path, title: str, gain: st
         figure.subplots_adjust(left=0.07, right=right, bottom=0.12, top=0.86, wspace=(1.02 - right) / wide)
         figure.suptitle(title, x=0.02, ha="left", fontsize=16)
         for number, (cost, series) in enumerate(panels.items()):
-            _panel(axes[0, number], series, cost, gain if number == 0 else "", letters=_LARGE, ring=False)
+            _panel(axes[0, number], series, cost, gain if number == 0 else "", letters=_LARGE, ring=False, ticks=5)
 
 
-def _panel(axes: Any, series: Series, cost: str, gain: str, letters: float = _LETTERS, ring: bool = True) -> None:
+def _panel(
+    axes: Any, series: Series, cost: str, gain: str, letters: float = _LETTERS, ring: bool = True, ticks: int = 6
+) -> None:
     means: dict[str, tuple[float, float]] = {}
     ends = []
     for label, style in styles(series).items():
@@ -80,7 +82,7 @@ def _panel(axes: Any, series: Series, cost: str, gain: str, letters: float = _LE
         best = [means[name] for name in front(means)]
         axes.scatter(*zip(*best, strict=True), s=110, facecolors="none", edgecolors="#777777", lw=0.9, zorder=3)
     _widen(axes, [x for x, _ in means.values()])
-    plain_log(axes.xaxis)
+    plain_log(axes.xaxis, ticks)
     axes.grid(alpha=0.25, lw=0.6)
     axes.set_xlabel(cost, fontsize=letters + 1)
     axes.set_ylabel(gain, fontsize=letters + 1)

@@ -18,14 +18,15 @@ from autosample.experiments.bench.pictures import plot
 from autosample.experiments.bench.record import Measured, Record, Row, read, write
 from autosample.experiments.bench.show import milliseconds, peaks, print_record
 from autosample.experiments.bench.sides import Built, Side, build
-from autosample.nn import SummaryLayer
+from autosample.model.convert import convert_
+from autosample.nn import compressed_layers
 from autosample.reuse import fused, planner
 from autosample.reuse.plans import segments
 from autosample.sampling.spec import spec
 from autosample.system.timing import Ratio, Timing, ratio, time_in_turn
 
-TINY = Workload(name="tiny", kind="layer", layer=conv(8, 16, 8), input=(8, 64), summary=wsnet(4, 2), targets=(2, 1.5))
-IMAGE = replace(TINY, name="image", layer=conv(8, 8, 3, padding=1), input=(8, 6, 6), summary=wsnet(3, 2))
+TINY = Workload(name="tiny", kind="layer", layer=conv(8, 16, 8), input=(8, 64), spec=wsnet(4, 2), targets=(2, 1.5))
+IMAGE = replace(TINY, name="image", layer=conv(8, 8, 3, padding=1), input=(8, 6, 6), spec=wsnet(3, 2))
 QUICK = {"compiled": False, "memory": False, "rounds": 3}
 
 
@@ -161,7 +162,7 @@ def test_suites(name):
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
         assert Workload.from_dict(json.loads(json.dumps(row.to_dict()))) == row
-        assert spec(dict(row.summary))
+        assert spec(dict(row.spec))
         assert row.layer or row.model
 
 
@@ -182,9 +183,10 @@ def test_windows_are_as_far_apart_as_the_names_say():
     apart = {"conv1d-s4c4": 4, "conv1d-s1c8": 1, "conv1d-wide-s2c8": 2, "conv1d-stride2-s2c4": 2, "conv2d-s3c2": 3}
     for row in suite("layers"):
         if row.name in apart:
-            face = building.SummaryConv1d if len(row.input) == 2 else building.SummaryConv2d
-            positions = face(**row.layer, spec=spec(dict(row.summary))).offsets()[:, 0]
-            assert (positions[1] - positions[0]).item() == apart[row.name]
+            layer = (nn.Conv1d if len(row.input) == 2 else nn.Conv2d)(**row.layer, bias=False)
+            convert_(layer, dict(row.spec))
+            offsets, *_ = layer.windows_on_summary()
+            assert (offsets[1, 0] - offsets[0, 0]).item() == apart[row.name]
 
 
 def test_models_are_compared_with_dense_ones_of_the_same_weights():
@@ -201,14 +203,14 @@ def test_nothing_in_a_model_is_multiplied_by_zero():
     built = build(own("test_resnet", "wsnet", 4, (3, 32, 32))[0], device=torch.device("cpu"), dtype=torch.float32,
                   compiled=False)  # fmt: skip
     model = built.sides[0].module
-    assert not any(isinstance(m, SummaryLayer) for m in model.modules())
+    assert not compressed_layers(model)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert all((norm.weight.abs() > 0).all() and norm.running_var.std() > 0 for norm in norms)
 
 
 def test_a_training_step_has_a_side_for_each_execution():
-    work = Workload(name="step", kind="training", model="test_resnet", input=(3, 32, 32), batch=4, summary=wsnet(3, 2))
+    work = Workload(name="step", kind="training", model="test_resnet", input=(3, 32, 32), batch=4, spec=wsnet(3, 2))
     row = measure(work, **QUICK)
     assert not row.error
     assert list(row.sides) == ["dense", "auto", "materialize"]
@@ -347,23 +349,39 @@ def test_the_table_says_plainly_what_was_missed(tmp_path, capsys):
 
 def test_the_documents_take_their_tables_from_the_records(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-    script = importlib.import_module("update_docs")
-    monkeypatch.setattr(script, "RESULTS", tmp_path)
-    monkeypatch.setattr(script, "ROOT", tmp_path)
+    script = importlib.import_module("doctables.speed")
+    monkeypatch.setattr(importlib.import_module("doctables.records"), "ROOT", tmp_path)
     assert "No records yet" in script.reuse_table()
-    assert "No records yet" in script.reuse_figure()
+    assert "No records yet" in script.growth_figure()
+    assert "No records yet" in script.speed_highlights()
     rows = (judged(2.5), judged(1.5), judged(2.5, error="reuse: outputs differ", ratios={}))
-    told = {**about(), "hardware": "a processor", "torch": "2", "date": "today"}
-    write(Record("layers", told, rows), tmp_path / "speed" / "layers-1t.json")
+    told = {**about(), "hardware": "a processor", "torch": "2", "date": "2026-01-02"}
+    write(Record("layers", told, rows), tmp_path / "results/speed/layers-1t.json")
     good, missed, wrong = script.reuse_table().splitlines()[2:5]
     cells = "`tiny` | 1 | 2 (folded) | 1 (deployed) | 2.50 (2.00–3.00) | 2x | 3x | yes |"
     assert cells in good
     assert "| **no** |" in missed
     assert "reuse: outputs differ" in wrong
     assert "**error**" in wrong
-    assert script.speed_summary().splitlines()[2] == "| 2 single layers | 1 | | | 1.50 to 2.50 |"
-    write(Record("models", told, rows[:1]), tmp_path / "speed" / "models-1t.json")
-    assert script.speed_summary().splitlines()[3] == "| `tiny` | 1 | 2 (folded) | 1 (deployed) | 2.50 (2.00–3.00) |"
+
+
+def test_the_highlights_take_their_rows_from_the_records(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    script = importlib.import_module("doctables.speed")
+    monkeypatch.setattr(importlib.import_module("doctables.records"), "ROOT", tmp_path)
+    names = {"layers": ("a", "b"), "timm": ("c",), "training": ("soundnet8-s8c8-step",)}
+    names["models"] = ("soundnet8-s8c8", "resnet18")
+    for suite_name, rows in names.items():
+        for threads in (1, 2):
+            found = [judged(2.5 - i, threads=threads, workload=replace(TINY, name=n)) for i, n in enumerate(rows)]
+            told = {**about(), "hardware": "a processor", "torch": "2", "date": "2026-01-02", "threads": threads}
+            record = Record(suite_name, told, tuple(found))
+            write(record, tmp_path / f"results/speed/{suite_name}-{threads}t.json")
+    lines = script.speed_highlights().splitlines()[2:]
+    assert lines[0].startswith("| 2 single convolutions")
+    assert lines[0].endswith("| | | 1.50 to 2.50 | 1.50 to 2.50 |")
+    assert lines[1].endswith("| 2 (folded) | 1 (deployed) | 2.50 (2.00–3.00) | 2.50 (2.00–3.00) |")
+    assert "| 1.50 (" in lines[2]
 
 
 def test_numbers_in_tables():

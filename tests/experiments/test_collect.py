@@ -6,6 +6,7 @@ import json
 import pytest
 from scipy.stats import ttest_rel, wilcoxon
 
+from autosample.experiments import figures
 from autosample.experiments.collect import paired_p, paired_tests, rows, write_tables
 from autosample.experiments.figures import draw
 from autosample.experiments.plots import front
@@ -94,6 +95,21 @@ def test_figures(table, tmp_path):
     drawn = {path.name for path in draw(made, records, tmp_path)}
     assert {"accuracy.png", "latency.png", "windows-wsnet.png", "moved-random.png"} <= drawn
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
+
+
+def test_the_overview_has_a_panel_for_size_and_one_for_time(table, tmp_path, monkeypatch):
+    made, records = table
+    seen = {}
+    monkeypatch.setattr(figures, "plot_overview", lambda panels, *rest: seen.update(panels))
+    latency = {
+        (label, "" if label == "dense" else "8x a layer"): ms
+        for label, ms in zip(ACCURACY, (3.0, 1.0, 2.0), strict=True)
+    }
+    figures.draw_overview(made, records, latency, tmp_path / "a.png")
+    assert list(seen) == ["stored size [kB]", "time of one forward pass [ms]"]
+    by_size, by_time = seen.values()
+    assert by_size["wsnet"] == {"8x a layer": [(1.0, 80.0), (1.0, 84.0), (1.0, 79.0)]}
+    assert by_time["dense"] == {"": [(3.0, 95.0), (3.0, 97.0), (3.0, 96.0)]}
 
 
 def test_the_front_is_what_nothing_beats():

@@ -1,6 +1,7 @@
 """Records that version 0.1.0 wrote: grids in the present words find them, and what is gone stays as history."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_record_that_used_what_is_gone_is_history():
     gone = [record for record in records.values() if present(record.cell) is None]
     assert [record.cell["changes"]["gains"] for record in gone] == ["filter"]
     assert len(records) == 1 + len(RULES["presets"])
+
+
+def test_publishing_again_keeps_history():
+    publish = runpy.run_path(str(ROOT / "scripts/publish.py"))
+    kept = publish["history"](ROOT / "results/research/digits_gains/records.jsonl")
+    assert len(kept) == 32
+    assert all(json.loads(line)["cell"]["changes"]["gains"] for line in kept)
+    assert publish["history"](ROOT / "results/ablation/quick/records.jsonl") == []
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

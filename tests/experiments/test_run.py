@@ -24,7 +24,7 @@ def test_quantised_rules_get_the_same_bytes_in_more_numbers(grid, preset, bits):
         # levels and positions keep their size
         assert 0.2 * 32 / bits < ratios[0] / ratios[1] < 1.2 * 32 / bits
         # what positions may cost is reckoned in numbers of so many bits
-        assert [r.settings["summary_args"].get("bits") for r in records] == [None, bits]
+        assert [r.settings["planned_bits"] for r in records] == [32, bits]
     assert records[1].settings["quantize"]["bits"] == bits
 
 
@@ -32,10 +32,10 @@ def test_the_quantised_net_is_the_one_that_is_evaluated(grid, tmp_path):
     (cell,) = grid(**SIZES, presets=[{"preset": "random", "quantize": {"bits": 2}}], net_ratios=[24]).cells
     data = run.make_data(cell.data, cell.data_args, seed=0, fold=None, holdout=0.0)
     resolved = resolve(cell)
-    model, record = run.train(data, {**resolved.settings, "seed": 0}, epochs=1, quantize=resolved.quantize)
+    model, record = run.train(data, {**resolved.recipe.arguments(), "seed": 0}, epochs=1, quantize=resolved.quantize)
     layers = [m for m in model.net.modules() if getattr(m, "quantizers", None) is not None]
     assert layers
-    assert all(len(torch.unique(layer.summary)) <= 4 for layer in layers)  # 2 bits
+    assert all(len(torch.unique(layer.in_use("summary"))) <= 4 for layer in layers)  # 2 bits
     with torch.no_grad():
         hits = [(model.net(x).argmax(1) == y).float() for x, y in data.test_dataloader()]
     assert record.accuracy == pytest.approx(float(torch.cat(hits).mean()), abs=1e-6)
