@@ -75,8 +75,7 @@ def kept(owner: nn.Module, name: str) -> Tensor | None:
 
 
 def unpacked(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tensor, "count"]:
-    """Like `coding.packing.unpack`, but in a dozen operators. It avoids shifts, which exporters write as many
-    operators."""
+    """Like `coding.packing.unpack`, in a dozen operators: no shifts, since exporters write them as many operators."""
     if bits == 8:
         return packed.long()
     places = torch.tensor([1 << i for i in range(8)], dtype=torch.int32)

@@ -172,8 +172,7 @@ def _shared_out(choices: list[Choice], ratio: float | None, bits: int) -> list[C
 
 
 def _with_share(spec: Spec, ratio: float, bits: int) -> Spec:
-    """The spec of a layer after sharing. With fewer planned bits, layers that keep all weights should be quantised
-    too."""
+    """The spec of a layer after sharing. With few planned bits, layers that keep all weights get fewer bits too."""
     whole = _WHOLE if ratio == 1 and bits < _DENSE_BITS else {}
     return spec.replace(**{**whole, "ratio": ratio, "share": "even"})  # a layer with its own ratio no longer shares
 
