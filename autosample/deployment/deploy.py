@@ -1,5 +1,4 @@
-"""From a trained model to a plain one for inference: norms are folded in, and each layer gets the fastest exact
-plan."""
+"""From a trained model to a plain one for inference: norms folded in, and the fastest exact plan for each layer."""
 
 import copy
 from dataclasses import dataclass

@@ -48,8 +48,7 @@ def fastest(ways: Sequence[Way], example: Example, expected: list[Tensor]) -> Wa
 
 
 def _channels_last(model: nn.Module, example: Example, expected: list[Tensor]) -> nn.Module | None:
-    """The model with channels last in its dense convolutions; `None` if there are none, or if it does not work that
-    way."""
+    """The model with channels last in its dense convolutions; `None` if there are none, or if that fails."""
     other = copy.deepcopy(model)
     settled = {m.conv for m in other.modules() if isinstance(m, ConvInParts)}
     convs = [m for m in other.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and m not in settled]

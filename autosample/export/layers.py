@@ -91,8 +91,7 @@ class DirectConv(Conv):
 
 
 class SummedConv(Conv):
-    """Convolve the segments of the summary once; windows are sums of shifted segments, and filters are selected
-    rows."""
+    """Convolve the segments of the summary once; windows are sums of shifted segments, filters are selected rows."""
 
     def __init__(
         self,

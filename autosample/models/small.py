@@ -48,7 +48,7 @@ class Mlp(StagedNet):
     """Fully connected net with ReLU: the image is flattened, channels first.
 
     `forward` takes `[B, in_chans, H, W]` or `[B, in_chans * H * W]` and gives `[B, num_classes]`; `forward_features`
-    gives `[B, hidden[-1]]`, and so do the maps of `features_only`.
+    gives `[B, hidden[-1]]`, and so do the feature maps of `features_only`.
 
     Args:
         hidden: widths of the hidden layers, at least one.

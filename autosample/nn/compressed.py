@@ -199,8 +199,7 @@ class Compressed(QuantisedParameters):
         return None
 
     def rates(self) -> dict[int, float | None]:
-        """Learning rates of parameters with their own rate, by `id`; `None` is that of the weights. None of these
-        decays."""
+        """Own learning rates of parameters, by `id`; `None` is that of the weights. These parameters never decay."""
         return {}
 
     # --- storing --------------------------------------------------------------------------------------------------

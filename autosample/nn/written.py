@@ -115,8 +115,7 @@ class SampledWeight(nn.Module):
         return ((offsets - low) // task.schedule.step).expand(task.rows.shape)
 
     def forward(self, folded: bool = False) -> Float[Tensor, "n m *kernel"]:
-        """The weight; with `folded`, that of the first window per filter, for layers whose filters repeat one
-        window."""
+        """The weight; with `folded`, only the first window per filter, for layers whose filters repeat one window."""
         g, offsets, summary = self.geometry, self.offsets(), self.bank()
         if folded:
             channels = g.columns if g.layout == "taps" else g.window // g.taps
