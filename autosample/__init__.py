@@ -31,7 +31,7 @@ __all__ = [
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip
 
-# Where each name is. Modules are imported when a name is first used, so that `import autosample` is quick.
+# The module of each name. Modules are imported when a name is first used, so `import autosample` is quick.
 _HOMES = {
     "autosample.artifact": ("from_pretrained", "load", "push_to_hub", "save"),
     "autosample.deployment.deploy": ("deploy",),

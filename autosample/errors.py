@@ -1,14 +1,14 @@
-"""How autosample fails: one family of errors, each message stating the rule, what was got, and the fix."""
+"""Errors of autosample. Each message names the rule, what was given, and the fix."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
 class AutosampleError(ValueError):
-    """Base of every error raised on purpose by autosample.
+    """Base class of all errors that autosample raises.
 
-    Messages are one line: the rule that was broken, what was got, and what to do about it. The command line prints
-    them as they are and exits with code 2.
+    Messages are one line: the rule that was broken, what was given, and how to fix it. The command line prints them
+    unchanged and exits with code 2.
     """
 
 
@@ -17,19 +17,19 @@ class SpecError(AutosampleError):
 
 
 class ConversionError(AutosampleError):
-    """A model cannot be converted, or is not in the state that the call needs."""
+    """A model cannot be converted, or is not in the state that the call requires."""
 
 
 class NothingToConvert(ConversionError):
-    """No layer of a model would become smaller by a conversion."""
+    """A conversion would make no layer of a model smaller."""
 
 
 class QuantizationError(AutosampleError):
-    """A model cannot be quantised as asked."""
+    """A model cannot be quantised as requested."""
 
 
 class ArtifactError(AutosampleError):
-    """A saved model is damaged, of another version, or not what it should be; or a model cannot be saved."""
+    """A saved model is damaged, has another version, or is not valid; or a model cannot be saved."""
 
 
 class DataError(AutosampleError):
@@ -37,7 +37,7 @@ class DataError(AutosampleError):
 
 
 class ExportError(AutosampleError):
-    """A model cannot be written for another runtime, or what was written is not right."""
+    """A model cannot be written for another runtime, or the written file is wrong."""
 
 
 class MissingExtra(AutosampleError, ImportError):
@@ -45,27 +45,27 @@ class MissingExtra(AutosampleError, ImportError):
 
 
 class ConfigError(AutosampleError):
-    """A configuration or checkpoint given to the training side is not usable."""
+    """A configuration or a checkpoint is not usable."""
 
 
 def one_line(text: object) -> str:
-    """`text` with all runs of white space, line ends among them, turned into single spaces."""
+    """`text` on one line, with single spaces."""
     return " ".join(str(text).split())
 
 
 def closest(got: str, known: Iterable[str]) -> list[str]:
-    """The names in `known` that `got` may be a mistyping of: at most two, the nearest first; none if none is near."""
+    """The names in `known` that `got` may be a typing error of: at most two, the nearest first."""
     folded = {name.lower(): name for name in sorted(known)}
     return [folded[name] for name in get_close_matches(got.lower(), folded, n=2, cutoff=0.55)]
 
 
 def hint(got: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """What an error message suggests instead of `got`, such as `did you mean "wsnet"?`.
+    """The suggestion of an error message instead of `got`, such as `did you mean "wsnet"?`.
 
     Args:
-        got: What was given.
-        known: What could have been given.
-        otherwise: The suggestion where nothing is near; by default the list of all that is known.
+        got: The name that was given.
+        known: The known names.
+        otherwise: The suggestion if no name is near; by default the list of all known names.
     """
     names = list(known)
     fallback = f"known: {', '.join(sorted(names))}" if otherwise is None else otherwise

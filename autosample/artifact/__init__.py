@@ -1,4 +1,4 @@
-"""Models in a folder: `config.json`, `model.safetensors` and a model card."""
+"""Save and load models as a folder: `config.json`, `model.safetensors` and a model card."""
 
 from autosample.artifact.config import Config as Config
 from autosample.artifact.config import Source as Source

@@ -1,4 +1,4 @@
-"""From a configuration and its tensors to the model: everything is checked before it is put in its place."""
+"""From a configuration and its tensors to the model. Everything is checked before use."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ from autosample.nn.stored import compact_state, own_tensors, shared_names, store
 
 
 def assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None = None) -> nn.Module:
-    """The model that a configuration and its tensors stand for, hardened and in evaluation mode.
+    """The model described by a configuration and its tensors, hardened and in evaluation mode.
 
     Raises:
         ArtifactError: They do not fit together.
@@ -99,9 +99,9 @@ def _attach_quantizers(model: nn.Module, config: Config) -> None:
 
 
 def _check(model: nn.Module, got: Mapping[str, Tensor], rounded: Mapping[str, str]) -> None:
-    """Names, shapes and precisions of tensors must be those of the model."""
+    """Names, shapes and precisions of tensors must match the model."""
     expected, start = compact_state(model), lambda prefix: f"{prefix}." if prefix else ""
-    # as they are in the module: of these the file knows the precision. Codes, levels and positions have but one
+    # tensors of the module: the file gives their precision. Codes, levels and offsets have only one
     plain = {start(prefix) + name for prefix, module in outer_modules(model) for name in own_tensors(module)}
     for name, there in (("missing", set(expected) - set(got)), ("unknown", set(got) - set(expected))):
         if there:
@@ -127,7 +127,7 @@ def _check(model: nn.Module, got: Mapping[str, Tensor], rounded: Mapping[str, st
 
 
 def _fill(module: nn.Module, own: dict[str, Tensor], rounded: Mapping[str, str]) -> None:
-    """Put a module's tensors in their places; shared ones are only under the first of their names."""
+    """Set a module's tensors. Shared ones appear only under their first name."""
     for name, old in own_tensors(module).items():
         quantizer = module.quantizer(name) if isinstance(module, Compressed) else None
         if quantizer is not None and f"{name}.codes" in own:
@@ -147,7 +147,7 @@ def _fill(module: nn.Module, own: dict[str, Tensor], rounded: Mapping[str, str])
 
 
 def _tie(model: nn.Module, name: str, first: str) -> None:
-    """Make a parameter or buffer the one of another name."""
+    """Make a parameter or buffer the same as the one of another name."""
     (to, key), (of, source) = ((_find(model, n.rpartition(".")[0]), n.rpartition(".")[2]) for n in (name, first))
     for store in ("_parameters", "_buffers"):
         mine, theirs = getattr(to, store).get(key), getattr(of, store).get(source)
@@ -160,7 +160,7 @@ def _tie(model: nn.Module, name: str, first: str) -> None:
 
 
 def _finish(model: nn.Module) -> None:
-    """No tensor may be left without values; empty ones have none."""
+    """Every tensor must have values, unless it is empty."""
     for name, module in model.named_modules():
         for store in (module._parameters, module._buffers):
             for key, tensor in store.items():

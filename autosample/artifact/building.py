@@ -1,4 +1,4 @@
-"""The bare model that a saved one is filled into: built without its weights being made."""
+"""Builds the bare model, without its weights, that a saved one is loaded into."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,25 +17,25 @@ from autosample.errors import ArtifactError, AutosampleError, one_line
 
 Factory = Callable[..., nn.Module]
 
-# A model may have so many modules for each tensor in its file, and some more.
+# A model may have this many modules per tensor in its file, and some more.
 _MODULES_PER_TENSOR, _MODULES = 50, 2000
-# Buffers that are made with their values may take so much memory [bytes].
+# Buffers that are created with values may take this much memory [bytes].
 _LARGEST_BUFFERS = 1 << 30
 
 
 class _TooLarge(Exception):
-    """More modules than the file can have tensors for."""
+    """The model has more modules than the tensors in its file allow."""
 
 
 def build(source: Source, factory: Factory | None, tensors: int) -> nn.Module:
     """The bare model in evaluation mode, its parameters on the meta device.
 
-    Persistent buffers may be there too; others have their values.
+    Persistent buffers may be there too; other buffers have their values.
 
     Args:
-        source: Name and arguments.
-        factory: What the user passed to build it with.
-        tensors: How many tensors its file has: far larger models are refused before they are built.
+        source: Name and arguments of the model.
+        factory: The user's factory, if given.
+        tensors: Number of tensors in its file; far larger models are refused before they are built.
 
     Raises:
         ArtifactError: There is no such model, it needs a factory, or it cannot be built.
@@ -66,18 +66,18 @@ def _maker(source: Source, factory: Factory | None) -> Callable[[], nn.Module]:
 
 
 def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows no tuples; models ask for them more often than for lists."""
+    """JSON has no tuples; models need them more often than lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def _on_meta(make: Callable[[], nn.Module], limit: int) -> nn.Module | None:
-    """The model on the meta device, where nothing takes memory; `None` if it cannot be made there."""
+    """The model on the meta device, where nothing takes memory; `None` if it cannot be built there."""
     try:
         with torch.device("meta"), _bounded(limit):
             return _made(make)
     except ArtifactError as error:
         if isinstance(error.__cause__, NotImplementedError | RuntimeError) and "meta" in str(error.__cause__).lower():
-            return None  # its constructor looks at values
+            return None  # its constructor reads values
         raise
 
 
@@ -90,7 +90,7 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
         raise ArtifactError(
             "a model must not have far more layers than its file has tensors for: use another"
         ) from error
-    except Exception as error:  # whatever arguments from a file make a constructor raise
+    except Exception as error:  # arguments from a file can make a constructor raise anything
         text = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise ArtifactError(f"the model must be built with its arguments, got {text}: check model.arguments") from error
     if not isinstance(model, nn.Module):
@@ -99,7 +99,7 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _lacks_values(model: nn.Module) -> bool:
-    """Whether something that no file holds would be needed: other buffers, or tensors kept as plain attributes."""
+    """Whether the model needs tensors that no file holds: other buffers, or tensors in plain attributes."""
     lacking, size = False, 0
     for module in model.modules():
         plain = list(_tensors_in(vars(module).values()))
@@ -123,7 +123,7 @@ def _tensors_in(values: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def _bounded(limit: int) -> Iterator[None]:
-    """Stop the building of a model in this thread when it has more than so many modules."""
+    """Stop building a model in this thread if it has more modules than allowed."""
     me, count = threading.get_ident(), [0]
 
     def hook(module: nn.Module, name: str, child: nn.Module | None) -> None:
@@ -141,7 +141,7 @@ def _bounded(limit: int) -> Iterator[None]:
 
 @contextmanager
 def _bare_parameters(limit: int) -> Iterator[None]:
-    """Move parameters to the meta device as they are registered: what fills them then costs nothing."""
+    """Move parameters to the meta device when they are registered, so filling them costs nothing."""
     me = threading.get_ident()
 
     def hook(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:

@@ -1,4 +1,4 @@
-"""The model card of a saved model: what it is, what it weighs, and how it was made."""
+"""The model card of a saved model: what it is, its size, and how it was made."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -59,7 +59,7 @@ def _table(title: str, values: Any) -> str:
 
 
 def _inline(value: Any) -> str:
-    """A value on one line of Markdown, with nothing in it that would be markup of a table or a page."""
+    """A value on one line of Markdown, without markup of tables or pages."""
     text = " ".join(str(value).split())
     for sign in ("\\", "|", "<", "`"):
         text = text.replace(sign, f"\\{sign}")

@@ -1,4 +1,4 @@
-"""`config.json` of a saved model: what it may hold, and how it is checked before anything is done with it."""
+"""`config.json` of a saved model: what it may hold, and how it is checked before use."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, tor
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LARGEST_ARGUMENT = 2**20
-# Arguments of timm that read files or fetch weights: a saved model needs neither.
+# Arguments of timm that read files or download weights: a saved model needs neither.
 FETCHING = (
     "pretrained",
     "pretrained_cfg",
@@ -34,12 +34,12 @@ FETCHING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What builds the bare model: a name of timm's registry (ours are in it too), or a factory of the user's.
+    """What builds the bare model: a name in timm's registry (which includes ours), or a factory of the user.
 
     Attributes:
         kind: `timm` or `factory`.
-        name: Of the model; of a factory, for messages only: it is never imported.
-        arguments: Plain data.
+        name: Name of the model; for a factory, only used in messages and never imported.
+        arguments: Arguments as plain data.
     """
 
     kind: Literal["timm", "factory"]
@@ -49,7 +49,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Coding:
-    """How the numbers of a parameter are coded: `method` and `bits` of its quantizer, and the precision it has."""
+    """How the numbers of a parameter are coded: `method` and `bits` of its quantizer, and its precision."""
 
     method: str
     bits: int
@@ -68,7 +68,7 @@ class LayerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFile:
-    """The tensors' file: SHA-256 and size as it is on disk, and size without compression [bytes]."""
+    """The tensors' file: SHA-256 and size on disk, and size without compression [bytes]."""
 
     sha256: str
     bytes: int
@@ -78,21 +78,21 @@ class TensorFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All that is known of a saved model beside its tensors.
+    """Everything about a saved model except its tensors.
 
     Attributes:
         source: What builds the bare model.
-        layers: The compressed ones, by name.
-        shared: Names of parameters and buffers that are others under a second name.
-        rounded: Names of tensors that are stored in half precision and computed with in the precision given.
+        layers: Compressed layers by name.
+        shared: Second names of parameters and buffers, with their first names.
+        rounded: Tensors stored in half precision, by name, with the precision that they are used in.
         left_dense: Why layers were not converted, by name.
         preprocessing: How inputs were made, plain data: `sample_rate`, `samples`, `mean`, `std`, `input_size`, ….
-        class_names: In the order of the outputs, or `None`.
-        facts: For the model card, plain data: `data`, `metrics`, `command`, `license`, ….
-        dense_bytes, stored_bytes: Of the dense model and of this one, without file headers.
-        tensors: The file; `None` for a model that was never saved.
-        version: Of the library that saved it.
-        old_layers: Compressed layers as a file of an earlier format describes them, by name.
+        class_names: Class names in the order of the outputs, or `None`.
+        facts: Plain data for the model card: `data`, `metrics`, `command`, `license`, ….
+        dense_bytes, stored_bytes: Size of the dense model and of this one, without file headers.
+        tensors: The tensors' file; `None` for a model that was never saved.
+        version: Version of the library that saved it.
+        old_layers: Compressed layers by name, as described in a file of an earlier format.
     """
 
     source: Source
@@ -143,7 +143,7 @@ def parse(text: str) -> Config:
     """The inverse of `Config.to_json`.
 
     Raises:
-        ArtifactError: The text is not a configuration of this or an earlier version of the format.
+        ArtifactError: The text is not a configuration of this format or an earlier one.
     """
     try:
         data = json.loads(text)
@@ -168,7 +168,7 @@ def parse(text: str) -> Config:
 
 
 def _checksum(data: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data, whatever the order and the white space of its text."""
+    """SHA-256 of plain data, independent of order and white space."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -217,7 +217,7 @@ def _source(data: Any) -> Source:
 
 
 def _bound(value: Any) -> None:
-    """No depth, width or size of a net comes near this; a constructor may make a list as long as its argument."""
+    """Refuse numbers too large for any net: a constructor may make a list as long as its argument."""
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _bound(item)
     if isinstance(value, int | float) and abs(value) > _LARGEST_ARGUMENT:

@@ -1,8 +1,8 @@
-"""Writing and reading the folder: what is there is always one whole save, whenever a process is killed.
+"""Writing and reading the folder: the folder always holds one complete save, even if a process is killed.
 
-`config.json` carries the SHA-256 of the tensors, and its renaming is the moment at which a save takes place. Before it
-the new tensors lie under a name made of their hash; afterwards they take the usual name. A reader looks under the
-hash's name first and checks what it finds, so every state in between is either the old model or the new one.
+`config.json` holds the SHA-256 of the tensors. A save takes effect when `config.json` is renamed. Before that, the new
+tensors have a file name made of their hash; afterwards they get the usual name. A reader first looks for the hash name
+and checks what it finds, so every state in between is either the old model or the new one.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 _SUFFIX = {"none": "", "xz": ".xz"}
 _LEFTOVER = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.xz)?")
 _LARGEST_CONFIG = 64 << 20
-# What compressed tensors may grow to, and the memory for taking them apart [bytes].
+# Largest size of decompressed tensors, and memory for decompressing them [bytes].
 _GROWTH, _FREE_GROWTH, _LZMA_MEMORY = 50, 256 << 20, 256 << 20
 
 
@@ -34,16 +34,16 @@ def compress(raw: bytes, compression: str) -> bytes:
 
 
 def describe(data: bytes, raw: bytes, compression: str) -> TensorFile:
-    """What `config.json` says of the tensors' file."""
+    """The entry of `config.json` for the tensors' file."""
     digest = hashlib.sha256(data).hexdigest()
     return TensorFile(sha256=digest, bytes=len(data), raw_bytes=len(raw), compression=compression)
 
 
 def write_folder(folder: Path, config: Config, data: bytes, card: str) -> None:
-    """Write a whole save; killed at any moment, the folder holds the old one or the new one.
+    """Write a save atomically: if the process is killed, the folder holds the old save or the new one.
 
     Raises:
-        ArtifactError: The folder cannot be written, or holds something else under one of our names.
+        ArtifactError: The folder cannot be written, or holds another file with one of our names.
     """
     assert config.tensors is not None
     try:
@@ -52,7 +52,7 @@ def write_folder(folder: Path, config: Config, data: bytes, card: str) -> None:
         suffix = _SUFFIX[config.tensors.compression]
         waiting = folder / f"model-{config.tensors.sha256[:16]}.safetensors{suffix}"
         write_bytes(waiting, data)
-        write_bytes(folder / CONFIG, config.to_json().encode())  # from here on it is the new model
+        write_bytes(folder / CONFIG, config.to_json().encode())  # from here on the folder holds the new model
         waiting.replace(folder / f"{TENSORS}{suffix}")
         write_bytes(folder / CARD, card.encode())
         stale = [folder / f"{TENSORS}{other}" for other in _SUFFIX.values() if other != suffix]
@@ -70,7 +70,7 @@ def write_card(folder: Path, card: str) -> None:
 
 
 def _check_place(folder: Path) -> None:
-    """Leave files alone that are not ours."""
+    """Refuse to replace files that are not ours."""
     path = folder / CONFIG
     if path.exists():
         if f'"format": "{FORMAT}"' not in path.read_text(errors="replace")[:_LARGEST_CONFIG]:
@@ -83,7 +83,7 @@ def read_config(folder: Path) -> Config:
     """The configuration of a saved model, checked.
 
     Raises:
-        ArtifactError: There is none, or it is not usable.
+        ArtifactError: There is none, or it is not valid.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -97,7 +97,7 @@ def read_config(folder: Path) -> Config:
 
 
 def read_folder(folder: Path) -> tuple[Config, bytes]:
-    """Configuration and uncompressed tensors of one save, checked against each other.
+    """Configuration and decompressed tensors of one save, checked against each other.
 
     Raises:
         ArtifactError: Something is missing or damaged.
@@ -108,7 +108,7 @@ def read_folder(folder: Path) -> tuple[Config, bytes]:
         data = _read_tensors(folder, config.tensors)
         if data is not None:
             return config, _decompress(data, config.tensors)
-        if attempt and read_config(folder) == config:  # nobody is saving here at this moment
+        if attempt and read_config(folder) == config:  # no other process is saving here now
             break
     raise ArtifactError(
         f"the tensors must be those that config.json was saved with, got others in {folder}: use another copy"
@@ -122,7 +122,7 @@ def _read_tensors(folder: Path, file: TensorFile) -> bytes | None:
             if not path.is_file() or path.stat().st_size != file.bytes:
                 continue
             data = path.read_bytes()
-        except FileNotFoundError:  # renamed by a save that is going on
+        except FileNotFoundError:  # renamed by a save in progress
             continue
         except OSError as error:
             raise ArtifactError(f"{path} must be readable, got {one_line(error)}: check its rights") from error

@@ -24,7 +24,7 @@ def from_pretrained(
     local_files_only: bool = False,
     revision: str | None = None,
 ) -> nn.Module:
-    """The model saved in a folder, or in a repository of the Hub.
+    """Load a model from a folder or from a repository of the Hub.
 
     Args:
         pretrained_model_name_or_path: A folder, or `OWNER/NAME`.
@@ -32,7 +32,7 @@ def from_pretrained(
         force_download, token, cache_dir, local_files_only, revision: As for `huggingface_hub.snapshot_download`.
 
     Raises:
-        ArtifactError: What is there is no saved model, or is damaged.
+        ArtifactError: There is no saved model, or it is damaged.
     """
     if Path(pretrained_model_name_or_path).is_dir():
         return load(pretrained_model_name_or_path, factory=factory)
@@ -61,7 +61,7 @@ def push_to_hub(
     create_pr: bool | None = None,
     **options: Any,
 ) -> str:
-    """Save a model and upload it to a repository of the Hub, which is made if needed.
+    """Save a model and upload it to a repository of the Hub, which is created if needed.
 
     Args:
         model: As for `autosample.save`.
@@ -70,7 +70,7 @@ def push_to_hub(
         options: Keyword arguments of `autosample.save`.
 
     Returns:
-        Address of the commit.
+        URL of the commit.
 
     Raises:
         ArtifactError: The model cannot be saved.
@@ -78,7 +78,7 @@ def push_to_hub(
     from huggingface_hub import HfApi
 
     with TemporaryDirectory() as folder:
-        save(model, folder, **options)  # before anything is made on the Hub
+        save(model, folder, **options)  # before anything is created on the Hub
         api = HfApi(token=token)
         place = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
         return str(

@@ -1,4 +1,4 @@
-"""Loading saved models: by the folder, or from a checkpoint of a training run."""
+"""Loading models: from a saved folder, or from a checkpoint of a training run."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,29 +25,28 @@ from autosample.nn import compressed_layers
 
 
 def load(folder: str | Path, *, factory: Factory | None = None, device: torch.device | str = "cpu") -> nn.Module:
-    """The model that `autosample.save` wrote to a folder, hardened and in evaluation mode.
+    """Load the model that `autosample.save` wrote to a folder, hardened and in evaluation mode.
 
-    Nothing but tensors and plain data is read: no pickle, no code. The bare model is built without its weights being
-    made, and everything is checked before it is used.
+    Only tensors and plain data are read: no pickle, no code. Everything is checked before use.
 
     Args:
-        folder: Of the saved model.
-        factory: For models that were saved with one.
-        device: Where the tensors go to.
+        folder: Folder of the saved model.
+        factory: The factory, for models that were saved with one.
+        device: Device for the tensors.
 
     Raises:
-        ArtifactError: The folder is no saved model, is damaged, or of a newer version.
+        ArtifactError: The folder is not a saved model, is damaged, or has a newer version.
     """
     return load_any(_folder(folder), factory=factory)[0].to(device)
 
 
 def load_any(path: str | Path, *, factory: Factory | None = None) -> tuple[nn.Module, Config]:
-    """A model and all that is known of it, from a saved folder or from a checkpoint that `autosample fit` wrote.
+    """Load a model and its config, from a saved folder or from a checkpoint that `autosample fit` wrote.
 
-    Of a checkpoint, positions are hardened, and what was trained with fake quantisation is quantised.
+    A model from a checkpoint is hardened, and quantised if it was trained with fake quantisation.
 
     Raises:
-        ArtifactError: It is neither, or damaged.
+        ArtifactError: The path is neither, or damaged.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -72,7 +71,7 @@ def _tensors(raw: bytes) -> dict[str, Tensor]:
 
 
 def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
-    """A net as `autosample.training.Classifier` trains it, without anything of the training."""
+    """The net of an `autosample.training.Classifier`, without the training."""
     saved = _read_checkpoint(path)
     hyper: dict[str, Any] = dict(saved["hyper_parameters"])
     state = upgraded_state({key[4:]: v for key, v in saved["state_dict"].items() if key.startswith("net.")}, path)
@@ -118,7 +117,7 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def _attach(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give layers the quantizers that a training with fake quantisation has left in its state."""
+    """Give layers the quantizers that are in the state after training with fake quantisation."""
     made: dict[int, Any] = {}
     for name, layer in compressed_layers(net).items():
         for key in layer.coded:

@@ -1,4 +1,4 @@
-"""How a model came to be: the name and arguments that build the bare one again."""
+"""The origin of a model: the name and arguments that build the bare model again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,10 @@ from autosample.system.checking import as_plain
 def find_source(
     model: nn.Module, name: str | None, arguments: Mapping[str, Any] | None, factory: Factory | None
 ) -> Source:
-    """What builds a model: what the user says, what `autosample.models.create` noted, or what timm's config tells.
+    """What builds a model: from the user, from the note of `autosample.models.create`, or from timm's config.
 
     Raises:
-        ArtifactError: Nothing is known of it.
+        ArtifactError: The origin is unknown.
     """
     if factory is not None:
         title = name or getattr(factory, "__qualname__", type(factory).__name__)
@@ -47,7 +47,7 @@ def _architecture(model: nn.Module) -> str | None:
 
 
 def _guess(model: nn.Module) -> dict[str, Any]:
-    """Input channels, where the first convolution has others than usual; all else is compared before saving."""
+    """Input channels, if the first convolution has an unusual number; everything else is compared before saving."""
     first = _config(model).get("first_conv")
     usual = (_config(model).get("input_size") or (None,))[0]
     try:

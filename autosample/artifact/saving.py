@@ -20,7 +20,7 @@ from autosample.nn import Compressed, compressed_layers, outer_modules
 from autosample.nn.stored import compact_state, full_types, shared_names
 from autosample.system.checking import as_plain
 
-# What timm's nets know of the inputs that they were trained on.
+# Entries of timm's configs about the inputs of the training.
 _INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 _FIX = "pass the arguments= it was made with, or factory="
@@ -40,30 +40,29 @@ def save(
     compression: str = "none",
     config: Config | None = None,
 ) -> Config:
-    """Save a model as `config.json`, `model.safetensors` and `README.md`; `autosample.load` gives it back.
+    """Save a model as `config.json`, `model.safetensors` and `README.md`; `autosample.load` reads it.
 
-    Stored are packed summaries, integer positions and whatever the model has besides, each at the bits it needs:
-    what `autosample.report` counts. Positions that are still being learned are stored as integers, as `harden_` would
-    leave them. The model itself is not changed. What is saved has been put together again, and compared, before.
+    The files hold packed summaries, integer offsets and all other tensors, each at the bits it needs, as counted by
+    `autosample.report`. Offsets that are still learned are stored as integers, as after `harden_`. The model itself is
+    not changed. Before anything is written, the model is rebuilt from these data and compared.
 
-    A folder that holds an earlier save is overwritten as a whole: if the process dies, the old or the new one is there.
+    An earlier save is replaced atomically: if the process dies, the folder holds the old model or the new one.
 
     Args:
         model: Any model that `autosample.models.create` or `timm.create_model` made, converted or not; with `factory`
             any other.
-        folder: Where to; made if needed.
-        name, arguments: Of the registry, where they are not known or not right. For a factory, its name in messages
-            and what it is called with.
+        folder: Folder to write; created if needed.
+        name, arguments: Registry name and arguments that rebuild the model, if autosample does not know them. With a
+            factory: its name in messages, and its arguments.
         factory: A callable that takes `arguments` and returns the dense model. Loading needs it again.
-        preprocessing: How inputs are made, plain data; by default what a timm model says of its pretraining.
-        class_names: In the order of the outputs.
-        facts: Anything for the model card, plain data: `data`, `metrics` (a mapping), `command`, `license`, `notes`.
-        config: What `load_any` knew of the model, for all of the above that is not given.
+        preprocessing: How inputs are made, plain data; by default taken from the config of a timm model.
+        class_names: Class names in the order of the outputs.
+        facts: Plain data for the model card: `data`, `metrics` (a mapping), `command`, `license`, `notes`.
+        config: Config from `load_any`, used for every argument above that is not given.
         compression: `none`, or `xz` for an entropy-coded file `model.safetensors.xz`.
 
     Raises:
-        ArtifactError: It is not known how to build the bare model, a fresh one would differ from the one given, or the
-            folder cannot be written.
+        ArtifactError: The model cannot be rebuilt, or the folder cannot be written.
     """
     if hasattr(model, "deployment"):
         raise ArtifactError("a model is saved before it is deployed, got a deployed one: save the original")
@@ -99,7 +98,7 @@ def save(
 
 
 def _describe(model: nn.Module, source: Source) -> Config:
-    """All that is known of a model before its tensors are a file."""
+    """The config of a model before its tensors are written."""
     from autosample import __version__
 
     layers = {name: _layer(layer) for name, layer in compressed_layers(model).items()}
@@ -121,12 +120,12 @@ def _layer(layer: Compressed) -> LayerConfig:
         if quantizer.now:  # pyright: ignore[reportGeneralTypeIssues]
             dtype = str(getattr(layer, name).dtype)[6:]
             coding[name] = Coding(method=quantizer.method, bits=quantizer.bits, dtype=dtype)  # pyright: ignore
-    settings = as_plain(layer.settings(), "settings")  # as a file gives them back: lists instead of tuples
+    settings = as_plain(layer.settings(), "settings")  # as read from a file: lists instead of tuples
     return LayerConfig(method=layer.kept_as, settings=settings, coding=coding, fit_error=layer.fit_error)
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU that has its memory for itself, as a file of tensors needs it."""
+    """A copy on the CPU with its own memory, as needed for a file of tensors."""
     if tensor.is_meta:
         raise ArtifactError("a model must have values to be saved, got one on the meta device: load or make them first")
     own = tensor.detach().cpu().contiguous()
@@ -134,9 +133,9 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 def _compare(model: nn.Module, twin: nn.Module) -> None:
-    """Raise unless a model put together from what is saved has the same modules with the same settings.
+    """Raise unless the model rebuilt from the saved data has the same modules with the same settings.
 
-    Its tensors are those of the file, and the file was checked for theirs.
+    Its tensors are those of the file, which was checked already.
     """
     mine, theirs = _settings(model), _settings(twin)
     for name in (*mine, *theirs):
@@ -148,7 +147,7 @@ def _compare(model: nn.Module, twin: nn.Module) -> None:
 
 
 def _settings(model: nn.Module) -> dict[str, str]:
-    """Class and settings of every module; of compressed layers, those of the layer that they stand for."""
+    """Class and settings of every module; for compressed layers, those of the dense layer."""
     settings = {}
     for name, module in outer_modules(model):
         kind = module.dense_class if isinstance(module, Compressed) else type(module)

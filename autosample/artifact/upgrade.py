@@ -1,7 +1,7 @@
-"""Saved models of earlier formats, brought into the present one before they are checked.
+"""Converts saved models of earlier formats to the present one, before they are checked.
 
-Format 1 had no checksum, and listed the precision of every rounded tensor. Format 2 knew summary layers only, with
-specs as version 0.1.0 wrote them; rules and factors that are gone since are turned into what gives the same weights.
+Format 1 had no checksum, and listed the precision of every rounded tensor. Format 2 had only summary layers, with specs
+of version 0.1.0. Rules and factors that were removed since are converted such that the weights stay the same.
 """
 
 from collections.abc import Mapping
@@ -36,9 +36,9 @@ def by_value(names: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def since_2(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Format 3 from format 2, in which a layer has a method and settings of its own, and the layers as they were.
+    """Format 3 from format 2, in which each layer has its own method and settings, and the layers of format 2.
 
-    Anything that is not as it should be is left for the checks of the present format.
+    Invalid data are left for the checks of the present format.
     """
     layers = data.get("layers")
     if not isinstance(layers, Mapping):
@@ -60,7 +60,7 @@ def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in layer.items() if key not in ("spec", "geometry")}
     new = upgraded(_spec(layer), "strided")
     if _is_sum(_spec(layer)):
-        new["rule"] = "interpolated"  # what its table of offsets is stored by now
+        new["rule"] = "interpolated"  # the rule that stores its table of offsets now
     if isinstance(kept.get("coding"), Mapping):
         kept["coding"] = {key: value for key, value in kept["coding"].items() if key != "gains"}
     return {**kept, "method": "summary", "settings": {"spec": new, "geometry": layer.get("geometry")}}
@@ -69,7 +69,7 @@ def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
 def upgraded_tensors(
     old: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of format 3 from those of format 2, and the gains of layers that had some, by the layers' names."""
+    """The tensors of format 3 from those of format 2, and the gains of layers that had them, by layer name."""
     kept, gains = dict(tensors), {}
     for name, layer in old.items():
         start = f"{name}." if name else ""
@@ -99,7 +99,7 @@ def upgraded_state(state: Mapping[str, Tensor], path: object) -> dict[str, Tenso
 
 
 def _is_sum(old: Mapping[str, Any]) -> bool:
-    """Whether offsets were the sum of two rules, `separable`, and not WSNet's, which is a plain stride."""
+    """Whether offsets were a sum of two rules (`separable`) other than WSNet's, which is a plain stride."""
     fixed = old.get("along", "strided") == "strided" and old.get("spread", 0.25) == 0
     return old.get("rule") == "separable" and not fixed
 
@@ -139,7 +139,7 @@ def _gains(layer: Mapping[str, Any], found: Mapping[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def multiply_gains_(model: nn.Module, gains: Mapping[str, Tensor]) -> None:
-    """Layers that had gains become dense ones that keep each number of their weight."""
+    """Layers that had gains become dense layers that store every weight."""
     for name, factor in gains.items():
         layer: Any = model.get_submodule(name)
         g, mix, layer.densify = layer.geometry, layer.densify, None

@@ -1,6 +1,6 @@
-"""Scalar quantisation: even levels, k-means in one dimension, and DKM's soft assignments.
+"""Scalar quantisation: evenly spaced levels, k-means in one dimension, and DKM's soft assignments.
 
-* Even levels: WSNet (Jin et al. 2018, section 4: 256 bins between the least and the largest value of a layer) and
+* Evenly spaced levels: WSNet (Jin et al. 2018, section 4: 256 bins between the minimum and the maximum of a layer) and
   FSNet-WQ (Yang et al. 2020).
 * Codebooks: Deep k-Means (Wu et al. 2018) and DKM (Cho et al. 2022, section 3), here of single numbers.
 """
@@ -11,15 +11,15 @@ from torch import Tensor
 
 _LLOYD_STEPS = 200
 _BINS = 4096
-# DKM: soft assignments look at this many neighbouring levels, and k-means goes on until levels move by less than this
-# share of the range, or for so many steps.
+# DKM: soft assignments look at this many neighbouring levels, and k-means continues until levels move by less than this
+# share of the range, or for this many steps.
 _NEIGHBOURS = 4
 _SETTLED = 1e-4
 _SOFT_STEPS = 5
 
 
 def even_range(values: Float[Tensor, "*shape"], bits: int) -> Float[Tensor, "2"]:
-    """Least value and distance of the `2**bits` even levels that reach from the least to the largest value."""
+    """Lowest level and distance of `2**bits` evenly spaced levels from the minimum to the maximum."""
     low, high = values.detach().float().aminmax()
     return torch.stack([low, (high - low) / (2**bits - 1)])
 
@@ -31,7 +31,7 @@ def even_levels(span: Float[Tensor, "2"], bits: int) -> Float[Tensor, "k"]:
 
 
 def nearest_level(values: Float[Tensor, "*shape"], levels: Float[Tensor, "k"]) -> Int[Tensor, "*shape"]:
-    """The number of the level nearest to each value; a value that is a level gets that one. Levels ascend."""
+    """The index of the level nearest to each value; a value that equals a level gets that level. Levels ascend."""
     wide = values.detach().to(levels.dtype).contiguous()
     upper = torch.searchsorted(levels, wide).clamp_(1, len(levels) - 1)
     below = (wide - levels[upper - 1]) < (levels[upper] - wide)
@@ -40,9 +40,9 @@ def nearest_level(values: Float[Tensor, "*shape"], levels: Float[Tensor, "k"]) -
 
 @torch.no_grad()
 def kmeans_levels(values: Float[Tensor, "*shape"], bits: int) -> Float[Tensor, "k"]:
-    """`2**bits` levels by Lloyd's k-means: the same for the same values, and exact sums whatever their number.
+    """`2**bits` levels by Lloyd's k-means: deterministic, with exact sums for any number of values.
 
-    It starts where a cube-root density puts them (Panter and Dite 1951), which is near the optimum for many levels.
+    It starts from levels of a cube-root density (Panter and Dite 1951), which is near the optimum for many levels.
     """
     ordered = values.detach().double().reshape(-1).sort().values
     sums, squares = (torch.nn.functional.pad(x.cumsum(0), (1, 0)) for x in (ordered, ordered.square()))
@@ -52,7 +52,7 @@ def kmeans_levels(values: Float[Tensor, "*shape"], bits: int) -> Float[Tensor, "
         edges = torch.cat([ends.new_zeros(1), ends, ends.new_full((1,), len(ordered))])
         counts = edges.diff()
         means = torch.where(counts > 0, sums[edges].diff() / counts.clamp_min(1), levels)
-        if (counts == 0).any():  # as k-means does with empty clusters: they split the worst ones
+        if (counts == 0).any():  # empty clusters split the worst ones, as usual in k-means
             spread = squares[edges].diff() - means.square() * counts
             empty = (counts == 0).nonzero()[:, 0]
             worst = spread.topk(min(len(empty), len(levels) - len(empty))).indices
@@ -87,7 +87,7 @@ def soft_kmeans(
     temperatures), `c = Σ A·w / Σ A` until the levels settle, then `W̃ = A·C`. Autograd runs through all steps.
 
     Args:
-        values: What is quantised, any shape.
+        values: Values to quantise, any shape.
         levels: The levels of the last batch, ascending, shape `(K,)`.
         temperature: `τ` as a share of the mean distance between levels.
     """
@@ -108,7 +108,7 @@ def soft_kmeans(
 def _shares(
     flat: Float[Tensor, "n"], levels: Float[Tensor, "k"], temperature: float
 ) -> tuple[Int[Tensor, "n j"], Float[Tensor, "n j"]]:
-    """The levels around each value, by number, and what each gets of it."""
+    """The indices of the levels around each value, and the share of each."""
     fixed = levels.detach()
     count = min(_NEIGHBOURS, len(levels))
     first = (torch.searchsorted(fixed, flat.detach().contiguous()) - count // 2).clamp_(0, len(levels) - count)

@@ -1,4 +1,4 @@
-"""Integers at the bits they need: what learned positions weigh on disk."""
+"""Integers packed at the bits they need, such as learned offsets on disk."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def bits_for(choices: int) -> int:
-    """Bits that tell `choices` values apart; none for a single one."""
+    """Bits that distinguish `choices` values; 0 for a single one."""
     return max(choices - 1, 0).bit_length()
 
 
@@ -47,7 +47,7 @@ def unpack(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tensor,
 
 
 def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
-    """Which of the `bits` bytes that hold eight values a value lies in, and how far it is shifted to the left there."""
+    """For each of eight values: the bytes (of `bits` in total) that hold it, and its shift to the left in each."""
     for value in range(8):
         first, last = value * bits, (value + 1) * bits - 1
         yield from ((value, byte, first - 8 * byte) for byte in range(first // 8, last // 8 + 1) if bits)

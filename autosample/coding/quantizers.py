@@ -1,4 +1,4 @@
-"""What keeps a learned tensor at few bits: the levels it may take, while they are learned and once they are fixed."""
+"""Quantizers of learned tensors: the levels of their values, while these are learned and after they are fixed."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -32,13 +32,13 @@ class _Straight(torch.autograd.Function):
 
 
 class Quantizer(nn.Module):
-    """Shows a tensor as it will be stored: every value at one of `2**bits` levels, gradients straight through.
+    """Shows a tensor as it will be stored: every value at one of `2**bits` levels, with straight-through gradients.
 
-    Until `start` is called it changes nothing; then the levels follow the values (fake quantisation); `fix` decides
-    them for good, and from then on values that were moved are shown at the nearest of these. All state is in buffers.
+    It changes nothing until `start` is called. Then the levels follow the values (fake quantisation). `fix` makes the
+    levels final; values that change later are shown at the nearest level. All state is in buffers.
 
     Attributes:
-        bits: Of one stored value, 2 to 8.
+        bits: Bits per stored value, 2 to 8.
         now: 0 before the start, 1 while levels are learned, 2 once they are fixed.
         state: `now` and `bits`, a buffer.
     """
@@ -55,7 +55,7 @@ class Quantizer(nn.Module):
         self._clean: tuple | None = None
 
     def levels(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "k"]:
-        """The levels that `values` may take now, ascending and exact in their precision, as float32."""
+        """The present levels for `values`, ascending and exact in their precision, as float32."""
         raise NotImplementedError
 
     def _decide(self, values: Float[Tensor, "*shape"]) -> None:
@@ -63,7 +63,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def start(self, values: Float[Tensor, "*shape"]) -> None:
-        """Begin with fake quantisation."""
+        """Start fake quantisation."""
         if self.now == WAITING:
             if not values.is_meta:
                 self._decide(values)
@@ -71,7 +71,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def fix(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Decide the levels, if that is not done, and return the values at them."""
+        """Make the levels final, if they are not yet, and return the values at these levels."""
         if values.is_meta:
             self._enter(FIXED)
             return values
@@ -83,7 +83,7 @@ class Quantizer(nn.Module):
         return self.shown(values)
 
     def _settle(self, values: Float[Tensor, "*shape"]) -> None:
-        """Keep what was shown last."""
+        """Keep the levels that were shown last."""
         self._decide(values)
 
     def _enter(self, stage: int) -> None:
@@ -100,7 +100,7 @@ class Quantizer(nn.Module):
         return self.now == FIXED and self._untouched(values)
 
     def _untouched(self, values: Tensor) -> bool:
-        """Whether the values are at their levels, as found out once and then known by the tensor's version."""
+        """Whether the values are at their levels; checked once per version of the tensor."""
         if torch.compiler.is_compiling():
             return not self.training
         if torch._C._are_functorch_transforms_active() or values.is_inference() or values.is_meta:
@@ -121,7 +121,7 @@ class Quantizer(nn.Module):
         return packed_bytes(count, self.bits) + self.get_buffer(self.table).nbytes
 
     def packed(self, values: Float[Tensor, "*shape"]) -> dict[str, Tensor]:
-        """The tensors that a file needs to give the values back."""
+        """The tensors that a file needs to restore the values."""
         if values.is_meta:
             codes = torch.empty(values.shape, dtype=torch.long, device="meta")
         else:
@@ -129,19 +129,19 @@ class Quantizer(nn.Module):
         return {"codes": pack(codes, self.bits), self.table: self.stored_levels(values)}
 
     def stored_levels(self, values: Float[Tensor, "*shape"]) -> Tensor:
-        """What the file holds of the levels."""
+        """The tensor that a file holds for the levels."""
         return self.get_buffer(self.table)
 
     @torch.no_grad()
     def unpacked(self, codes: Tensor, table: Tensor, empty: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The inverse of `packed`: values of the shape and precision of `empty`, with these levels from now on."""
+        """The inverse of `packed`: values in the shape and precision of `empty`. The quantizer keeps these levels."""
         self.get_buffer(self.table).copy_(table)
         self._enter(FIXED)
         levels = self.levels(torch.empty(0, dtype=empty.dtype))
         return levels[unpack(codes, self.bits, empty.numel())].to(empty.dtype).view(empty.shape)
 
     def _apply(self, fn, recurse: bool = True):
-        """Levels stay float32 in half-precision models, so that values find theirs again."""
+        """Levels stay float32 in half-precision models, so values still match their levels."""
         kept = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, before in kept.items():
@@ -162,7 +162,7 @@ class Quantizer(nn.Module):
 
 
 class LinearQuantizer(Quantizer):
-    """Even levels between the least and the largest value (WSNet-Q, FSNet-WQ).
+    """Evenly spaced levels between minimum and maximum (WSNet-Q, FSNet-WQ).
 
     Attributes:
         range: Lowest level and distance of levels, shape `(2,)`, float32.
@@ -222,7 +222,7 @@ class CodebookQuantizer(Quantizer):
 
 
 def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
-    """The quantizer that the tensors of its `state_dict` describe."""
+    """The quantizer described by the tensors of its `state_dict`."""
     kind = next(kind for kind in QUANTIZERS.values() if kind.table in state)
     quantizer = kind(int(state["state"][1]))
     quantizer.load_state_dict(dict(state))

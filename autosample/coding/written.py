@@ -1,6 +1,6 @@
-"""Numbers as an exported graph holds them: stored at few bits, and made from these by a few standard operators.
+"""Numbers as an exported graph holds them: stored at few bits, and restored by a few standard operators.
 
-A module keeps a tensor with `keep` and gives it back with `kept`, in a forward pass that can be exported.
+A module stores a tensor with `keep` and reads it with `kept`, in a forward pass that can be exported.
 """
 
 import math
@@ -14,18 +14,18 @@ from autosample.coding.packing import bits_for, pack
 from autosample.coding.quantizers import LinearQuantizer, Quantizer
 
 _LEVELS = 256
-# Smaller tensors stay as they are: levels would save little.
+# Smaller tensors stay unchanged: levels would save little.
 _SMALL = 256
 
 
 def keep(
     owner: nn.Module, name: str, values: Tensor | None, int8: bool = False, quantizer: Quantizer | None = None
 ) -> None:
-    """Store a tensor with a module, at as few bits as give it back exactly.
+    """Store a tensor with a module, at the fewest bits that restore it exactly.
 
-    What has been quantised is stored as codes and its levels (a table, or the lowest and a step), what fits into half
-    precision in that, and everything else as float32. With `int8` a tensor is rounded to 256 levels, evenly spaced from
-    its smallest to its largest number; numbers that already lie on such a grid come back exactly.
+    Quantised tensors are stored as codes and levels (a table, or the lowest and a step). Tensors that fit into half
+    precision exactly are stored in it, all others as float32. With `int8` a tensor is rounded to 256 levels, evenly
+    spaced from its smallest to its largest number; numbers that already lie on such a grid come back exactly.
     """
     if values is None:
         owner.register_buffer(name, None)
@@ -53,7 +53,7 @@ def keep(
 
 
 def is_half(values: Tensor) -> bool:
-    """Whether numbers fit into half precision exactly, and are many enough for that to matter."""
+    """Whether numbers fit into half precision exactly, and are enough to save space."""
     return values.numel() >= _SMALL and torch.equal(values.half().float(), values.float())
 
 
@@ -65,17 +65,17 @@ def kept(owner: nn.Module, name: str) -> Tensor | None:
         numbers = unpacked(codes, bits, math.prod(shape))
         if (table := buffers.get(f"{name}_table")) is not None:
             return table.index_select(0, numbers).view(shape)
-        # as `even_levels` makes them, to the last bit
+        # equal to those of `even_levels`, to the last bit
         return (numbers.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")).view(shape)
     if (levels := buffers.get(f"{name}_levels")) is not None:
-        # not DequantizeLinear: runtimes leave that for every call, and fold these
+        # not DequantizeLinear: runtimes run that at every call, but fold these
         return levels.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")
     values = buffers[name]
     return values if values is None else values.float()
 
 
 def unpacked(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tensor, "count"]:
-    """As `coding.packing.unpack`, in a dozen operators and without shifts, which exporters write as many operators."""
+    """Like `coding.packing.unpack`, in a dozen operators: no shifts, since exporters write them as many operators."""
     if bits == 8:
         return packed.long()
     places = torch.tensor([1 << i for i in range(8)], dtype=torch.int32)
@@ -90,7 +90,7 @@ def stores(owner: nn.Module, name: str) -> bool:
 
 
 class Packed(nn.Module):
-    """A table of integers at the bits they need."""
+    """A table of integers, packed at the bits they need."""
 
     packed: Tensor
 

@@ -1,1 +1,1 @@
-"""From a trained model to a plain fast one: chains, folding, plans, verification."""
+"""From a trained model to a fast plain one: chains, folding, plans, verification."""

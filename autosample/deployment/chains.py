@@ -1,9 +1,9 @@
 """What follows each convolution and linear layer directly: the norm, ReLU and max-pooling that can be fused with it.
 
-The model is run once. Hooks tell which module makes and which takes a tensor; two modes of torch tell what else uses
+The model is run once. Hooks show which module makes a tensor and which takes it; two modes of torch show what else uses
 it. `TorchFunctionMode` sees calls from Python, including reads that run no operator (`tolist`, `data_ptr`);
-`TorchDispatchMode` sees the operators of scripted and C++ code, which the former does not. After the run, memory that
-is still alive was kept by someone. Tensors are told apart by their storage, so a view counts as the tensor itself.
+`TorchDispatchMode` sees the operators of scripted and C++ code, which the former does not see. Memory that is still
+alive after the run is in use. Tensors are identified by their storage, so a view counts as the tensor itself.
 """
 
 import gc
@@ -32,7 +32,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # in the order in which they may follow a layer; a max-pool and a ReLU may also change places, as they commute
 _STEPS = ("norm", "activation", "pool")
-# Reading these says nothing about a tensor's numbers.
+# Reading these reveals nothing about a tensor's numbers.
 _ABOUT = (
     "shape", "dtype", "device", "layout", "ndim", "itemsize", "nbytes", "requires_grad", "is_leaf",
     "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "is_mkldnn", "is_nested",
@@ -45,12 +45,12 @@ _METADATA = {a if callable(a) else a.__get__ for a in _ATTRIBUTES} | {torch.nume
 
 @dataclass(frozen=True)
 class Chain:
-    """What follows a layer directly, each step seeing the previous output and nothing else seeing it.
+    """What follows a layer directly: only the next step sees the output of the step before.
 
     Attributes:
         layer: Name of a `Conv1d`, `Conv2d` or `Linear`, or of a subclass of them.
         norm: Name of a batch norm with running statistics over the layer's output channels.
-        activation: Name of an `nn.ReLU`; that inside of a timm `BatchNormAct2d` is `"<norm>.act"`.
+        activation: Name of an `nn.ReLU`; inside a timm `BatchNormAct2d` it is `"<norm>.act"`.
         pool: Name of an `nn.MaxPool1d` or `MaxPool2d` over the output of the convolution.
         lent: Whether anything but the layer itself uses its parameters.
     """
@@ -66,22 +66,22 @@ def find_chains(model: nn.Module, example: Tensor | tuple) -> dict[str, Chain]:
     """The chain of every convolution and linear layer, by the layer's name, found in one run of the model.
 
     A chain ends where anything is uncertain: at a module that is called twice, has hooks of the user, or is registered
-    under two names (the layer itself may be); at a parametrized norm; at a tensor that anything else reads, keeps or
+    under two names (the layer itself may be); at a parametrized norm; at a tensor that something else reads, keeps or
     returns. Modules that return their input unchanged (`nn.Identity`, dropout) are skipped.
 
-    A model in training mode is judged by what `model.eval()` makes of it. Modules that are in training mode although
-    the model is not take no part. The model is left as it was, also when its forward pass raises.
+    A model in training mode is judged as after `model.eval()`. Modules that are in training mode inside a model in
+    evaluation mode are left out. The model is left unchanged, even if its forward pass raises.
 
     Args:
         model: A model, converted or not.
         example: An input (or a tuple of inputs) for one forward pass in evaluation mode without gradients.
     """
     trace = _Trace(_roles(model))
-    inputs = tree_map_only(Tensor, torch.clone, example)  # the model may begin with an in-place ReLU
+    inputs = tree_map_only(Tensor, torch.clone, example)  # the model may start with an in-place ReLU
     with _undisturbed(model), trace.hooks(), _Operators(trace.see), _Functions(trace.see):
         output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
     trace.finish()
-    del output  # held until here: what the model returns is in use
+    del output  # kept until here: what the model returns is in use
     names = {module: name for name, module in outer_modules(model)}
     return {name: _follow(trace, layer, names) for layer, name in names.items() if isinstance(layer, _LAYERS)}
 
@@ -91,7 +91,7 @@ def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """`(scale, shift)` per channel, float64, such that the eval-mode norm is `y = x·scale + shift`.
 
     Raises:
-        ConversionError: The module is no batch norm with running statistics.
+        ConversionError: The module is not a batch norm with running statistics.
     """
     mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     if not isinstance(norm, _BatchNorm) or mean is None or var is None:
@@ -102,10 +102,10 @@ def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _roles(model: nn.Module) -> dict[nn.Module, str]:
-    """The modules to be hooked: `layer`, one of `_STEPS`, `passer` (returns its input) or `watched`.
+    """The modules to hook: `layer`, one of `_STEPS`, `passer` (returns its input) or `watched`.
 
-    What a watched module takes and gives counts as used: hooks of the user see it, or, in a module left in training
-    mode, something happens to it that an evaluation pass does not show.
+    Inputs and outputs of a watched module count as used: hooks of the user see them or, in a module left in training
+    mode, something happens to them that an evaluation pass does not show.
     """
     training = _in_training(model)
     registered = Counter(module for _, module in model.named_modules(remove_duplicate=False))
@@ -115,7 +115,7 @@ def _roles(model: nn.Module) -> dict[nn.Module, str]:
             roles[module] = "watched"
         elif isinstance(module, _LAYERS):
             roles[module] = "layer"
-        elif "forward" in vars(module):  # patched: it may do anything
+        elif "forward" in vars(module):  # patched, so it may do anything
             continue
         elif type(module) in _DROPOUTS:
             roles[module] = "passer"
@@ -125,7 +125,7 @@ def _roles(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def _step(module: nn.Module) -> str | None:
-    """Which step a module is, by its exact type: a subclass, parametrized modules among them, may do anything."""
+    """Which step a module is, by its exact type: a subclass (parametrized modules, for example) may do anything."""
     if type(module) is nn.ReLU:
         return "activation"
     if isinstance(module, nn.MaxPool1d | nn.MaxPool2d) and type(module) in _POOLS.values():
@@ -137,12 +137,12 @@ def _step(module: nn.Module) -> str | None:
 
 
 def _timm_norm() -> type | None:
-    """timm's `BatchNormAct2d`, if timm is in use at all."""
+    """timm's `BatchNormAct2d`, if timm is imported."""
     return getattr(sys.modules.get("timm.layers.norm_act"), "BatchNormAct2d", None)
 
 
 def _follow(trace: "_Trace", layer: nn.Module, names: dict[nn.Module, str]) -> Chain:
-    """The longest chain behind a layer whose steps come in the order of `_STEPS`."""
+    """The longest chain after a layer with steps in the order of `_STEPS`."""
     found: dict[str, str] = {}
     allowed, at = _allowed(trace, layer), layer
     while (step := trace.reader(at)) is not None and (role := trace.roles[step]) in allowed:
@@ -150,7 +150,7 @@ def _follow(trace: "_Trace", layer: nn.Module, names: dict[nn.Module, str]) -> C
         if drop is not None and not trace.passes(drop):
             break
         if role == "pool" and not any(isinstance(layer, c) and type(step) is p for c, p in _POOLS.items()):
-            break  # over channels, for one
+            break  # over channels, for example
         found[role], at = names[step], step
         swapped = role == "pool" and "activation" in allowed
         allowed = ("activation",) if swapped else allowed[allowed.index(role) + 1 :]
@@ -162,7 +162,7 @@ def _follow(trace: "_Trace", layer: nn.Module, names: dict[nn.Module, str]) -> C
 
 
 def _allowed(trace: "_Trace", layer: nn.Module) -> tuple[str, ...]:
-    """The steps that fit a layer: norm and pool need channels and places where they expect them in its output."""
+    """The steps that fit a layer: norm and pool expect the channels and axes of its output in certain places."""
     value = trace.made.get(layer)
     rank = 2 + len(layer.kernel_size) if isinstance(layer, nn.Conv1d | nn.Conv2d) else 2
     batched = value is not None and value.rank == rank
@@ -172,13 +172,13 @@ def _allowed(trace: "_Trace", layer: nn.Module) -> tuple[str, ...]:
 
 @dataclass(eq=False)
 class _Value:
-    """The output of a layer or step, until something in place makes another value of its memory.
+    """The output of a layer or step, until an in-place operation changes its memory.
 
     Attributes:
         tensor: The tensor object that the module returned.
-        readers: The steps that took just this object.
-        used: Whether anything but these steps has seen the tensor or an alias of it.
-        replaced: Whether a later step has written over it.
+        readers: The steps that took exactly this object.
+        used: Whether anything except these steps saw the tensor or an alias of it.
+        replaced: Whether a later step overwrote it.
     """
 
     tensor: ref[Tensor]
@@ -190,18 +190,18 @@ class _Value:
 
     @property
     def kept(self) -> bool:
-        """Whether anyone still holds the memory."""
+        """Whether something still holds the memory."""
         return not self.replaced and not self.storage.expired()
 
 
 class _Trace:
-    """What happened in one run to the outputs of layers and steps, and to the parameters of layers and norms."""
+    """What happens in one run to the outputs of layers and steps, and to the parameters of layers and norms."""
 
     def __init__(self, roles: dict[nn.Module, str]) -> None:
         self.roles = roles
         self.calls: Counter[nn.Module] = Counter()
         self.made: dict[nn.Module, _Value] = {}
-        # no key comes twice: a storage's weak reference keeps its address from being given to another
+        # keys are unique: a weak reference to a storage prevents the reuse of its address
         self._values: dict[int, _Value] = {}
         self._open: list[nn.Module] = []
         self.borrowed: set[nn.Module] = set()  # modules whose parameters are used from outside
@@ -215,12 +215,12 @@ class _Trace:
         with ExitStack() as stack:
             for module in self.roles:
                 stack.enter_context(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-                # also after an error, which the model may catch
+                # also after an error, because the model may catch it
                 stack.enter_context(module.register_forward_hook(self._leave, with_kwargs=True, always_call=True))
             yield
 
     def see(self, *objects: Any) -> None:
-        """Something is done with tensors. What a known step does inside is known."""
+        """Note a use of tensors. Uses inside a known step are known already."""
         if not any(self.roles[module] in (*_STEPS, "passer") for module in self._open):
             self._use(*objects)
 
@@ -246,7 +246,7 @@ class _Trace:
             value.readers.append(module)
 
     def _leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if self._open and self._open[-1] is module:  # or an error came before `_enter`
+        if self._open and self._open[-1] is module:  # else an error came before `_enter`
             self._open.pop()
         role = self.roles[module]
         if role == "watched" or (role == "passer" and not (args and output is args[0])):
@@ -265,7 +265,7 @@ class _Trace:
             value.used |= value.kept
 
     def reader(self, module: nn.Module) -> nn.Module | None:
-        """The one step that takes a module's output, if nothing else sees that."""
+        """The step that takes a module's output, if nothing else sees the output."""
         value = self.made.get(module)
         if value is None or value.used or len(value.readers) != 1:
             return None
@@ -305,7 +305,7 @@ class _Operators(TorchDispatchMode):
 
 
 def _in_training(model: nn.Module) -> set[nn.Module]:
-    """The modules in training mode; frozen scripted ones know no modes."""
+    """The modules in training mode; frozen scripted modules have no modes."""
     return {module for module in model.modules() if getattr(module, "training", False)}
 
 
@@ -320,7 +320,7 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 
 def _storage(tensor: Tensor) -> StorageWeakRef | None:
     """The memory behind a tensor, if it has its own memory (sparse tensors do not)."""
-    with torch._C.DisableTorchFunction():  # or the trace would see this as well
+    with torch._C.DisableTorchFunction():  # or the trace would see this too
         try:
             return StorageWeakRef(tensor.untyped_storage())
         except (NotImplementedError, RuntimeError):
@@ -335,7 +335,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     copies = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.no_grad(), torch.random.fork_rng({p.device for p in model.parameters() if p.is_cuda}):
         try:
-            for module in training:  # one by one, as `model.eval()` may be overridden to do more
+            for module in training:  # one by one, because `model.eval()` may be overridden to do more
                 module.training = False
             yield
         finally:

@@ -22,13 +22,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Deployment:
-    """What was decided for the layers of a deployed model; prints as a table.
+    """The plans of a deployed model, layer by layer; prints as a table.
 
     Attributes:
-        rows: One for each convolution and linear layer that was converted or into which something was folded.
-        error: Largest difference of the outputs for the example from those of the hardened model, relative to the
-            largest of these.
-        stored_bytes, dense_bytes: Of the model that was deployed, as `autosample.report` counts them.
+        rows: One per convolution or linear layer that was converted or into which something was folded.
+        error: Largest difference between the outputs for the example and those of the hardened model, relative to the
+            largest output.
+        stored_bytes, dense_bytes: Size of the original model and of its dense twin, as in `autosample.report`.
     """
 
     rows: tuple[PlannedLayer, ...]
@@ -48,7 +48,7 @@ def _cells(row: PlannedLayer) -> list[str]:
     return [row.name or "(itself)", p.kind, *times, saving, " ".join(row.folded), p.reason]
 
 
-@torch.inference_mode(False)  # what is made under it could not be loaded into or exported later
+@torch.inference_mode(False)  # tensors made in this mode could not be loaded into or exported later
 @torch.no_grad()
 @torch.random.fork_rng([])
 def deploy(
@@ -58,22 +58,22 @@ def deploy(
     measure: bool = True,
     fuse: bool = True,
 ) -> Model:
-    """A copy of a model for inference: hardened, norms folded in, every layer computed in the fastest exact way.
+    """Make a copy for inference: hardened, with norms folded in, and the fastest exact plan for every layer.
 
-    The result is a plain module in evaluation mode without autosample's layers in it: layers that can reuse work have
-    become `WindowConv`, the others their dense torch twins. Its attribute `deployment` says what was decided for each
-    layer and why. It gives the same outputs for inputs of any size. The plans are chosen for the size of `example`, on
-    its device and with the present number of threads.
+    The result is a plain module in evaluation mode without summary layers. Layers that reuse work become `WindowConv`,
+    all others dense torch layers. The attribute `deployment` lists each layer with its plan and the reason. Outputs are
+    the same for inputs of any size. Plans are chosen for the size of `example`, on its device and with the present
+    number of threads.
 
     Args:
         model: A model or a single layer, converted or not.
-        example: An input, or a tuple of inputs; its batch counts.
-        measure: Time promising plans on this device, and take one only if it beats the dense layer. Otherwise a cost
-            model decides.
-        fuse: Use the fused C++ kernel where it runs (built on first use), not only standard operators.
+        example: An input, or a tuple of inputs; plans depend on its batch size.
+        measure: Time promising plans on this device, and use one only if it is faster than the dense layer. Otherwise a
+            cost model decides.
+        fuse: Use the fused C++ kernel if it runs here (built on first use), not only standard operators.
 
     Raises:
-        ConversionError: The example is no input, or the outputs would not be those of the model.
+        ConversionError: The example is not a valid input, or the outputs would differ from those of the model.
     """
     if not isinstance(example, Tensor | tuple):
         kind = type(example).__name__
@@ -94,7 +94,7 @@ def deploy(
 
 
 def _sizes(model: nn.Module) -> tuple[int, int]:
-    """Bytes that a model stores, and those of its dense twin."""
+    """Bytes that a model stores, and bytes of its dense twin."""
     from autosample.model.report import report
 
     sizes = report(model)
@@ -102,11 +102,11 @@ def _sizes(model: nn.Module) -> tuple[int, int]:
 
 
 def hardened(model: nn.Module) -> nn.Module:
-    """A hardened copy in evaluation mode; weights that are computed from others become what they are."""
+    """A hardened copy in evaluation mode; parametrized weights become plain ones."""
     fast = copy.deepcopy(model).eval()
     for module in [m for m in fast.modules() if parametrize.is_parametrized(m)]:
         values = {name: getattr(module, name).clone() for name in cast(nn.ModuleDict, module.parametrizations)}
-        # not by `remove_parametrizations`: it changes the class, which the model given has as well
+        # not by `remove_parametrizations`: it changes the class, which the original model shares
         module.__class__ = type(module).__bases__[0]
         del module.parametrizations
         for name, value in values.items():

@@ -11,7 +11,7 @@ from autosample.reuse.after import After
 
 
 class Following:
-    """The modules that a chain names, and how they fold into the layer before them."""
+    """The modules of a chain, and how they fold into the layer before them."""
 
     def __init__(self, model: nn.Module, chain: Chain) -> None:
         self.chain = chain
@@ -22,7 +22,7 @@ class Following:
 
     @property
     def disjoint(self) -> "Following":
-        """The same without a pool over images, or one whose windows overlap or are padded: `WindowConv` has none."""
+        """The same without a pool that `WindowConv` lacks: over images, with overlapping windows, or padded."""
         p = self.pool
         if p is None or (
             isinstance(p, nn.MaxPool1d)
@@ -44,11 +44,11 @@ class Following:
         return tuple(name for name, there in steps if there)
 
     def after(self, bias: Tensor | None) -> After:
-        """What follows a layer with this bias."""
+        """What follows a layer that has this bias."""
         return After(*self.affine(bias), self.relu, self.window)
 
     def affine(self, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The scale that the norm gives to filters, and the bias behind both, float64."""
+        """The norm's scale for the filters, and the bias after both, float64."""
         if self.norm is None:
             return None, bias
         scale, shift = norm_affine(self.norm)
@@ -67,7 +67,7 @@ class Following:
         layer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
 
     def drop(self, rest: bool = False) -> None:
-        """Take what has been folded out of the model: the norm, or the rest of the chain as well."""
+        """Remove from the model what was folded: the norm, or the whole chain."""
         model = self.model
         if self.norm is not None:
             inner = [m for name in ("drop", "act") if isinstance(m := getattr(self.norm, name, None), nn.Module)]
@@ -84,7 +84,7 @@ class Following:
 
 
 def swap(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put `new` wherever `old` is; returns the model, which is `new` if it was `old`."""
+    """Replace `old` by `new` everywhere; returns the model, which is `new` if it was `old`."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child is old:

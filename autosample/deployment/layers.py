@@ -1,4 +1,4 @@
-"""How each layer of a model is computed: the plan, what is folded in, and the module that takes its place."""
+"""How each layer of a model is computed: the plan, what is folded in, and the module that replaces it."""
 
 import copy
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ class PlannedLayer:
     """What was decided for one layer.
 
     Attributes:
-        name: Of the layer.
-        plan: How it is computed and why.
-        folded: What was folded into it: `norm`, `relu`, `pool`.
+        name: Name of the layer.
+        plan: How the layer is computed, and why.
+        folded: What was folded into the layer: `norm`, `relu`, `pool`.
     """
 
     name: str
@@ -43,17 +43,17 @@ def plan_layers(
     fuse: bool,
     dense: bool = False,
 ) -> tuple[nn.Module, list[PlannedLayer]]:
-    """Plan every layer of a model and put in its place what computes it.
+    """Plan every layer of a model and replace it by what computes it.
 
     Args:
-        model: Hardened, in evaluation mode; it is changed in place.
-        chains: What `find_chains` found.
-        inputs: What `layer_inputs` found.
+        model: A hardened model in evaluation mode; it is changed in place.
+        chains: Result of `find_chains`.
+        inputs: Result of `layer_inputs`.
         measure, fuse: As for `deploy`.
-        dense: Let all layers become dense.
+        dense: Make all layers dense.
 
     Returns:
-        The model, which is another module only if it is a single layer itself, and what was decided.
+        The model (a new module only if it is a single layer) and the decisions.
     """
     rows = []
     layers = [(n, layer) for n, layer in outer_modules(model) if n in chains or isinstance(layer, Compressed)]
@@ -66,12 +66,12 @@ def plan_layers(
 
 @dataclass(frozen=True)
 class _Planned:
-    """A plan before it is carried out.
+    """A plan before it is applied.
 
     Attributes:
-        module: What takes the layer's place, or `None` where the dense layer stays.
+        module: What replaces the layer, or `None` if the dense layer stays.
         follow: What can be folded into the layer.
-        source: A copy of the layer as it was, if it is a compressed one.
+        source: A copy of the original layer, if it is compressed.
     """
 
     plan: Plan
@@ -83,7 +83,7 @@ class _Planned:
 def _plan(
     model: nn.Module, layer: nn.Module, chain: Chain | None, x: Tensor | None, measure: bool, fuse: bool, dense: bool
 ) -> _Planned:
-    """Plan one layer. Nothing is folded into a layer without a chain, or one that must stay its own kind of module."""
+    """Plan one layer. Nothing is folded into a layer without a chain, or into one that must keep its class."""
     own = "no other plan is known" if chain is None else _own_way(layer, chain)
     follow = Following(model, Chain(layer="") if own or chain is None else chain)
     if not isinstance(layer, Compressed):
@@ -98,7 +98,7 @@ def _plan(
 
 
 def _dense(layer: Compressed, follow: Following) -> nn.Module:
-    """The dense layer and what follows it, to compare with."""
+    """The dense layer and what follows it, for comparison."""
     twin = copy.deepcopy(layer).to_dense_()
     follow.fold_into(twin)
     return nn.Sequential(twin, *([nn.ReLU()] if follow.relu else []), follow.pool or nn.Identity())
@@ -107,7 +107,7 @@ def _dense(layer: Compressed, follow: Following) -> nn.Module:
 def _put(
     model: nn.Module, layer: nn.Module, name: str, planned: _Planned, x: Tensor | None
 ) -> tuple[nn.Module, PlannedLayer | None]:
-    """Carry out a plan; with `x`, a dense convolution may take the batch in parts, if that is faster."""
+    """Apply a plan; with `x`, a dense convolution may process the batch in parts, if that is faster."""
     plan, module, follow, source = planned.plan, planned.module, planned.follow, planned.source
     after = follow.disjoint.after(cast(Tensor | None, layer.bias))
     if module is not None:
@@ -126,13 +126,13 @@ def _put(
         folded = ("norm",) if follow.norm is not None else ()
         return model, PlannedLayer(name, plan, folded) if folded or source is not None else None
     follow.drop(rest=True)
-    for constant in cast(nn.Conv1d, layer).__constants__:  # a model may ask for its kernel size and the like
+    for constant in cast(nn.Conv1d, layer).__constants__:  # a model may read its kernel size, for example
         setattr(module, constant, getattr(layer, constant))
     return swap(model, layer, module), PlannedLayer(name, plan, follow.names)
 
 
 def _own_way(layer: nn.Module, chain: Chain) -> str:
-    """Why a layer has to stay a module of its own kind; empty if it need not."""
+    """Why a layer must keep its class; empty if it need not."""
     kind = layer.dense_class if isinstance(layer, Compressed) else type(layer)
     if not is_plain(kind) or "forward" in vars(layer):
         return f"{kind.__name__} has a forward pass of its own"

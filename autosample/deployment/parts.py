@@ -1,7 +1,6 @@
 """A dense convolution and what follows it, a few examples of a batch at a time.
 
-What lies between convolution, ReLU and pooling is then read while it is still in the cache, and the memory for it is
-used again for the next examples instead of being asked from the system page by page.
+Intermediate results then stay in the cache, and their memory is reused for the next examples.
 """
 
 import copy
@@ -17,10 +16,10 @@ from autosample.reuse.timings import remembered, signature
 from autosample.system.timing import time_in_turn
 
 Pool = nn.MaxPool1d | nn.MaxPool2d
-# Below this, what lies between stays in the cache anyway [bytes].
+# Below this, intermediate results stay in the cache anyway [bytes].
 _LARGE = 4 << 20
 _SIZES = (1, 2, 4)
-# torch 2.6 cannot tell an export from a compilation
+# torch 2.6 cannot distinguish an export from a compilation
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
@@ -39,7 +38,7 @@ def _chain(
     return (F.max_pool1d if axes == 1 else F.max_pool2d)(y, kernel, step, pad, apart, ceil_mode=bool(pool[-1]))
 
 
-# spelled out, as torch 2.6 cannot infer it from `list[int]`
+# written out, because torch 2.6 cannot infer it from `list[int]`
 _SCHEMA = (
     "(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
     "bool relu, SymInt[] pool, SymInt size) -> Tensor"
@@ -51,7 +50,7 @@ def conv_in_parts(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], dilation: list[int],
     groups: int, relu: bool, pool: list[int], size: int,
 ) -> Tensor:  # fmt: skip
-    """`_chain`, for `size` examples at a time; the output has torch's usual layout."""
+    """`_chain` for `size` examples at a time; the output has torch's usual layout."""
     out = None
     for start in range(0, max(len(x), 1), size):
         y = _chain(x[start : start + size], weight, bias, stride, padding, dilation, groups, relu, pool)
@@ -71,14 +70,14 @@ def _(x, weight, bias, stride, padding, dilation, groups, relu, pool, size):
 class ConvInParts(nn.Module):
     """A dense convolution, a ReLU and a max-pool, for inference; made by `autosample.deploy`.
 
-    Input and output are those of the modules it stands for. A batch goes through a few examples at a time, unless
-    gradients, autocast or an export want the operators themselves.
+    Input and output are those of the modules it replaces. A batch is processed a few examples at a time, unless
+    gradients, autocast or an export need the operators themselves.
 
     Args:
         conv: A `Conv1d` or `Conv2d` with zeros for padding.
         relu: Whether a ReLU follows.
         pool: The max-pool that follows, if any.
-        size: Examples at a time.
+        size: Number of examples at a time.
     """
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d, relu: bool, pool: Pool | None, size: int) -> None:
@@ -99,7 +98,7 @@ class ConvInParts(nn.Module):
         return _chain(*self._arguments(x))
 
     def standard(self) -> nn.Sequential:
-        """The modules that this one stands for, the convolution being the same object."""
+        """The modules that this one replaces; the convolution is the same object."""
         axes = len(self.conv.kernel_size)
         steps: list[nn.Module] = [nn.ReLU()] if self.relu else []
         if self.pool:
@@ -117,7 +116,7 @@ class ConvInParts(nn.Module):
 
 
 def _numbers(pool: Pool, axes: int) -> list[int]:
-    """What `_chain` wants to know of a pool."""
+    """The arguments of `_chain` for a pool."""
     values = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     flat = [n for v in values for n in ([v] * axes if isinstance(v, int) else list(v))]
     return [*flat, int(pool.ceil_mode)]
@@ -125,9 +124,9 @@ def _numbers(pool: Pool, axes: int) -> list[int]:
 
 @torch.no_grad()
 def in_parts(conv: nn.Module, relu: bool, pool: Pool | None, x: Tensor) -> tuple[ConvInParts, str] | None:
-    """The module that takes a batch like `x` in parts and how much faster that is; `None` if it is not.
+    """The module that processes a batch like `x` in parts, and how much faster that is; `None` if it is not faster.
 
-    Measured on random numbers, and remembered; of `x` only shape, type and device count.
+    Measured on random numbers, and cached; only shape, type and device of `x` matter.
     """
     if type(conv) not in (nn.Conv1d, nn.Conv2d) or not (relu or pool) or x.dim() < 3 or len(x) < 2:
         return None
@@ -157,7 +156,7 @@ def in_parts(conv: nn.Module, relu: bool, pool: Pool | None, x: Tensor) -> tuple
 def _candidates(
     conv: nn.Conv1d | nn.Conv2d, relu: bool, pool: Pool | None, batch: int
 ) -> tuple[dict[str, ConvInParts], dict[str, ConvInParts]]:
-    """Modules by name, for parts of several sizes and for the batch as a whole, in the layouts that there are."""
+    """Modules by name, for parts of several sizes and for the whole batch, in the existing layouts."""
     parts, whole = {}, {}
     for layout in (torch.contiguous_format, *([torch.channels_last] if isinstance(conv, nn.Conv2d) else [])):
         twin = copy.deepcopy(conv)

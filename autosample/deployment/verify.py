@@ -1,4 +1,4 @@
-"""Whether a model that has been changed still gives the same outputs."""
+"""Check that a changed model still gives the same outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from autosample.errors import ConversionError
 from autosample.system.difference import largest_difference
 
 Example = Tensor | tuple[Any, ...]
-# How far outputs may be from those of the hardened model, relative to the largest.
+# Allowed difference from the outputs of the hardened model, relative to the largest.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _HALF = 5e-2  # for all other types
 
 
 def arguments(example: Example) -> tuple:
-    """The example as arguments; copies, because the model may begin with an in-place operation."""
+    """The example as arguments; copies, because the model may start with an in-place operation."""
     return tree_map_only(Tensor, torch.clone, example if isinstance(example, tuple) else (example,))
 
 
@@ -34,10 +34,10 @@ def is_same(expected: Sequence[Tensor], got: Sequence[Tensor]) -> bool:
 
 
 def checked_error(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest number expected of the same output.
+    """The largest difference, relative to the largest expected number of the same output.
 
     Raises:
-        ConversionError: The outputs are not the same.
+        ConversionError: The outputs differ.
     """
     error = largest_difference(expected, got).relative
     if not error <= _allowed(expected):

@@ -1,4 +1,4 @@
-"""Which of several equal models is the fastest as a whole."""
+"""Find the fastest of several models with equal outputs."""
 
 import copy
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ Way = tuple[nn.Module, list[PlannedLayer]]
 
 
 def fastest(ways: Sequence[Way], example: Example, expected: list[Tensor]) -> Way:
-    """The fastest of several models that compute the same, in torch's usual memory format or with channels last.
+    """The fastest of several models with equal outputs, in torch's usual memory format or with channels last.
 
-    Layers were timed one by one. In the whole model, what lies between them also counts, such as changes of the memory
-    format. Layers that reuse work want the usual format: a model with such layers gets another one only for a clear
-    gain. A model whose layers are all dense keeps the usual format only for a clear gain: compilers make more of
-    channels last than eager torch does.
+    Layers were timed one by one. Between layers, changes of the memory format cost time too. Layers that reuse work
+    prefer the usual format, so a model with such layers gets another one only for a clear gain. A model of only dense
+    layers keeps the usual format only for a clear gain, because compilers gain more from channels last than eager torch
+    does.
 
     Args:
-        ways: The models, and what was planned for their layers.
-        example: An input.
-        expected: The outputs that all of them must give for it.
+        ways: The models, and the plans of their layers.
+        example: An example input.
+        expected: The outputs that all models must give for it.
     """
     sides: list[tuple[nn.Module, list[PlannedLayer], float]] = []
     for model, rows in ways:
@@ -48,13 +48,13 @@ def fastest(ways: Sequence[Way], example: Example, expected: list[Tensor]) -> Wa
 
 
 def _channels_last(model: nn.Module, example: Example, expected: list[Tensor]) -> nn.Module | None:
-    """The model with channels last in its dense convolutions; `None` if there are none, or it does not work so."""
+    """The model with channels last in its dense convolutions; `None` if there are none, or if that fails."""
     other = copy.deepcopy(model)
     settled = {m.conv for m in other.modules() if isinstance(m, ConvInParts)}
     convs = [m for m in other.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and m not in settled]
     for conv in convs:
-        cast(Any, conv).to(memory_format=torch.channels_last)  # strides of 1x1 weights too, which `contiguous` leaves
+        cast(Any, conv).to(memory_format=torch.channels_last)  # sets strides of 1x1 weights too, unlike `contiguous`
     try:
         return other if convs and is_same(expected, outputs(other, example)) else None
-    except RuntimeError:  # it may take views that only torch's usual layout allows
+    except RuntimeError:  # the model may use views that only torch's usual layout allows
         return None

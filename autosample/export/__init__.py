@@ -1,4 +1,4 @@
-"""Models for other runtimes: ONNX and `.pt2` files that stay as small as what the model stores, each checked."""
+"""Models for other runtimes: ONNX and `.pt2` files, as small as what the model stores, and checked."""
 
 from autosample.export.check import Exported as Exported
 from autosample.export.formats import FORMATS as FORMATS

@@ -1,4 +1,4 @@
-"""What was written, run again: outputs against eager torch on several inputs, size against what the model stores."""
+"""Checks of written files: outputs against eager torch on several inputs, size against what the model stores."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from autosample.errors import ExportError
 from autosample.export.formats import Run
 from autosample.system.difference import largest_difference
 
-#: Largest difference between a file's outputs and those of the same sums in eager torch, relative to the largest.
+#: Largest allowed difference between a file's outputs and those of eager torch, relative to the largest output.
 TOLERANCE = 1e-4
-# What a file may weigh besides the stored tensors: names and operators.
+# Allowed size of a file besides the stored tensors: names and operators.
 _SHARE, _FIXED = 1.15, 40_000
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written; prints as one line.
+    """Result of an export; prints as one line.
 
     Attributes:
-        path: Of the file.
-        bytes: Its size.
-        stored_bytes: What the model stores, as `autosample.report` counts it.
-        error: Largest difference of outputs from those of eager torch, relative to the largest of them.
-        absolute: The same, not relative.
-        inputs: How many inputs of different sizes were compared.
-        accuracy: Share of right answers in eager torch and in the file's runtime, if data were given.
+        path: Path of the file.
+        bytes: Size of the file.
+        stored_bytes: Size that the model stores, as in `autosample.report`.
+        error: Largest difference from the outputs of eager torch, relative to the largest output.
+        absolute: The same difference, not relative.
+        inputs: Number of inputs of different sizes that were compared.
+        accuracy: Share of right answers in eager torch and in the file's runtime, if data was given.
         forms: How each sampled layer is written: `direct` (the weight is sampled when the file is loaded), `folded`
-            (channel groups added first) or `summed` (window sums).
+            (channel blocks added first) or `summed` (window sums).
     """
 
     path: Path
@@ -86,7 +86,7 @@ def _like(x: Tensor, names: dict[int, str], batch: int | None, stretch: float, g
     shape = list(x.shape)
     for axis, name in names.items():
         shape[axis] = round(shape[axis] * stretch) if name == "length" else batch or shape[axis]
-    if not x.is_floating_point():  # numbers of classes or words: only known ones will do
+    if not x.is_floating_point():  # indices of classes or words: only known ones are valid
         repeats = [-(-n // have) for n, have in zip(shape, x.shape, strict=True)]
         return x.repeat(repeats)[tuple(slice(n) for n in shape)]
     spread = float(x.std()) if x.numel() > 1 else 0.0
@@ -95,7 +95,7 @@ def _like(x: Tensor, names: dict[int, str], batch: int | None, stretch: float, g
 
 @torch.no_grad()
 def largest_error(model: nn.Module, run: Run, trials: Iterable[tuple]) -> tuple[float, float, int]:
-    """Relative and absolute largest difference of two ways to compute, and how many inputs the model took."""
+    """Relative and absolute largest difference of two functions, and how many inputs the model accepted."""
     relative = absolute = 0.0
     count = 0
     for args in trials:
@@ -104,7 +104,7 @@ def largest_error(model: nn.Module, run: Run, trials: Iterable[tuple]) -> tuple[
         except (RuntimeError, ValueError):
             if not count:
                 raise
-            continue  # too short for this model, which says so
+            continue  # too short for this model, which raises an error
         got, count = run(args), count + 1
         found = largest_difference(expected, got)
         relative, absolute = max(relative, found.relative), max(absolute, found.absolute)
@@ -112,7 +112,7 @@ def largest_error(model: nn.Module, run: Run, trials: Iterable[tuple]) -> tuple[
 
 
 def check_right(written: nn.Module, run: Run, trials: Sequence[tuple]) -> None:
-    """Raise `ExportError` unless a file computes what the model that was written into it does."""
+    """Raise `ExportError` unless a file computes the same as the model written to it."""
     error, _, _ = largest_error(written, run, trials)
     if not error <= TOLERANCE:
         raise ExportError(

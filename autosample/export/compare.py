@@ -1,4 +1,4 @@
-"""What a user gets: sizes of all files, and times of the dense and the deployed model in torch and onnxruntime."""
+"""Compare sizes of all files, and times of the dense and the deployed model in torch and onnxruntime."""
 
 import contextlib
 import tempfile
@@ -20,18 +20,18 @@ from autosample.system.extras import require
 from autosample.system.tables import as_text, make_table
 from autosample.system.timing import Timing, ratio, time_in_turn
 
-#: What a time is compared with: the dense model as `torch.onnx.export` writes it.
+#: The baseline of times: the dense model as `torch.onnx.export` writes it.
 BASELINE = "dense onnx"
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way to keep and run a model.
+    """One way to store and run a model.
 
     Attributes:
-        bytes: On disk, or `None` for what is made when a program starts.
-        seconds: Median of a call, or `None` where it was not timed.
-        faster: How many times as fast as `BASELINE` (median, lower and upper quartile over rounds).
+        bytes: Size on disk, or `None` for models that are made when a program starts.
+        seconds: Median time per call, or `None` if it was not timed.
+        faster: Speed relative to `BASELINE` (median, lower and upper quartile over rounds).
     """
 
     bytes: int | None = None
@@ -70,7 +70,7 @@ def compare_runtimes(model: nn.Module, example: Tensor, *, rounds: int = 31, bud
 
     Args:
         model: A converted model, not deployed.
-        example: An input; its batch and size are those that are timed.
+        example: An input; times are for its batch and size.
         rounds, budget: As for `time_in_turn`.
 
     Raises:
@@ -99,7 +99,7 @@ _FLAT = "dense onnx, flat signals"
 
 
 def _label(form: str) -> str:
-    """What a format is called in the table."""
+    """The name of a format in the table."""
     return form.replace("-", " ")
 
 
@@ -113,7 +113,7 @@ def _side(size: int | None, timing: Timing | None, baseline: Timing) -> Side:
 def _files(
     model: nn.Module, plain: nn.Module, example: Tensor, folder: Path, threads: int
 ) -> tuple[dict[str, int], dict[str, Run]]:
-    """All files in a folder: their sizes, and what runs them."""
+    """All files in a folder: their sizes, and functions that run them."""
     import onnx_ir
 
     onnx_ir.save(to_onnx(plain, (example,), opset=18, dynamic=None), folder / BASELINE)

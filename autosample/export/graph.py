@@ -1,4 +1,4 @@
-"""Passes over an ONNX graph: fewer and faster operators, no words that say what holds anyway, readable names."""
+"""Passes over an ONNX graph: fewer and faster operators, no attributes with default values, readable names."""
 
 import ast
 from collections import Counter
@@ -10,7 +10,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def tidy(graph: Any) -> None:
-    """All passes, on an `onnx_ir.Graph`; what it computes stays the same."""
+    """All passes, on an `onnx_ir.Graph`; its outputs stay the same."""
     join_signals(graph)
     fix_reshapes(graph)
     merge_reshapes(graph)
@@ -20,12 +20,12 @@ def tidy(graph: Any) -> None:
     name_after_layers(graph)
 
 
-# They do the same to every number, for any shape.
+# Elementwise operators, for any shape.
 _UNARY = ("Relu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "Erf", "Identity")
 
 
 def join_signals(graph: Any) -> None:
-    """Take out `Unsqueeze(f(Squeeze(x)))` over one axis, or the reverse: signals stay as they are between layers."""
+    """Remove `Unsqueeze(f(Squeeze(x)))` over one axis, or the reverse: signals keep their shape between layers."""
     for node in list(graph):
         reverse = {"Unsqueeze": "Squeeze", "Squeeze": "Unsqueeze"}.get(node.op_type)
         if reverse is None or _axes(node) is None or node.outputs[0].is_graph_output():
@@ -46,15 +46,15 @@ def join_signals(graph: Any) -> None:
 
 
 def _axes(node: Any) -> list[int] | None:
-    """The constant that a node has for its second input: axes, or a shape."""
+    """The constant second input of a node: axes, or a shape."""
     value = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     return None if value is None else value.numpy().reshape(-1).tolist()
 
 
 def fix_reshapes(graph: Any) -> None:
-    """Give reshapes a constant for their shape where it is computed but need not be.
+    """Make the shape of a reshape a constant if it is computed without need.
 
-    At most one size may be neither known nor that of the same axis before.
+    At most one size may be unknown and differ from that of the same axis before.
     """
     for node in list(graph):
         if node.op_type != "Reshape" or _axes(node) is not None or not node.inputs[1].producer():
@@ -72,7 +72,7 @@ def fix_reshapes(graph: Any) -> None:
 
 
 def _remove_unused(graph: Any, node: Any) -> None:
-    """Take out a node whose outputs nothing reads, and then those that it has read from."""
+    """Remove a node whose outputs are not used, then its inputs if they are not used either."""
     if any(value.uses() or value.is_graph_output() for value in node.outputs):
         return
     before = {id(p): p for value in node.inputs if value is not None and (p := value.producer()) is not None}
@@ -82,7 +82,7 @@ def _remove_unused(graph: Any, node: Any) -> None:
 
 
 def merge_reshapes(graph: Any) -> None:
-    """Of two reshapes in a row the second one says it all, unless it takes sizes over from the first."""
+    """Of two reshapes in a row only the second is needed, unless it copies sizes from the first."""
     for node in list(graph):
         before = node.inputs[0].producer() if node.op_type == "Reshape" else None
         if before is None or before.op_type != "Reshape" or 0 in (_axes(node) or [0]):
@@ -93,7 +93,7 @@ def merge_reshapes(graph: Any) -> None:
 
 
 def merge_slices(graph: Any) -> None:
-    """Two slices in a row along different axes are one: torch's exporter writes one for each axis."""
+    """Merge two slices in a row along different axes: torch's exporter writes one for each axis."""
     for node in list(graph):
         before = node.inputs[0].producer() if node.op_type == "Slice" else None
         if before is None or before.op_type != "Slice" or len(before.outputs[0].uses()) > 1:
@@ -120,7 +120,7 @@ def _constant(graph: Any, numbers: Any) -> Any:
 
 
 def relu_first(graph: Any) -> None:
-    """Put a ReLU behind the convolution where a max-pool lies between: runtimes compute it with the convolution."""
+    """Move a ReLU from after a max-pool to before it: runtimes compute it with the convolution."""
     for relu in list(graph):
         pool = relu.inputs[0].producer() if relu.op_type == "Relu" else None
         if pool is None or pool.op_type != "MaxPool" or len(pool.outputs[0].uses()) > 1 or len(pool.outputs) > 1:
@@ -137,7 +137,7 @@ def relu_first(graph: Any) -> None:
         graph.insert_before(pool, relu)
 
 
-# What the standard assumes for a missing attribute; torch's exporter writes it anyway.
+# Default values of the standard; torch's exporter writes them anyway.
 _DEFAULTS = {
     "Reshape": {"allowzero": 0},
     "ReduceSum": {"noop_with_empty_axes": 0, "keepdims": 1},
@@ -151,7 +151,7 @@ _DEFAULTS = {
 
 
 def leave_out_defaults(graph: Any) -> None:
-    """Take out attributes that say what holds anyway."""
+    """Remove attributes with default values."""
     for node in graph:
         for name, default in _DEFAULTS.get(node.op_type, {}).items():
             attribute = node.attributes.get(name)
@@ -163,7 +163,7 @@ def leave_out_defaults(graph: Any) -> None:
 
 
 def name_after_layers(graph: Any) -> None:
-    """Name nodes after the module they come from, stored tensors as in the model, and what nodes give by number."""
+    """Name nodes after their module, stored tensors as in the model, and node outputs by number."""
     count: Counter[str] = Counter()
     outputs = {id(value) for value in graph.outputs}
     graph.metadata_props.clear()
@@ -179,11 +179,11 @@ def name_after_layers(graph: Any) -> None:
         for value in node.outputs:
             value.metadata_props.clear()
             if id(value) not in outputs:
-                value.shape = value.type = None  # a line each in the file; runtimes find them out
+                value.shape = value.type = None  # they take space in the file; runtimes infer them
                 value.name, given = f"t{given}", given + 1
     for i, value in enumerate(list(graph.initializers.values())):
         value.metadata_props.clear()
-        value.shape = value.type = None  # their tensors say it
+        value.shape = value.type = None  # given by their tensors
         known = "." in value.name and not value.name.startswith("val_")
         value.name = value.name.replace(".sampled", "") if known else f"constant_{i}"
     for i, value in enumerate(graph.outputs):

@@ -1,4 +1,4 @@
-"""Layers in the form that other runtimes are fast at: few standard operators, shapes known, signals as flat images.
+"""Layers in a form that is fast in other runtimes: few standard operators, known shapes, signals as flat images.
 
 onnxruntime convolves an image of height 1 about three times as fast as the same signal.
 """
@@ -21,12 +21,12 @@ from autosample.reuse.task import Task
 
 
 class Conv(nn.Module):
-    """What all convolutions share: padding, the way from signals to flat images and back, and what follows inside.
+    """What all convolutions share: padding, conversion of signals to flat images and back, and what was folded in.
 
     Args:
-        layer: The convolution that this one stands for.
+        layer: The convolution that this one replaces.
         bias: `(N,)` or `None`.
-        origin: What follows inside, if it is a deployed layer.
+        origin: Holds what was folded in, if the layer is a deployed one.
     """
 
     def __init__(self, layer: nn.Conv1d | nn.Conv2d, bias: Tensor | None, origin: Lineage | None) -> None:
@@ -35,7 +35,7 @@ class Conv(nn.Module):
         self.groups = layer.groups
         self.relu, self.pool = (origin.after.relu, origin.after.pool) if origin else (False, 1)
         keep(self, "bias", bias)
-        for name in cast(Any, layer).__constants__:  # a model may ask for its kernel size and the like
+        for name in cast(Any, layer).__constants__:  # a model may read its kernel size, for example
             setattr(self, name, getattr(layer, name))
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -52,7 +52,7 @@ class Conv(nn.Module):
         raise NotImplementedError
 
     def padded(self, x: Tensor) -> tuple[Tensor, Vector]:
-        """The input and the padding that is left to the convolution, which can only be the same on both sides."""
+        """The input, and the padding that the convolution does itself, which must be the same on both sides."""
         pairs = _two(self.frame.padding, (0, 0))
         if all(before == after for before, after in pairs):
             return x, tuple(before for before, _ in pairs)
@@ -62,8 +62,7 @@ class Conv(nn.Module):
 class DirectConv(Conv):
     """One convolution.
 
-    With `splits` above 1 the channel groups, which meet the same filters, are added up first, with `product` by a
-    convolution.
+    With `splits` above 1, channel blocks that have the same filters are added first; with `product`, by a convolution.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class DirectConv(Conv):
 
 
 class SummedConv(Conv):
-    """Segments of the summary meet the signal once; windows are sums of shifted segments, filters are chosen rows."""
+    """Convolve the segments of the summary once; windows are sums of shifted segments, filters are selected rows."""
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class SummedConv(Conv):
     ) -> None:
         super().__init__(layer, origin.after.shift, origin)
         self.product = product
-        self.sampled, self.task, self.in_order = weight, task, task.in_order  # looked at now: a trace cannot
+        self.sampled, self.task, self.in_order = weight, task, task.in_order  # determined now: a trace cannot
 
     def convolve(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         task, batch = self.task, x.shape[0]
@@ -159,13 +158,13 @@ class FlatPool(nn.MaxPool1d):
 
 
 def fold(x: Float[Tensor, "b c h w"], groups: int, splits: int, surplus: int) -> Float[Tensor, "b q h w"]:
-    """Channel groups added up, within each convolution group."""
+    """Add the channel blocks within each convolution group."""
     if groups > 1:
         x = x.unflatten(1, (groups, -1))
         x = F.pad(x, (0, 0, 0, 0, 0, surplus)) if surplus else x
         return x.unflatten(2, (splits, -1)).sum(2).flatten(1, 2)
     x = F.pad(x, (0, 0, 0, 0, 0, surplus)) if surplus else x
-    while splits % 2 == 0:  # halves: few operators, and runs of memory that are as long as can be
+    while splits % 2 == 0:  # halves: few operators, and long contiguous memory
         splits //= 2
         first, second = x.chunk(2, 1)
         x = first + second
@@ -176,13 +175,13 @@ def fold(x: Float[Tensor, "b c h w"], groups: int, splits: int, surplus: int) ->
 
 
 def multiply_out(x: Float[Tensor, "b c h w"], columns: int) -> Float[Tensor, "b q h w"]:
-    """The same as a convolution with ones and zeros: one operator, where there is not much to multiply."""
+    """The same as a convolution with ones and zeros: one operator, if there is little to multiply."""
     ones = torch.arange(columns)[:, None] == torch.arange(x.shape[1]) % columns
     return F.conv2d(x, ones.float()[:, :, None, None])
 
 
 def _shifted(whole: Float[Tensor, "b p h w"], step: Pass) -> Float[Tensor, "b p h w"]:
-    """`D[j](v) = Σ_r whole[j + r·rows](v + r·shift)`; slices count from both ends, so that any size will do."""
+    """`D[j](v) = Σ_r whole[j + r·rows](v + r·shift)`; slices count from both ends, so any size works."""
     total = None
     for r in range(step.count):
         term = whole
@@ -196,12 +195,12 @@ def _shifted(whole: Float[Tensor, "b p h w"], step: Pass) -> Float[Tensor, "b p 
 
 
 def _two(vector: tuple, missing: Any = 1) -> tuple:
-    """A vector of one or two axes as that of an image."""
+    """A vector of one or two axes as one of two axes."""
     return (missing, *vector) if len(vector) == 1 else tuple(vector)
 
 
 def with_weight(layer: nn.Module, weight: nn.Module) -> nn.Module:
-    """A copy of a torch layer, or of a subclass of one, whose weight is made in the graph."""
+    """A copy of a torch layer, or of a subclass of one, whose weight is computed in the graph."""
     kind = type(layer)
     made = copy.copy(layer)
     for store in ("_parameters", "_buffers", "_modules"):  # a shallow copy shares these

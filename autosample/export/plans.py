@@ -1,7 +1,7 @@
-"""Which form a layer takes in a file: a cost model of onnxruntime's operators, from shapes alone.
+"""The form of a layer in a file, by a cost model of onnxruntime's operators, from shapes alone.
 
-A file must not depend on what else a machine does, so nothing is timed here. The numbers were fitted to onnxruntime
-1.31 on one core of an AVX-512 processor; they only have to rank forms that differ by much.
+A file must not depend on the load of a machine, so nothing is timed here. The numbers were fitted to onnxruntime 1.31
+on one core of an AVX-512 processor; they only need to rank forms that differ a lot.
 """
 
 import math
@@ -17,12 +17,12 @@ from autosample.reuse.task import Slice, Task, Widened
 
 Form = Literal["direct", "folded", "summed", "rows"]
 
-# All in multiply-adds of a convolution.
+# Costs in multiply-adds of a convolution.
 _CALL = 5e5  # an operator
-_READ = 8.0  # a weight: where outputs are few, memory is the limit
-_ADD = 12.0  # a number that two others are added to
+_READ = 8.0  # a weight: with few outputs, memory is the limit
+_ADD = 12.0  # a sum of two numbers
 _SLICE = 12.0  # a number that is copied first
-_BLOCK = 16  # channels that are computed together, asked for or not
+_BLOCK = 16  # channels are always computed in blocks of this size
 
 
 def choose_form(layer: Compressed, shape: Sequence[int] | None) -> tuple[Form, Task | None]:
@@ -60,14 +60,14 @@ def _costs(task: Task, frame: Frame, shape: Sequence[int], mixed: int) -> dict[F
 
 
 def fits_rows(task: Task, frame: Frame, mixed: int) -> bool:
-    """Whether a task can be computed by `RowSums`: signals, segments of one tap, one window a filter."""
+    """Whether a task can be computed by `RowSums`: signals, segments of one tap, one window per filter."""
     schedule = task.schedule
     single = schedule.segment == (1,) and schedule.rate(frame.stride) == (1,)
     return single and task.blocks == 1 and task.rows.shape[1] == 1 and not mixed
 
 
 def _halving(task: Task, places: int) -> float:
-    """Adding up channel groups, one half and the other, again and again."""
+    """Adding channel blocks by repeated halving."""
     passes = math.ceil(math.log2(task.splits))
     return task.groups * (places * task.channels * (_ADD + _SLICE) + passes * 2 * _CALL)
 
@@ -80,7 +80,7 @@ def _product(task: Task, places: int) -> float:
 
 
 def by_product(task: Task, shape: Sequence[int]) -> bool:
-    """Whether channel groups are better added up by a convolution, for an input of `shape` (with the batch)."""
+    """Whether channel blocks are better added by a convolution, for an input of `shape` (with the batch)."""
     places = shape[0] * math.prod(shape[2:])
     return _product(task, places) < _halving(task, places)
 
@@ -102,6 +102,6 @@ def _rows(task: Task, frame: Frame, batch: int, size: int) -> float:
     width, (out,) = task.segments, frame.out((size,))
     padded = size + sum(frame.padding[0])
     total = size * task.columns * (width + _SLICE) + width * task.columns * _READ / batch + padded * width * _SLICE
-    for step in task.schedule.axes:  # the runtime makes a block of channels where there is one
+    for step in task.schedule.axes:  # the runtime computes a whole block for a single channel
         total += padded * width * (_BLOCK * step.count + _SLICE)
     return batch * (total + out * task.filters * (2 * _ADD + 2 * _SLICE)) + 10 * _CALL

@@ -1,4 +1,4 @@
-"""A model as it is written to a file: plain layers whose weights are made from what is stored, in fast forms."""
+"""A model in the form of a file: plain layers in fast forms, whose weights are computed from what is stored."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -25,12 +25,12 @@ from autosample.reuse.deployed import Deployed
 
 @dataclass(frozen=True)
 class Portable:
-    """A model that can be written.
+    """A model that can be written to a file.
 
     Attributes:
-        model: On the CPU, float32, in evaluation mode.
+        model: The model on the CPU, float32, in evaluation mode.
         reference: The model whose outputs it must give.
-        stored_bytes, dense_bytes: What the model and its dense twin weigh.
+        stored_bytes, dense_bytes: Size of the model and of its dense twin.
         forms: The form of each sampled layer by name.
     """
 
@@ -47,13 +47,13 @@ def portable(model: nn.Module, example: Example, *, int8: bool = False) -> Porta
     """The portable form of a model, deployed or not.
 
     Args:
-        model: Any model; it is left as it is.
+        model: Any model; it is not changed.
         example: An input, or a tuple of inputs, on the CPU; forms are chosen for its size.
-        int8: Keep summaries and weights at 256 levels each.
+        int8: Store summaries and weights at 256 levels each.
 
     Raises:
-        ConversionError: The example is no input.
-        ExportError: The model has layers of autosample's whose origin is not known.
+        ConversionError: The example is not a valid input.
+        ExportError: The model has layers of autosample without a known origin.
     """
     reference = copy.deepcopy(model).cpu().float().eval()
     deployed = reference
@@ -88,7 +88,7 @@ def dense_twin(model: nn.Module, example: Example, *, int8: bool = False) -> Por
 
 @torch.no_grad()
 def dense_model(model: nn.Module, example: Example) -> nn.Module:
-    """A model, hardened or deployed, in torch's dense layers, norms folded in."""
+    """A hardened or deployed model as dense torch layers, with norms folded in."""
     made = _standard(copy.deepcopy(model))
     if origins := [m for m in made.modules() if lineage_of(m)]:
         for layer in origins:
@@ -100,14 +100,14 @@ def dense_model(model: nn.Module, example: Example) -> nn.Module:
 
 
 def _standard(model: nn.Module) -> nn.Module:
-    """The model with whole batches at a time everywhere; modules are replaced in place."""
+    """Make all layers process whole batches at once; modules are replaced in place."""
     for module in [m for m in model.modules() if isinstance(m, ConvInParts)]:
         model = swap(model, module, module.standard())
     return model
 
 
 def _dense(layer: nn.Module) -> nn.Module:
-    """The dense layers that a deployed one stands for."""
+    """The dense layers that a deployed one replaces."""
     origin = lineage_of(layer)
     assert origin is not None
     if not isinstance(layer, Deployed):
@@ -122,7 +122,7 @@ def _dense(layer: nn.Module) -> nn.Module:
 
 
 def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module | None, str]:
-    """What takes a layer's place, `None` for itself, and its form if it is a sampled one."""
+    """What replaces a layer (`None`: nothing does), and its form if it is sampled."""
     origin = lineage_of(layer)
     if origin is not None:
         return _sampled(layer, origin, shape, int8)
@@ -160,7 +160,7 @@ def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, i
 
 
 def _shapes(model: nn.Module, example: Example) -> dict[nn.Module, tuple[int, ...]]:
-    """The shape of what each sampled layer is given, with the batch."""
+    """The input shape of each sampled layer, with the batch."""
     seen: dict[nn.Module, tuple[int, ...]] = {}
 
     def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -13,7 +13,7 @@ from autosample.reuse.task import Task
 
 
 class RowSums(Conv):
-    """Segments of one tap meet each sample by a matrix product; windows are diagonal sums of its result.
+    """A matrix product applies segments of one tap to each sample; windows are diagonal sums of its result.
 
     The product has shape `(T, P)`. In memory the term `(t + r·s, p + r·m)` of a sum lies `r·(s·P + m)` numbers after
     `(t, p)`, so each pass adds a flat array to itself, shifted.
@@ -26,7 +26,7 @@ class RowSums(Conv):
     def convolve(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
         task, schedule = self.task, self.task.schedule
         x = x.squeeze(2)
-        if task.splits > 1:  # channel groups are added up
+        if task.splits > 1:  # channel blocks are added
             surplus = task.splits * task.columns - task.channels
             x = F.pad(x, (0, 0, 0, surplus)) if surplus else x
             x = x.reshape(x.shape[0], task.splits, -1).sum(1).reshape(x.shape[0], task.columns, -1)

@@ -1,4 +1,4 @@
-"""`export_onnx` and `export_pt2`: a model into a file that is compact, checked, and whole or not there at all."""
+"""`export_onnx` and `export_pt2`: write a model to a compact file, checked and atomically."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -31,25 +31,25 @@ def export_onnx(
 ) -> Exported:
     """Write a model as an ONNX file in standard operators that is as small as what the model stores.
 
-    Norms are folded in. Layers that share work are written as that; of the others the file holds the summary and the
-    operators that sample the weight from it, which onnxruntime runs once, when it loads the file. The file is checked:
-    by onnx's checker, and against eager torch in onnxruntime, on the example and on random inputs of other sizes.
+    Norms are folded in. Layers that reuse work are written in that form. For other layers the file has the summary and
+    the operators that sample the weight; onnxruntime runs these once, at load time. The file is checked: by onnx's
+    checker, and against eager torch in onnxruntime, on the example and on random inputs of other sizes.
 
     Args:
-        model: A model, converted or not, or what `deploy` made of it. It is left as it is.
-        path: Of the file; a file that is there is replaced.
-        example: An input of the size and batch that will come, or a tuple of inputs, float32 where not integers.
-        opset: Of ONNX's standard operators, 18 or newer.
+        model: A model, converted or not, or the result of `deploy`. It is not changed.
+        path: File to write; an existing file is replaced.
+        example: An input of the usual size and batch, or a tuple of inputs; float32 or integers.
+        opset: ONNX opset, 18 or newer.
         dynamic: Let the batch vary, and for signals `(B, C, T)` the length; else shapes are those of the example.
-        int8: Keep summaries and weights at 256 levels each, evenly spaced between the smallest and the largest;
-            outputs change by the rounding, which `Exported.error` tells.
+        int8: Store summaries and weights at 256 levels each, evenly spaced between minimum and maximum. Outputs change
+            by the rounding; `Exported.error` gives the difference.
         dense: Write dense weights.
-        data: Batches `(x, y)` for an accuracy, before and after.
+        data: Batches `(x, y)` to measure the accuracy before and after.
 
     Raises:
-        ConversionError: The example is no input.
-        ExportError: torch cannot translate the model; outputs are wrong; or the file is larger than 1.15 times what
-            the model stores and 40 kB, without `dense`. Nothing is written then.
+        ConversionError: The example is not a valid input.
+        ExportError: torch cannot translate the model; outputs are wrong; or the file is larger than 1.15 times what the
+            model stores plus 40 kB, without `dense`. In all these cases nothing is written.
         MissingExtra: ONNX's packages are missing.
     """
     form = Onnx(int8=int8, opset=opset)
@@ -66,11 +66,11 @@ def export_pt2(
     dense: bool = False,
     data: Iterable | None = None,
 ) -> Exported:
-    """Write a model by `torch.export` as a `.pt2` file, which torch loads without any code of autosample's.
+    """Write a model with `torch.export` as a `.pt2` file, which torch loads without autosample.
 
-    The file is as small as what the model stores, and is checked in the same way as that of `export_onnx`. torch runs
-    the graph as it is: weights are sampled at every call, unless a compiler folds constants first. The file is a zip
-    archive of tensors and JSON.
+    The file is as small as what the model stores, and is checked like that of `export_onnx`. torch runs the graph
+    unchanged: weights are sampled at every call, unless a compiler folds constants first. The file is a zip archive of
+    tensors and JSON.
 
     Args:
         model, path, example, dynamic, int8, dense, data: As for `export_onnx`.
@@ -91,10 +91,10 @@ def write_model(
     dense: bool = False,
     data: Iterable | None = None,
 ) -> Exported:
-    """Write a model as a file of any format, check it, and only then put it in its place.
+    """Write a model in any format, check the file, and only then move it to its path.
 
     Args:
-        form: A row of `FORMATS`, or one with other settings.
+        form: A format of `FORMATS`, possibly with other settings.
         model, path, example, dynamic, dense, data: As for `export_onnx`.
 
     Raises:
@@ -137,5 +137,5 @@ def _inputs(example: Example, dynamic: bool) -> tuple[tuple[Tensor, ...], tuple[
 
 
 def _batched(args: tuple[Tensor, ...], axes: object) -> tuple[Tensor, ...]:
-    """The example twice: torch takes a batch of one for a constant."""
+    """The example twice: torch treats a batch of one as a constant."""
     return args if axes is None else tuple(torch.cat([x, x]) if len(x) == 1 else x for x in args)

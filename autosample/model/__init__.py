@@ -1,1 +1,1 @@
-"""What is done to a whole model: select, convert, harden, share, budget, quantise, report."""
+"""Operations on a whole model: select, convert, harden, share, budget, quantise, report."""

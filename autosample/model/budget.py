@@ -1,4 +1,4 @@
-"""Equal bytes: the ratio at which a net, with everything that it stores, weighs what it may."""
+"""Equal bytes: find the ratio at which a model stores a given number of bytes, everything counted."""
 
 import copy
 import math
@@ -18,23 +18,23 @@ from autosample.nn import compressed_layers
 from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
 
-# Bytes within this share of the target count as met.
+# A target counts as met within this share of it.
 TOLERANCE = 0.01
 _LARGEST_RATIO = 1e6
 _STRIDE = 1.5
 _STEPS = 60
-# A search ends when it has come this near.
+# A search ends at this relative error.
 _CLOSE = 5e-4
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What to convert with so that a net stores the bytes that were asked for.
+    """The conversion with which a model stores the requested bytes.
 
     Attributes:
-        ratio: Layer ratio: dense weights per stored number.
-        stored_bytes: What the whole net then stores [bytes].
-        overrides: For `convert_`, beside the ratio; empty where the ratio alone is enough.
+        ratio: Ratio of each layer: dense weights per stored number.
+        stored_bytes: Size of the whole model then [bytes].
+        overrides: Overrides for `convert_`, besides the ratio; empty if the ratio is enough.
     """
 
     ratio: float
@@ -45,12 +45,12 @@ class Fit:
 def stored_bytes(
     model_factory: Callable[[], nn.Module], *, quantize: Mapping[str, Any] | None = None, **conversion: Any
 ) -> int:
-    """Bytes that a net stores, everything counted [bytes].
+    """Bytes that a model stores, everything counted.
 
     Args:
-        model_factory: Makes the dense net; called with the meta device as default, so nothing is allocated.
-        quantize: Arguments of `quantize_`, where the net is quantised in the end.
-        conversion: Arguments of `convert_`, `spec` among them; none for the dense net.
+        model_factory: Makes the dense model; called with the meta device as default, so nothing is allocated.
+        quantize: Arguments of `quantize_`, if the model will be quantised.
+        conversion: Arguments of `convert_`, `spec` among them; none for the dense model.
     """
     with torch.device("meta"):
         model = model_factory()
@@ -66,21 +66,21 @@ def fit_ratio(
     quantize: Mapping[str, Any] | None = None,
     **rules: Any,
 ) -> float:
-    """The layer ratio at which the whole net stores `target_bytes`, by bisection.
+    """The layer ratio at which the whole model stores `target_bytes`, by bisection.
 
     Everything counts: summaries at their precision, offsets at the bits they need, norms, biases, and layers that stay
-    dense. Use `fit_budget` where a single ratio cannot meet the target, as with WSNet's whole strides.
+    dense. Use `fit_budget` if a single ratio cannot meet the target, as with WSNet's whole strides.
 
     Args:
-        model_factory: Makes the dense net; called once, with the meta device as default.
-        spec: Preset, `Spec`, mapping or file; its own ratio does not matter.
-        target_bytes: What the net may store [bytes].
-        tolerance: Largest relative miss.
-        quantize: Arguments of `quantize_`, where the net is quantised in the end.
+        model_factory: Makes the dense model; called once, with the meta device as default.
+        spec: Preset, `Spec`, mapping or file; its own ratio is ignored.
+        target_bytes: Size to meet [bytes].
+        tolerance: Largest relative error.
+        quantize: Arguments of `quantize_`, if the model will be quantised.
         rules: `include`, `exclude` and `overrides` of `convert_`.
 
     Raises:
-        ConfigError: No ratio comes within the tolerance; the message tells what is possible.
+        ConfigError: No ratio comes within the tolerance; the message gives the possible range.
         SpecError: The spec is unusable.
     """
     fit = _bisect(_search(model_factory, spec, rules, quantize), target_bytes)
@@ -96,11 +96,11 @@ def fit_budget(
     quantize: Mapping[str, Any] | None = None,
     **rules: Any,
 ) -> Fit:
-    """As `fit_ratio`, and where sizes jump past the target, with windows and rule of each layer held fixed.
+    """Like `fit_ratio`. If sizes jump past the target, it also fixes the windows and the rule of each layer.
 
     Sizes jump where whole strides change, where a rule takes fewer windows as its budget shrinks, and where learned
-    offsets become too dear. Held fixed, they follow the ratio smoothly (the strided rule then has the option
-    `strides="any"`).
+    offsets become too expensive. With fixed windows and rules, sizes follow the ratio smoothly (the strided rule then
+    has the option `strides="any"`).
     """
     size = _search(model_factory, spec, rules, quantize)
     fit = _bisect(size, target_bytes)
@@ -108,7 +108,7 @@ def fit_budget(
         return _within(fit, target_bytes, tolerance)
     layers = compressed_layers(size.convert(_below(size, target_bytes)))
     held: dict[str, dict[str, Any]] = {name: layer.held() for name, layer in layers.items() if name}
-    if not held:  # a layer by itself has no name to override
+    if not held:  # a single layer has no name to override
         return _within(fit, target_bytes, tolerance)
     again = _bisect(_search(model_factory, spec, {**rules, "overrides": held}, quantize), target_bytes)
     best = min(fit, Fit(again.ratio, again.stored_bytes, held), key=lambda one: _miss(one, target_bytes))
@@ -116,7 +116,7 @@ def fit_budget(
 
 
 class _search:
-    """Bytes as a function of the ratio, for one net and spec."""
+    """Bytes as a function of the ratio, for one model and spec."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class _search:
 def _converted(
     model: nn.Module, conversion: Mapping[str, Any], quantize: Mapping[str, Any] | None
 ) -> tuple[nn.Module, int]:
-    """A converted copy and its bytes; where no layer would shrink, the dense net."""
+    """A converted copy and its bytes; if no layer would shrink, the dense model."""
     twin = copy.deepcopy(model)
     try:
         stored = (convert_(twin, **conversion) if conversion else report(twin)).stored_bytes
@@ -169,11 +169,11 @@ def _within(fit: Fit, target: float, tolerance: float) -> Fit:
 def _bracket(size: _search, target: float) -> tuple[float, float]:
     """Two ratios, one step apart, that store more than the target and at most the target.
 
-    The first such step from the dense end is taken: far out, sizes can grow again, since rules that store a position
-    a window need more windows as the summary becomes short.
+    The first such step from the dense end is taken. At high ratios sizes can grow again, since rules that store an
+    offset per window need more windows as the summary becomes short.
 
     Raises:
-        ConfigError: The target is not above 0, or lies outside of what is possible.
+        ConfigError: The target is not above 0, or not in the possible range.
     """
     if not target > 0:
         raise ConfigError(f"a budget must be above 0 bytes, got {target:g}: leave it out for the layer ratio")
@@ -191,7 +191,7 @@ def _bracket(size: _search, target: float) -> tuple[float, float]:
 
 
 def _bisect(size: _search, target: float) -> Fit:
-    """The best of all that a bisection in the logarithm of the ratio has looked at."""
+    """The best result of a bisection in the logarithm of the ratio."""
     low, high = _bracket(size, target)
     best = Fit(high, size(high))
     for _ in range(_STEPS):
@@ -205,7 +205,7 @@ def _bisect(size: _search, target: float) -> Fit:
 
 
 def _below(size: _search, target: float) -> float:
-    """A ratio just beyond the jump that the target lies in: its sizes are those of a net that stores too little."""
+    """A ratio just beyond the jump that contains the target: the model stores too little there."""
     low, high = _bracket(size, target)
     for _ in range(_STEPS):
         middle = math.sqrt(low * high)

@@ -1,4 +1,4 @@
-"""Converting a model: dense layers become summary layers, in place or on a copy; hardening them afterwards."""
+"""Converting a model: dense layers become compressed layers, in place or on a copy; harden them later."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -29,23 +29,23 @@ def convert_(
     planned_bits: int = 32,
     **changes: Any,
 ) -> Report:
-    """Convert the layers of a model in place and report what became of each.
+    """Convert the layers of a model in place. Returns a report with a row per layer.
 
     A pattern is the name of a layer or of a module above it (`"layer4"`), `re:` and a regular expression for the whole
-    name (`"re:.*conv2"`), or a type (`"Conv2d"`, `nn.Conv2d`). Where several match, names beat expressions, and these
-    beat types. The first convolution and the classifier of a timm model stay dense unless a name or an expression asks
-    for them. Depthwise layers and those that would not shrink stay dense too, and the report says why.
+    name (`"re:.*conv2"`), or a type (`"Conv2d"`, `nn.Conv2d`). If several match, a name wins over an expression, and
+    that over a type. The first convolution and the classifier of a timm model stay dense unless a name or an expression
+    asks for them. Depthwise layers and layers that would not shrink stay dense too; the report gives the reason.
 
     Args:
         model: A model, or a single convolution or linear layer.
         spec: Preset name, `Spec`, mapping, or path of a YAML file.
-        include: Convert only what these patterns match.
-        exclude: Leave dense what these patterns match.
-        overrides: Per pattern, fields of `Spec` to change, another preset, or `None` to leave the layer dense.
+        include: Convert only the layers that these patterns match.
+        exclude: Leave the layers dense that these patterns match.
+        overrides: For each pattern: fields of `Spec` to change, a preset name, or `None` to leave the layer dense.
         warm_start: Fit summaries and learned offsets to the existing weights instead of starting at random.
-        planned_bits: Bits that a stored number will have, 2 to 32; fewer than 32 where the net will be quantised. It
-            does not quantise. Learned offsets are weighed against numbers of so many bits, and with `share="root"`
-            layers whose share holds all their weights are converted for the sake of the bits.
+        planned_bits: Planned bits per stored number, 2 to 32; fewer than 32 if the model will be quantised later.
+            Nothing is quantised here. The cost of learned offsets is compared with numbers of this many bits. With
+            `share="root"`, layers that would not get fewer numbers are converted too, to store them at fewer bits.
         changes: Fields of `Spec`, such as `ratio=8`.
 
     Raises:
@@ -79,16 +79,16 @@ def _apply(choice: Choice, warm_start: bool, bits: int) -> None:
 def convert(
     model: Model, spec: "str | Spec | Mapping[str, Any] | Path" = "autosample", **options: Any
 ) -> tuple[Model, Report]:
-    """`convert_` on a copy: the model given stays as it is. Returns the copy and the report."""
+    """Convert a copy, like `convert_`; the original is unchanged. Returns the copy and the report."""
     twin = copy.deepcopy(model)
     return twin, convert_(twin, spec, **options)
 
 
 def harden_(model: Model) -> Model:
-    """Turn learned offsets and selections into integers, and drop what only their learning needs, in place.
+    """Make learned offsets and selections integers and drop what only their learning needs, in place.
 
-    From here on the model computes exactly what a saved copy of it computes. Summaries can still be trained.
-    Hardening a hardened model changes nothing.
+    From then on the model computes exactly what a saved copy of it computes. Summaries can still be trained. Hardening
+    a hardened model changes nothing.
 
     Raises:
         ConversionError: The model has no compressed layer.

@@ -1,4 +1,4 @@
-"""Fewer bits for what a model stores: summaries at 2 to 8 bits a number, everything else in half precision."""
+"""Fewer bits for what a model stores: summaries at 2 to 8 bits per number, everything else in half precision."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """One tensor that has been brought to fewer bits.
+    """One quantised tensor.
 
     Attributes:
-        name: Of the tensor; `(rest)` for all that went to half precision.
-        method, bits: How, and bits of a stored number.
-        numbers: How many numbers there are.
-        before, after: Their bytes in a file, levels included [bytes].
+        name: Name of the tensor; `(rest)` for everything stored in half precision.
+        method, bits: Method, and bits per stored number.
+        numbers: Count of numbers.
+        before, after: Size in a file, levels included [bytes].
         error: `‖x − x̂‖ / ‖x‖`.
         worst: The largest `|x − x̂|`.
     """
@@ -48,11 +48,11 @@ class QuantizedTensor:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What quantising did; prints as a table.
+    """Result of quantising; prints as a table.
 
     Attributes:
-        rows: One for each tensor; one, `(rest)`, for all that went to half precision.
-        before, after: Bytes of the model in a file, without the file's header.
+        rows: One per tensor; `(rest)` for everything stored in half precision.
+        before, after: Size of the model in a file, without the file's header [bytes].
     """
 
     rows: tuple[QuantizedTensor, ...]
@@ -84,24 +84,24 @@ def quantize_(
     layers: Literal["sampled", "all"] = "sampled",
     rest: Half | None = None,
 ) -> QuantizationReport:
-    """Bring what a model stores to few bits, in place. The model is hardened, and computes with the new values.
+    """Quantise what a model stores, in place. The model is hardened first, and computes with the quantised values.
 
-    Each summary (and each mixing matrix of denser sampling) gets its own levels: `2**bits` even ones between its least
-    and largest value (WSNet-Q of Jin et al. 2018, FSNet-WQ of Yang et al. 2020), or a codebook found by k-means (Deep
-    k-Means). Layers that share a summary go on sharing it. Nothing is trained; `autosample.training.FakeQuantize`
-    trains with the same levels first.
+    Each summary (and each mixing matrix of denser sampling) gets its own levels: `2**bits` evenly spaced ones between
+    its minimum and maximum (WSNet-Q of Jin et al. 2018, FSNet-WQ of Yang et al. 2020), or a codebook found by k-means
+    (Deep k-Means). Layers that share a summary still share it. Nothing is trained; to train with the same levels first,
+    use `autosample.training.FakeQuantize`.
 
     Args:
         model: A converted model, or a single layer.
-        bits: Of one number, 2 to 8.
+        bits: Bits per stored number, 2 to 8.
         method: `linear` or `codebook`.
-        layers: `sampled`: the compressed layers. `all`: other convolutions and linear layers too, each number of their
-            weight at one of the levels.
-        rest: Precision that all other floating-point numbers (norms, biases, dense weights) are rounded to and stored
-            in; they are still computed with as before.
+        layers: `sampled`: the compressed layers. `all`: also all other convolutions and linear layers, with each number
+            of their weight at a level.
+        rest: Precision in which all other floating-point numbers (norms, biases, dense weights) are stored. Computation
+            stays in the model's precision.
 
     Returns:
-        Bytes and errors, per tensor and in total.
+        Sizes and errors, per tensor and in total.
 
     Raises:
         QuantizationError: An argument is unusable, the model has no layer to quantise, or a number is not finite or
@@ -127,7 +127,7 @@ def quantize_(
 
 
 def check_quantization(bits: int, method: str, layers: str, rest: str | None) -> None:
-    """Raise `QuantizationError` unless these are arguments of `quantize_`."""
+    """Raise `QuantizationError` unless `quantize_` accepts these arguments."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
         raise QuantizationError(f"bits must be a whole number from 2 to 8, got {bits!r}: 8 keeps most of the accuracy")
     for name, value, known in (
@@ -145,7 +145,7 @@ def check_quantization(bits: int, method: str, layers: str, rest: str | None) ->
 def attach_quantizers(
     model: nn.Module, bits: int, method: Method, *, temperature: float = 0.1
 ) -> list[tuple[Compressed, str]]:
-    """Give the coded parameters of compressed layers a quantizer each, shared ones one; they wait for their start.
+    """Give each coded parameter of compressed layers a quantizer, which waits for its start. Shared parameters get one.
 
     Returns the layers with the names of the parameters.
     """
@@ -155,7 +155,7 @@ def attach_quantizers(
         parameter: Tensor = getattr(layer, key)
         before = layer.quantizer(key)
         if before is not None and (before.method, before.bits) == (method, bits) and before.holds(parameter):
-            made[id(parameter)] = before  # quantised so already: the same levels once more
+            made[id(parameter)] = before  # already quantised: the same levels again
         if id(parameter) not in made:
             made[id(parameter)] = (
                 CodebookQuantizer(bits, parameter.device, temperature)
@@ -167,7 +167,7 @@ def attach_quantizers(
 
 
 def fix_quantizers_(model: nn.Module) -> None:
-    """Bring everything that has a quantizer to its levels for good; positions become integers before."""
+    """Fix the levels of everything that has a quantizer. Offsets become integers first."""
     layers = list(compressed_layers(model).values())
     for layer in layers:
         layer.freeze_()
@@ -178,7 +178,7 @@ def fix_quantizers_(model: nn.Module) -> None:
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, Compressed, str]]:
-    """What gets a quantizer: name of the layer, the layer, and the parameter's name in it."""
+    """The parameters that get a quantizer: name of the layer, the layer, and the parameter's name in it."""
     for name, layer in compressed_layers(model).items():
         for key in layer.coded:
             if getattr(layer, key) is not None:
@@ -201,7 +201,7 @@ def _quantised(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _row(name: str, layer: Compressed, key: str, originals: dict[str, Tensor]) -> QuantizedTensor | None:
     full = f"{name}.{key}" if name else key
     quantizer, now = layer.quantizer(key), getattr(layer, key)
-    if full not in originals:  # shared, and told under its first name
+    if full not in originals:  # shared, and listed under its first name
         return None
     assert quantizer is not None
     old = originals[full]
@@ -220,7 +220,7 @@ def _errors(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
 
 
 def _to_half(model: nn.Module, dtype: torch.dtype) -> list[QuantizedTensor | None]:
-    """Round everything else, and note that it may be stored so."""
+    """Round everything else, and note that files may store it in this precision."""
     pairs: list[tuple[Tensor, Tensor]] = []
     for prefix, module in outer_modules(model):
         for name, tensor in own_tensors(module).items():
@@ -243,7 +243,7 @@ def _to_half(model: nn.Module, dtype: torch.dtype) -> list[QuantizedTensor | Non
 
 
 def _code_everything(model: nn.Module) -> None:
-    """Turn dense convolutions and linear layers into layers whose numbers can have levels: exact."""
+    """Turn dense convolutions and linear layers into layers that can be quantised; outputs stay equal."""
     uses: dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():

@@ -1,4 +1,4 @@
-"""What shapes a model, as data: the net, its arguments, and how its layers are compressed."""
+"""Recipes of models, as data: the net, its arguments, and how its layers are compressed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,16 +14,16 @@ from autosample.sampling.upgrade import upgraded
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides which tensors a model holds, and their meaning. Plain data that build the model.
+    """Plain data from which a model is built: the net, its arguments, the spec, the patterns.
 
     Attributes:
         model: Name of a timm model, or of one of autosample's nets.
-        num_classes: Classes.
-        in_chans: Input channels, if not the model's usual number.
+        num_classes: Number of classes.
+        in_chans: Input channels; `None` for the model's default.
         model_args: More arguments of the model, such as `drop_rate`.
         spec: How layers are compressed: name of a preset (`dense` compresses nothing), or fields of a `Spec`.
-        include, exclude, overrides: Which layers, as for `autosample.convert_`.
-        planned_bits: Bits that a stored number will have; see `autosample.convert_`.
+        include, exclude, overrides: Patterns of layers, as for `autosample.convert_`.
+        planned_bits: Planned bits per stored number; see `autosample.convert_`.
     """
 
     model: str
@@ -38,14 +38,14 @@ class Recipe:
 
     @property
     def preset(self) -> str:
-        """Name of the preset that layers are compressed with."""
+        """Name of the preset that compresses the layers."""
         return self.spec if isinstance(self.spec, str) else self.spec.get("preset", "autosample")
 
     def bare(self) -> nn.Module:
         """The dense net.
 
         Raises:
-            ConfigError: There is no such model, or it does not take an argument.
+            ConfigError: There is no such model, or it does not accept an argument.
         """
         from autosample.models import create
 
@@ -55,10 +55,10 @@ class Recipe:
         """The net with its layers compressed.
 
         Args:
-            warm_start: Fit what is stored to the weights that the dense net has.
+            warm_start: Fit the stored numbers to the weights of the dense net.
 
         Raises:
-            ConfigError: There is no such model, or it does not take an argument.
+            ConfigError: There is no such model, or it does not accept an argument.
             SpecError: The spec is unusable.
             ConversionError: No layer can be converted.
         """
@@ -74,7 +74,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
-        """The inverse of `to_dict`; fields that are left out take their defaults.
+        """The inverse of `to_dict`; missing fields take their defaults.
 
         Raises:
             ConfigError: A field is unknown, or there is no model.
@@ -96,10 +96,10 @@ class Recipe:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Recipe":
-        """The recipe of a `Classifier`, from its arguments as its checkpoints keep them.
+        """The recipe of a `Classifier`, from the arguments in its checkpoint.
 
         Args:
-            given: Arguments by name, those of `FLAT` among them; also as version 0.1.0 wrote them (`summary`).
+            given: Arguments by name, including those of `FLAT`; the names of version 0.1.0 (`summary`) also work.
 
         Raises:
             ConfigError: There is no model among them.
@@ -126,7 +126,7 @@ def _nested(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _since_010(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that version 0.1.0 wrote, in the present form."""
+    """Converts arguments of version 0.1.0 to the present form."""
     preset, args = given["summary"], dict(given.get("summary_args") or {})
     rule = args.get("rule") or PRESETS.get(preset, {}).get("rule")
     overrides = {
@@ -138,7 +138,7 @@ def _since_010(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rule_of(change: Mapping[str, Any], usual: str | None) -> str | None:
-    """The rule of a layer that an override gives another preset, or the usual one."""
+    """The rule of a layer: that of the override's preset, or the usual one."""
     return PRESETS.get(change.get("preset", ""), {}).get("rule", usual)
 
 

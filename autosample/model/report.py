@@ -1,4 +1,4 @@
-"""What a model is made of: parameters, bytes on disk and multiply-adds, per layer and in total."""
+"""Reports of models: parameters, bytes on disk and multiply-adds, per layer and in total."""
 
 import csv
 import io
@@ -22,19 +22,19 @@ _LAYERS = (nn.modules.conv._ConvNd, nn.Linear, Deployed)
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. Sizes in bytes count everything a file must hold, bias included.
+    """One layer. Sizes in bytes count everything that a file must hold, bias included.
 
     Attributes:
-        name, kind: Where the layer is and of what class.
+        name, kind: Name and class of the layer.
         method: The preset, or `dense`.
-        note: Why the layer is dense, or what the asked ratio became.
-        dense_params, stored_params: Numbers of weights and biases, dense and stored.
+        note: Why the layer is dense, or the ratio it got if that differs.
+        dense_params, stored_params: Count of weights and biases, dense and stored.
         dense_bytes, stored_bytes: The same in bytes, with offsets at the bits they need.
         ratio: Dense weights divided by stored numbers (weights only).
         position_bits: Bits of all offsets and selections.
-        multiplicity: Weights served by one element of the summary, on average.
+        multiplicity: Average number of weights per element of the summary.
         macs: Multiply-adds of one forward pass as a dense layer, or `None` without an example.
-        fit_error: `‖W − Ŵ‖/‖W‖` of a warm start.
+        fit_error: `‖W − Ŵ‖/‖W‖` after a warm start.
         plan: How a deployed layer is computed.
     """
 
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows by layer; the last one, `(rest)`, is everything that is neither convolution nor linear layer."""
+    """One row per layer; the last one, `(rest)`, is everything but convolutions and linear layers."""
 
     rows: tuple[Row, ...]
 
@@ -67,7 +67,7 @@ class Report:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of the model as it would be saved, without the file's header."""
+        """Bytes of the saved model, without the file's header."""
         return sum(row.stored_bytes for row in self.rows)
 
     @property
@@ -93,11 +93,11 @@ class Report:
 
     @property
     def converted(self) -> tuple[Row, ...]:
-        """Rows of layers that sample their weight."""
+        """Rows of compressed layers."""
         return tuple(row for row in self.rows if row.method not in ("dense", ""))
 
     def total(self) -> Row:
-        """All rows added up."""
+        """The sum of all rows."""
         served = sum(row.multiplicity * row.stored_params for row in self.converted)
         return Row(
             name="total",
@@ -131,7 +131,7 @@ class Report:
         return out.getvalue()
 
     def to_markdown(self) -> str:
-        """A Markdown table of the columns that people read."""
+        """A Markdown table of the main columns."""
         return as_markdown(_HEADS, [_cells(row) for row in (*self.rows, self.total())], left=2)
 
     def __str__(self) -> str:
@@ -154,17 +154,17 @@ def _cells(row: Row) -> list[str]:
 
 
 def note_reason(layer: nn.Module, reason: str) -> None:
-    """Remember why a layer was left dense, for later reports."""
+    """Note why a layer stays dense, for later reports."""
     setattr(layer, _NOTE, reason)
 
 
 def reasons(model: nn.Module) -> dict[str, str]:
-    """Why layers were left dense, by name."""
+    """Why layers stayed dense, by name."""
     return {name: vars(layer)[_NOTE] for name, layer in model.named_modules() if _NOTE in vars(layer)}
 
 
 def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
-    """Per layer and in total: parameters, bytes as saved, multiplicity, and multiply-adds if an example is given.
+    """Report what a model stores and computes, per layer and in total. Multiply-adds need an example.
 
     Args:
         model: A model or a single layer, converted or not.
@@ -176,7 +176,7 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     layers = {name: layer for name, layer in outer_modules(model) if isinstance(layer, _LAYERS)}
     owned: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
     sizes: dict[str, dict[str, int]] = {}
-    for name in sorted(layers, key=len, reverse=True):  # the innermost layer takes its own first
+    for name in sorted(layers, key=len, reverse=True):  # the innermost layer takes its tensors first
         prefix = f"{name}." if name else ""
         owned[name] = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
         sizes[name] = {key: wide.pop(prefix + key) for key in owned[name]}
@@ -201,7 +201,7 @@ def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str
     if not isinstance(layer, Compressed):
         return Row(name, kind, "dense", note, numbers, numbers, sum(wide.values()), size, 1.0, 0, 1.0, macs)
     facts = layer.facts()
-    others = [key for key in tensors if not layer.stands_for_weight(key)]  # biases and the like
+    others = [key for key in tensors if not layer.stands_for_weight(key)]  # biases and others
     extra = sum(tensors[key].numel() for key in others)
     width = getattr(layer, layer.coded[0]).element_size()
     return Row(
@@ -223,17 +223,17 @@ def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str
 
 @torch.no_grad()
 def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, int]:
-    """Multiply-adds of one forward pass by layer name; under `None`, those outside of convolutions and linear layers.
+    """Multiply-adds of one forward pass by layer name; `None` holds those outside convolutions and linear layers.
 
-    Counted by `torch.utils.flop_counter`: for summary layers those of the dense layer, without the making of its
-    weight; for deployed ones those that are left.
+    Counted by `torch.utils.flop_counter`. A summary layer counts as its dense layer, without the sampling of the
+    weight; a deployed layer counts what it still computes.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     counts: dict[str | None, int] = {}
     counter = FlopCounterMode(display=False)
     started: dict[str, int] = {}
-    made: list[int] = []  # a layer that is called twice makes its weight twice
+    made: list[int] = []  # a layer that is called twice computes its weight twice
 
     def before(name: str):
         return lambda module, args: started.__setitem__(name, counter.get_total_flops())
@@ -265,7 +265,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
 
 
 def _making(layer: nn.Module) -> int:
-    """Operations spent on making the weight from its summary (densify, learned columns)."""
+    """Operations that compute the weight from its summary (densify, learned columns)."""
     if not isinstance(layer, Compressed):
         return 0
     from torch.utils.flop_counter import FlopCounterMode

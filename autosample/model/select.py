@@ -1,4 +1,4 @@
-"""Which layers of a model are converted, and with what: patterns are exact names, `re:` expressions or types."""
+"""Which layers of a model are converted, and with which spec. Patterns are exact names, `re:` expressions or types."""
 
 import re
 import warnings
@@ -21,21 +21,21 @@ from autosample.sampling.spec import spec as make_spec
 Pattern = str | type[nn.Module]
 Override = None | str | Spec | Mapping[str, Any]
 
-# Layers that are told of in the report, whether they can be compressed or not.
+# Layers that the report lists, whether they can be compressed or not.
 _TOLD = (nn.modules.conv._ConvNd, nn.Linear)
-# Names that an error message lists at most.
+# Most names that an error message lists.
 _MOST_NAMES = 12
 # Saving less than this share of a layer is not worth a conversion.
 _LEAST_SAVING = 0.02
 # Bits of a weight that stays dense.
 _DENSE_BITS = 32
-# A layer whose share holds all its weights: each filter has a window of its own, and nothing that makes windows differ.
+# For a layer whose share holds all its weights: one separate window per filter, without signs or mixing.
 _WHOLE = {**PRESETS["dense"], "denser": 1, "signs": "none", "by_kind": {}}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to become of one layer: a spec, or the reason why it stays dense."""
+    """The decision for one layer: a spec, or the reason why it stays dense."""
 
     name: str
     layer: nn.Module
@@ -44,7 +44,7 @@ class Choice:
 
 
 class _Patterns:
-    """A list of patterns that remembers which of them have matched."""
+    """A list of patterns that records which of them matched."""
 
     def __init__(self, patterns: Iterable[Pattern], what: str) -> None:
         if isinstance(patterns, str | type):
@@ -151,7 +151,7 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
             f"overrides map patterns to fields of a spec, a preset or None, got {change!r}: write {{'ratio': 4}}"
         )
     else:
-        # a layer with a size of its own shares with no other
+        # a layer with its own size does not share
         change = {**({"share": "even"} if _sizes(change) else {}), **change}
         if "preset" in change:
             spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
@@ -162,7 +162,7 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
 
 
 def _shared_out(choices: list[Choice], ratio: float | None, bits: int) -> list[Choice]:
-    """Choices with a ratio of their own for each layer whose spec shares with the others."""
+    """The choices, in which each layer that shares with others has its own ratio."""
     sharing = [c for c in choices if c.spec is not None and c.spec.share == "root" and _open_size(c)]
     if ratio is None or not sharing:
         return choices
@@ -172,20 +172,20 @@ def _shared_out(choices: list[Choice], ratio: float | None, bits: int) -> list[C
 
 
 def _with_share(spec: Spec, ratio: float, bits: int) -> Spec:
-    """The spec of a layer that has got its share. With fewer bits a number, whole layers are to have these too."""
+    """The spec of a layer after sharing. With few planned bits, layers that keep all weights get fewer bits too."""
     whole = _WHOLE if ratio == 1 and bits < _DENSE_BITS else {}
-    return spec.replace(**{**whole, "ratio": ratio, "share": "even"})  # what is a layer's own is shared no more
+    return spec.replace(**{**whole, "ratio": ratio, "share": "even"})  # a layer with its own ratio no longer shares
 
 
 def _open_size(choice: Choice) -> bool:
-    """Whether nothing but the ratio for all layers says what a layer is to store."""
+    """Whether only the ratio for all layers sets the size of this layer."""
     assert choice.spec is not None
     kind = choice.spec.by_kind.get(kind_of(tuple(_weights(choice).shape[2:])), {})
     return choice.spec.ratio is not None and not _sizes(kind)
 
 
 def _sizes(change: Mapping[str, Any]) -> bool:
-    """Whether fields of a spec say how much a layer stores."""
+    """Whether fields of a spec set a layer's size."""
     options = change.get("options")
     options = options if isinstance(options, Mapping) else {}
     return bool(change.get("ratio") or options.get("spatial") or options.get("channel"))
@@ -198,13 +198,13 @@ def _weights(choice: Choice) -> nn.Parameter:
 
 
 def _worth(choice: Choice, bits: int) -> Choice:
-    """The choice, or that its layer stays dense, since conversion would not make it smaller."""
+    """The choice, or a dense one if conversion would not make the layer smaller."""
     reason = "" if choice.spec is None else _no_gain(choice.layer, choice.spec, bits)
     return Choice(choice.name, choice.layer, None, reason) if reason else choice
 
 
 def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:
-    """Why a layer cannot be converted at all, or nothing."""
+    """Why a layer cannot be converted at all; empty if it can."""
     weight = layer._parameters.get("weight")
     if weight is None:
         return "its weight is computed by something else (weight norm, a parametrization)"
@@ -220,7 +220,7 @@ def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:
 
 
 def _no_gain(layer: nn.Module, spec: Spec, bits: int) -> str:
-    """Why conversion would not make a layer smaller, or nothing."""
+    """Why conversion would not make a layer smaller; empty if it would."""
     weight = layer._parameters["weight"]
     assert weight is not None
     if spec.preset == "dense":
@@ -229,7 +229,7 @@ def _no_gain(layer: nn.Module, spec: Spec, bits: int) -> str:
         stored = method_of(spec).planned(spec, tuple(weight.shape), bits)
     except SpecError as error:
         if not spec.for_kind(kind_of(tuple(weight.shape[2:]))).sized:
-            raise  # no layer can do without a size
+            raise  # every layer needs a size
         return str(error)
     if stored * bits > (1 - _LEAST_SAVING) * weight.numel() * _DENSE_BITS:
         return f"too small: {stored} stored numbers for {weight.numel()} weights"
@@ -244,7 +244,7 @@ def _refuse_converted(model: nn.Module) -> None:
 
 
 def _ends(model: nn.Module) -> dict[str, str]:
-    """First convolution and classifier of a timm model, or of one inside of the model, by its `pretrained_cfg`."""
+    """First convolution and classifier of a timm model, or of one inside the model, from its `pretrained_cfg`."""
     ends = {}
     for prefix, module in model.named_modules():
         config = getattr(module, "pretrained_cfg", None) or {}
@@ -257,12 +257,12 @@ def _ends(model: nn.Module) -> dict[str, str]:
 
 
 def _covering(ends: Mapping[str, str], name: str) -> str:
-    """What `ends` says of a layer or of a module above it."""
+    """The entry of `ends` for a layer or a module above it."""
     return next((why for end, why in ends.items() if name == end or name.startswith(end + ".")), "")
 
 
 def _shared_weights(model: nn.Module) -> dict[int, str]:
-    """Weights that several modules hold, by id."""
+    """Weights that several modules share, by id."""
     holders: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for key, parameter in module._parameters.items():

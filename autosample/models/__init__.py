@@ -1,4 +1,4 @@
-"""Dense nets to compare with: raw-audio nets and small image nets in timm's class API and registry.
+"""Dense baseline nets: raw-audio nets and small image nets in timm's class API and registry.
 
 Importing this package registers them, so `timm.create_model("soundnet8", num_classes=50)` works afterwards; `create`
 is the same with clearer errors.

@@ -1,7 +1,7 @@
-"""What all dense baselines share: a head, and timm's class API around stages and head.
+"""What all baseline nets share: a head, and timm's class API around stages and head.
 
-A net is `stages` (an `nn.Sequential`) followed by `head`, so the names that matter to a converter are the same in
-every net: the first conv is `stages.0.conv` and the classifier is `head.fc`.
+A net is `stages` (an `nn.Sequential`) followed by `head`, so the important names are the same in every net: the first
+conv is `stages.0.conv` and the classifier is `head.fc`.
 """
 
 from collections import OrderedDict
@@ -20,7 +20,7 @@ from autosample.errors import ConfigError
 
 __all__ = ["StackHead", "StagedNet", "build", "init_weights", "scaled"]
 
-jit_ignore = cast(Any, torch.jit.ignore)  # its published type leaves out the bare decorator
+jit_ignore = cast(Any, torch.jit.ignore)  # its published type lacks the bare decorator
 
 ADAPTIVE_POOL: dict[tuple[str, int], Callable[..., Tensor]] = {
     ("avg", 1): F.adaptive_avg_pool1d,
@@ -31,19 +31,19 @@ ADAPTIVE_POOL: dict[tuple[str, int], Callable[..., Tensor]] = {
 
 
 class StackHead(nn.Module):
-    """Pool to a fixed number of positions, optional hidden layers, dropout, linear classifier `fc`.
+    """Pool to a fixed size, optional hidden layers, dropout, linear classifier `fc`.
 
     Args:
         channels: channels of the last stage.
         num_classes: outputs of `fc`; 0 replaces it with an identity.
         ndim: axes to pool; 0 when the features are already vectors.
-        positions: positions left per axis; 1 pools globally, more are flattened with the channels.
+        positions: output size of the pool per axis; 1 pools globally, more are flattened with the channels.
         hidden: widths of the fully connected layers, each with ReLU, before the classifier.
         pool_type: "avg", "max", or "" for unpooled features (global pool without hidden layers or classifier only).
         drop_rate: dropout before the classifier.
 
     Raises:
-        ConfigError: the pool type does not exist here, or "" is combined with a classifier.
+        ConfigError: the pool type is unknown, or "" is combined with a classifier.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class StackHead(nn.Module):
             x = x.flatten(2)
             return x.mean(2) if self.pool_type == "avg" else x.amax(2)
         size = (self.positions,) * self.ndim
-        if tuple(x.shape[2:]) != size:  # skipped at the size the net was made for: adaptive pools export badly
+        if tuple(x.shape[2:]) != size:  # skipped at the usual size: adaptive pools export badly
             x = ADAPTIVE_POOL[self.pool_type, self.ndim](x, size)
         return x.flatten(1)
 
@@ -101,7 +101,7 @@ class StackHead(nn.Module):
 
 
 def scaled(channels: int, width: float) -> int:
-    """`width` times the channels, rounded, at least one.
+    """`width` times the channels, rounded, at least 1.
 
     Raises:
         ConfigError: `width` is not above 0.
@@ -144,7 +144,7 @@ class StagedNet(nn.Module):
         self.grad_checkpointing = False
 
     def finish(self, head: StackHead) -> None:
-        """Attach the head, read the sizes off it, and initialise all layers but the classifier."""
+        """Attach the head, read its sizes, and initialise all layers but the classifier."""
         self.stages.apply(init_weights)
         head.hidden.apply(init_weights)
         self.head = head
@@ -183,7 +183,7 @@ class StagedNet(nn.Module):
         self._sync_head()
 
     def check_input(self, x: Tensor) -> Tensor:
-        """`x` in the shape that the first stage takes; raises `DataError` if that cannot be."""
+        """`x` in the shape that the first stage takes; raises `DataError` if that is not possible."""
         raise NotImplementedError
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class StagedNet(nn.Module):
     ) -> Any:
         """Feature maps of `feature_info` and the final features, as in timm.
 
-        `indices`: None for all, an int for the last n, or a list. `norm` and `output_fmt` have no effect here: there
+        `indices`: `None` for all, an int for the last n, or a list. `norm` and `output_fmt` have no effect here: there
         is no final norm, and the channels always come second.
         """
         n = len(self.feature_info)

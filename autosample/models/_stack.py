@@ -24,8 +24,8 @@ UNIT = {1: "samples", 2: "pixels per side"}
 class Row:
     """One line of a layer table: a conv of `width` filters and the max-pool after it.
 
-    `kernel`, `stride`, `pool` and `padding` count positions and hold for every axis; `pool` is both the window and
-    the stride of the pool (1 = none). Without `padding` it is `kernel // 2`.
+    `kernel`, `stride`, `pool` and `padding` count samples or pixels and apply to every axis; `pool` is both the window
+    and the stride of the pool (1 = none). Without `padding` it is `kernel // 2`.
     """
 
     width: int
@@ -43,16 +43,16 @@ class Row:
         return self.stride * self.pool
 
     def needs(self, positions: int) -> int:
-        """Least number of positions that must come in so that `positions` go out."""
+        """Minimum input length for `positions` outputs."""
         return max(1, (positions * self.pool - 1) * self.stride + self.kernel - 2 * self.pad)
 
 
 @dataclass(frozen=True)
 class StackCfg:
-    """A net as a table: the `rows`, and the head that ends it.
+    """A net as a table: the `rows` and the head.
 
-    `positions` is what the head's pool leaves per axis (1 = global pool), `hidden` the widths of the fully connected
-    layers before the classifier. `act_first` puts the ReLU before the batch norm.
+    `positions` is the output size of the head's pool per axis (1 = global pool), `hidden` the widths of the fully
+    connected layers before the classifier. `act_first` puts the ReLU before the batch norm.
     """
 
     rows: tuple[Row, ...]
@@ -77,15 +77,15 @@ class StackCfg:
 class ConvStage(nn.Module):
     """conv → batch norm → max-pool → ReLU, or conv → ReLU → batch norm → max-pool with `act_first`.
 
-    The conv has a bias only where no batch norm follows it directly, since the norm would cancel it.
-    On a CPU, norm, pool and ReLU of long signals run as one operator in training; see `autosample.reuse.norm_pool`.
+    The conv has a bias only if no batch norm follows directly, since the norm would cancel it. On a CPU, norm, pool and
+    ReLU of long signals run as one operator in training; see `autosample.reuse.norm_pool`.
 
     Args:
-        in_chans: channels coming in.
+        in_chans: input channels.
         row: the line of the table.
         ndim: 1 for signals, 2 for images.
-        min_input: positions per axis that the net's input needs for this stage to emit anything; for the message.
-        norm: use batch norm.
+        min_input: minimum input size of the net per axis for this stage to give any output; for the message.
+        norm: whether to use batch norm.
         act_first: ReLU before the norm.
     """
 
@@ -114,7 +114,7 @@ class ConvStage(nn.Module):
         self.pool = MAX_POOL[ndim](row.pool) if row.pool > 1 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "batch in_chans *positions"]) -> Float[Tensor, "batch width *fewer"]:
-        """Shapes `[B, in_chans, ...]` → `[B, width, ...]`. Raises `DataError` if nothing would be left to pool."""
+        """Shapes `[B, in_chans, ...]` → `[B, width, ...]`. Raises `DataError` if nothing is left to pool."""
         if min(x.shape[2:]) < self.needs:
             raise DataError(
                 f"the input is too short: a stage that needs {self.needs} positions gets {min(x.shape[2:])}; "
@@ -137,8 +137,8 @@ class ConvStack(StagedNet):
         in_chans: input channels.
         global_pool: "avg", "max", or "" (see `StackHead`).
         drop_rate: dropout before the classifier.
-        norm: batch norm after every conv.
-        width: factor for the channels of every conv and hidden layer, rounded; at least one channel is left.
+        norm: whether a batch norm follows every conv.
+        width: factor for the channels of every conv and hidden layer, rounded; at least 1 channel.
     """
 
     ndim: int
@@ -172,7 +172,7 @@ class ConvStack(StagedNet):
 
     @property
     def min_input_size(self) -> int:
-        """Least samples (1-D) or pixels per side (2-D) that `forward` takes."""
+        """Minimum samples (1-D) or pixels per side (2-D) that `forward` accepts."""
         return cast(ConvStage, self.stages[-1]).min_input
 
     def check_input(self, x: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class ConvStack(StagedNet):
 
 
 def min_input(rows: Sequence[Row]) -> int:
-    """Least input positions per axis so that one position leaves the last of `rows`."""
+    """Minimum input size per axis for an output of one from the last of `rows`."""
     positions = 1
     for row in reversed(rows):
         positions = row.needs(positions)

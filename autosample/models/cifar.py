@@ -1,4 +1,4 @@
-"""ResNets for images of 32 pixels: He et al. 2016, https://arxiv.org/abs/1512.03385, with the stem that CIFAR needs."""
+"""ResNets for images of 32 pixels: He et al. 2016, https://arxiv.org/abs/1512.03385, with a stem for CIFAR."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 class CifarResNet(ResNet):
     """timm's ResNet whose stem keeps the resolution: a 3×3 convolution of stride 1, and no pooling.
 
-    `forward` takes `[B, in_chans, H, W]`, 32 pixels a side as a rule, and gives `[B, num_classes]`.
+    `forward` takes `[B, in_chans, H, W]`, usually 32 pixels per side, and returns `[B, num_classes]`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

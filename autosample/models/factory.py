@@ -1,4 +1,4 @@
-"""One call for any net: timm's and ours, with errors that say what to change."""
+"""One call for any net, timm's or ours, with errors that say what to change."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from autosample.errors import ConfigError, hint, one_line
 
 __all__ = ["create"]
 
-# the second is what Python says of an argument that the model's entry point sets itself
+# the second is Python's message for an argument that the model's entry point sets itself
 UNEXPECTED = re.compile(r"(?:unexpected keyword argument|multiple values for (?:keyword )?argument) '(\w+)'")
 
 
@@ -20,8 +20,8 @@ def create(name: str, *, num_classes: int, in_chans: int | None = None, **kwargs
     """Build a net of timm, or one of `autosample.models`, by its name.
 
     Args:
-        name: a name of `timm.list_models()`, with or without a weights tag ("resnet18.a1_in1k"), or
-            "hf-hub:" / "local-dir:" and a place.
+        name: a name of `timm.list_models()`, with or without a weights tag ("resnet18.a1_in1k"), or "hf-hub:" /
+            "local-dir:" and a location.
         num_classes: classes; 0 for a net that gives pooled features.
         in_chans: input channels; None for the model's own default.
         kwargs: passed to `timm.create_model`: `pretrained`, `checkpoint_path`, `features_only`, `drop_rate`, ...
@@ -41,7 +41,7 @@ def create(name: str, *, num_classes: int, in_chans: int | None = None, **kwargs
     kwargs = {"num_classes": num_classes, "in_chans": in_chans, **kwargs}
     try:
         net = timm.create_model(name, **kwargs)
-        object.__setattr__(net, "origin", {"name": name, "arguments": kwargs})  # what a saved copy is built from
+        object.__setattr__(net, "origin", {"name": name, "arguments": kwargs})  # a saved copy is built from it
         return net
     except TypeError as error:
         unknown = _unknown_kwargs(name, kwargs, error)
@@ -52,7 +52,7 @@ def create(name: str, *, num_classes: int, in_chans: int | None = None, **kwargs
 
 def _check_name(name: str, kwargs: dict[str, Any]) -> None:
     """Raise `ConfigError` unless timm knows `name`, and has weights if they are asked for."""
-    if ":" in name:  # the hub or a folder: only timm can tell
+    if ":" in name:  # the hub or a folder: only timm can check it
         return
     base = name.split(".", 1)[0]
     if not timm.is_model(base):
@@ -73,16 +73,16 @@ def _check_name(name: str, kwargs: dict[str, Any]) -> None:
 
 
 def _unknown_kwargs(name: str, kwargs: dict[str, Any], error: TypeError) -> list[str]:
-    """All keys of `kwargs` that the model refuses; Python names one at a time, so retry without each."""
+    """All keys of `kwargs` that the model rejects. Python names one at a time, so retry without each."""
     kwargs = {**kwargs, "pretrained": False, "checkpoint_path": None}
     unknown: list[str] = []
     failure: Exception = error
     while (match := UNEXPECTED.search(str(failure))) and kwargs.pop(match[1], None) is not None:
         unknown.append(match[1])
         try:
-            with torch.device("meta"):  # the retry that succeeds need not fill any weights
+            with torch.device("meta"):  # a retry that succeeds should not fill any weights
                 timm.create_model(name, **kwargs)
-        except Exception as again:  # whatever else is wrong, the names found so far are the answer
+        except Exception as again:  # with any other error, the names found so far are the answer
             failure = again
         else:
             break

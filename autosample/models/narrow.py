@@ -1,4 +1,4 @@
-"""A net made narrow: what a dense net of fewer bytes looks like, to compare sampling with."""
+"""Narrow nets: dense nets with fewer channels, a baseline for sampling."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ def width_args(net: nn.Module, width: float) -> dict[str, Any]:
     """Arguments for `create` that give a net with `width` times the channels in every layer.
 
     Args:
-        net: The net at its full width; on the meta device will do.
+        net: The net at its full width; it may be on the meta device.
         width: Factor, above 0.
 
     Raises:
-        ConfigError: It is not known how to make this net narrow.
+        ConfigError: This net cannot be made narrow.
     """
     if isinstance(net, StagedNet):
         return {"width": width}
@@ -30,12 +30,12 @@ def width_args(net: nn.Module, width: float) -> dict[str, Any]:
     channels = []
     for name in ("layer1", "layer2", "layer3", "layer4"):
         block: Any = next(net.get_submodule(name).children())
-        # a ResNet's own number of planes: what its blocks widen by their expansion
+        # the planes of a ResNet, which its blocks multiply by their expansion
         bottle = isinstance(block, Bottleneck)
         planes = block.conv3.out_channels // block.expansion if bottle else block.conv1.out_channels
         channels.append(scaled(planes, width))
     stem = {}
-    if isinstance(net.conv1, nn.Sequential):  # other stems have 64 channels whatever is asked for
+    if isinstance(net.conv1, nn.Sequential):  # other stems always have 64 channels
         first: Any = net.conv1[0]
         stem = {"stem_width": scaled(first.out_channels, width)}
     return {"channels": tuple(channels), **stem}

@@ -61,7 +61,7 @@ class Mlp(StagedNet):
 
     Raises:
         ConfigError: a size is not usable.
-        DataError: from `forward`, when the image has another number of values.
+        DataError: from `forward`, if the image has another number of values.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Mlp(StagedNet):
         # a module and not x.flatten(1): timm's feature extraction reruns the children in order
         self.flatten = nn.Flatten(1)
         widths = pairwise((self.in_features, *hidden))
-        # dropout leads each stage but the first, and the head's leads the classifier: one after every hidden layer
+        # every stage but the first starts with dropout, and so does the head: one after every hidden layer
         self.stages = nn.Sequential(*(MlpStage(a, b, drop_rate if i else 0.0, **dd) for i, (a, b) in enumerate(widths)))
-        # the first layer sees all pixels at once, so the reduction is the whole side from there on
+        # the first layer reads all pixels at once, so the reduction is the whole side from there on
         self.feature_info = [
             {"num_chs": n, "reduction": max(height, columns), "module": f"stages.{i}"} for i, n in enumerate(hidden)
         ]
@@ -128,7 +128,7 @@ def _cfg(input_size: tuple[int, int, int], first_conv: str | None = "stages.0.co
     }
 
 
-# No first_conv: a linear layer is no conv stem, and it holds nearly all weights, so a converter must not skip it
+# No first_conv: a linear layer is not a conv stem. It holds nearly all weights, so a converter must not skip it
 _MLP = _cfg((1, 28, 28), first_conv=None, fixed_input_size=True, paper_ids="arXiv:1504.04788")
 
 default_cfgs = generate_default_cfgs(
@@ -166,9 +166,9 @@ def mlp784_5(pretrained: bool = False, **kwargs: Any) -> Mlp:
 def freshnet(pretrained: bool = False, **kwargs: Any) -> ConvStack2d:
     """5 convs of 5×5 and a linear layer for CIFAR-10, as FreshNets and WSNet use it: 1.22 M parameters.
 
-    The paper's widths are not known to us. Ours are 32, 64, 64, 128, 256, chosen to meet the 1.2 M parameters that
-    were published, with max-pools after conv2, conv4 and conv5 (32 → 4 pixels). Batch norm is ours too (the net of
-    2016 had dropout): `norm=False, drop_rate=0.5` comes nearer. Images of another size are pooled to 4×4.
+    We do not know the widths of the paper. Ours are 32, 64, 64, 128, 256, chosen to meet the 1.2 M parameters that were
+    published, with max-pools after conv2, conv4 and conv5 (32 → 4 pixels). Batch norm is ours too (the net of 2016 had
+    dropout): `norm=False, drop_rate=0.5` is closer to it. Images of another size are pooled to 4×4.
     """
     return _stack2d("freshnet", FRESHNET, pretrained, **kwargs)
 
@@ -177,6 +177,6 @@ def freshnet(pretrained: bool = False, **kwargs: Any) -> ConvStack2d:
 def digitnet(pretrained: bool = False, **kwargs: Any) -> ConvStack2d:
     """5 convs of 3×3 for the 8×8 digits of scikit-learn: 0.28 M parameters, seconds to train on a CPU; ours.
 
-    Max-pools of 2 follow conv2 and conv4, so that an 8×8 image ends at 2×2. Sides of 4 pixels and more work.
+    Max-pools of 2 follow conv2 and conv4, so an 8×8 image ends at 2×2. Sides need at least 4 pixels.
     """
     return _stack2d("digitnet", DIGITNET, pretrained, **kwargs)

@@ -1,4 +1,4 @@
-"""Dense nets on raw audio `[B, in_chans, T]`, all from one class and one layer table each.
+"""Dense nets on raw audio `[B, in_chans, T]`, all from one class, with one layer table each.
 
 * SoundNet-8: Aytar et al. 2016, https://arxiv.org/abs/1610.09001; the baseline of WSNet (section 4) on ESC-50,
   UrbanSound8K and DCASE.
@@ -21,9 +21,9 @@ __all__ = ["ConvStack1d"]
 class ConvStack1d(ConvStack):
     """A stack of 1-D convs on a signal.
 
-    `forward` takes `[B, in_chans, T]`, T in samples, and gives `[B, num_classes]`; `forward_features` gives
-    `[B, num_features, T']` with T' about T over the last `feature_info` reduction. Any T of at least
-    `min_input_size` samples works; less raises `DataError`. See `ConvStack` for the arguments.
+    `forward` takes `[B, in_chans, T]`, T in samples, and gives `[B, num_classes]`; `forward_features` gives `[B,
+    num_features, T']` with T' about T divided by the last `feature_info` reduction. Any T of at least `min_input_size`
+    samples works; less raises `DataError`. See `ConvStack` for the arguments.
     """
 
     ndim = 1
@@ -31,7 +31,7 @@ class ConvStack1d(ConvStack):
 
 
 def _halving(width: int, kernel: int) -> Row:
-    # this padding makes an even kernel of stride 2 give exactly floor(T / 2), so 64000 samples end at 3 positions
+    # this padding makes an even kernel of stride 2 give exactly floor(T / 2), so 64000 samples end at length 3
     return Row(width, kernel, stride=2, pool=2, padding=(kernel - 2) // 2)
 
 
@@ -110,9 +110,9 @@ def _stack1d(variant: str, cfg: StackCfg, pretrained: bool, **kwargs: Any) -> Co
 def soundnet8(pretrained: bool = False, **kwargs: Any) -> ConvStack1d:
     """SoundNet-8: 8 convs of stride 2, max-pools of 8, 8, 4 after conv1, conv2, conv5; 14.35 M conv weights.
 
-    conv8 keeps SoundNet's 1401 outputs (1000 objects and 401 scenes there) as features with norm and ReLU, and an
-    average over time and a linear classifier for the task follow. 5 s at 22.05 kHz leave 3 positions. The convs have
-    no bias, as a batch norm follows each.
+    conv8 keeps SoundNet's 1401 outputs (1000 objects and 401 scenes there) as features with norm and ReLU, followed by
+    an average over time and a linear classifier for the task. 5 s at 22.05 kHz end at length 3. The convs have no bias,
+    because a batch norm follows each.
     """
     return _stack1d("soundnet8", SOUNDNET8, pretrained, **kwargs)
 
@@ -121,8 +121,8 @@ def soundnet8(pretrained: bool = False, **kwargs: Any) -> ConvStack1d:
 def musicdet(pretrained: bool = False, **kwargs: Any) -> ConvStack1d:
     """MusicDet: 7 × (conv of stride 2, ReLU, batch norm, max-pool 2), then 1536 → 256 → 128 → classes; 3.11 M weights.
 
-    The convs have a bias, as the norm comes after the ReLU. 64000 samples leave 3 positions of 512 channels; other
-    lengths are pooled to 3. `global_pool` ("avg" or "max") is the kind of that pool.
+    The convs have a bias, because the norm comes after the ReLU. 64000 samples end at length 3 with 512 channels; other
+    lengths are pooled to 3. `global_pool` ("avg" or "max") is the type of that pool.
     """
     return _stack1d("musicdet", MUSICDET, pretrained, **kwargs)
 
@@ -155,8 +155,8 @@ def m18(pretrained: bool = False, **kwargs: Any) -> ConvStack1d:
 def wave4(pretrained: bool = False, **kwargs: Any) -> ConvStack1d:
     """4 convs for 1 s clips at 8 kHz (spoken digits): 0.46 M parameters, 61 M multiply-adds; the design is ours.
 
-    The first conv sees 8 ms and strides 0.5 ms. Kernels stay long (32, 16, 8 taps) where an M5 has 3, because a
-    summary that slides along the taps saves little on short ones. The other convs have stride 1, which the fast path
-    of WSNet assumes; max-pools of 4 shorten the signal between them.
+    The first conv covers 8 ms with a stride of 0.5 ms. Kernels stay long (32, 16, 8 taps) where an M5 has 3, because a
+    summary that slides along the taps saves little on short ones. The other convs have stride 1, as the fast path of
+    WSNet needs; max-pools of 4 shorten the signal between them.
     """
     return _stack1d("wave4", WAVE4, pretrained, **kwargs)

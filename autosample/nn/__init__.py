@@ -1,4 +1,4 @@
-"""Compressed layers: those that sample their weight from a summary, and the protocol that all methods share."""
+"""Compressed layers: layers that sample their weight from a summary, and the interface that all methods share."""
 
 from autosample.nn.becoming import become as become
 from autosample.nn.coded import CodedLayer as CodedLayer

@@ -1,4 +1,4 @@
-"""From a dense layer to its compressed twin, by whichever method its spec asks for."""
+"""From a dense layer to its compressed twin, by the method of its spec."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ _TITLED: dict[str, type[Compressed]] = {kind.title: kind for kind in (SummaryLay
 
 
 def method_of(spec: Spec) -> type[Compressed]:
-    """The class of layers that a spec's rule makes."""
+    """The layer class of a spec's rule."""
     kind = RULES[spec.rule]
     return kind if issubclass(kind, Compressed) else SummaryLayer
 
 
 def method_called(title: str) -> type[Compressed] | None:
-    """The class of layers that has this name in saved models, if there is one in this process."""
+    """The layer class with this name in saved models, if this process knows one."""
     rule = RULES.get(title)
     return _TITLED.get(title) or (rule if isinstance(rule, type) and issubclass(rule, Compressed) else None)
 
@@ -30,10 +30,10 @@ def become(layer: nn.Module, spec: Spec, name: str = "", bits: int = 32) -> Any:
     """Turn a dense layer into its compressed twin, in place; see `Compressed.take_over`.
 
     Args:
-        layer: Dense.
-        spec: For layers of every kind.
-        name: Of the layer in its model.
-        bits: Bits that a stored number will have.
+        layer: A dense layer.
+        spec: Spec for all layer kinds.
+        name: Name of the layer in its model.
+        bits: Planned bits per stored number.
     """
     weight = layer._parameters["weight"]
     assert weight is not None

@@ -1,4 +1,4 @@
-"""Dense layers whose weight is stored at few bits."""
+"""Dense layers that store their weight at few bits."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from autosample.sampling.spec import spec as make_spec
 
 
 class CodedLayer(Compressed):
-    """A layer that keeps one number for each weight, and uses and stores it at the levels of its quantizer.
+    """A layer with one number per weight, used and stored at the levels of its quantizer.
 
     Attributes:
         numbers: The weight's numbers, `(N, M, *kernel)`.

@@ -1,4 +1,4 @@
-"""The door through which every verb sees a layer that stores less than the weight it computes with."""
+"""`Compressed`: the interface of a layer that stores less than its weight."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -27,21 +27,21 @@ from autosample.system.checking import as_map, take
 class Compressed(QuantisedParameters):
     """A layer that stores less than its weight. It *is* its torch twin (a subclass of it), but `weight` is a property.
 
-    Converting, reporting, quantising, hardening, saving, loading, deploying and exporting use nothing else, so a new
-    method is one subclass and one row of `autosample.sampling.RULES`. It must define `coded`, `planned`, `make` and
-    `compose`; what follows from these has a default.
+    Converting, reporting, quantising, hardening, saving, loading, deploying and exporting use only this interface, so a
+    new method is one subclass and one row of `autosample.sampling.RULES`. It must define `coded`, `planned`, `make` and
+    `compose`; everything else has a default.
 
     Attributes:
-        spec: How it is compressed, nothing left open but sizes.
-        shape: Of the dense weight, as in torch: `(N, M, *kernel)`.
-        fit_error: `‖W − Ŵ‖/‖W‖` of the warm start, or `None`.
+        spec: How the layer is compressed; only sizes are open.
+        shape: Shape of the dense weight, as in torch: `(N, M, *kernel)`.
+        fit_error: `‖W − Ŵ‖/‖W‖` after a warm start, or `None`.
     """
 
-    #: the settings that a spec's `options` can have for this method
+    #: the settings of this method, the `options` of a spec
     Options: ClassVar[type[RuleOptions]] = RuleOptions
     #: names of the parameters that stand for the weight; they can be quantised, and decay like weights
     coded: ClassVar[tuple[str, ...]] = ()
-    #: what the class of a twin is called: `Summary` + `Conv2d`
+    #: start of the twin's class name: `Summary` + `Conv2d`
     prefix: ClassVar[str] = "Compressed"
     #: name of the method in saved models, if it is not the spec's rule
     title: ClassVar[str] = ""
@@ -85,12 +85,12 @@ class Compressed(QuantisedParameters):
 
     @classmethod
     def planned(cls, spec: Spec, shape: tuple[int, ...], bits: int = 32) -> int:
-        """How many numbers would be stored for a weight of this shape.
+        """Count of numbers that would be stored for a weight of this shape.
 
         Args:
-            spec: For layers of every kind.
-            shape: Of the weight, as in torch.
-            bits: Bits that a stored number will have.
+            spec: Spec for all layer kinds.
+            shape: Shape of the weight, as in torch.
+            bits: Planned bits per stored number.
 
         Raises:
             SpecError: The spec is unusable for this shape.
@@ -100,8 +100,8 @@ class Compressed(QuantisedParameters):
     def make(self, like: Tensor, name: str) -> None:
         """Create the layer's parameters, on the device and in the precision of the dense weight `like`.
 
-        `name` is that of the layer in its model. `like` may be on the meta device. Parameters should be drawn so that
-        the weight has the spread of `like`.
+        `name` is the layer's name in its model. `like` may be on the meta device. Draw the parameters such that the
+        weight has the spread of `like`.
         """
         raise NotImplementedError
 
@@ -118,13 +118,13 @@ class Compressed(QuantisedParameters):
         The module keeps its identity, so references, hooks and shared uses stay valid. Its dense weight is dropped.
 
         Args:
-            layer: Dense.
-            spec: For this layer: only sizes are left open in it.
-            name: Of the layer in its model.
+            layer: A dense layer.
+            spec: Spec settled for this layer; only sizes are open.
+            name: Name of the layer in its model.
             made_with: More arguments for `make`.
 
         Raises:
-            ConversionError: The layer is of another type, or is compressed already.
+            ConversionError: The layer has another type, or is already compressed.
         """
         weight = layer._parameters["weight"]
         assert weight is not None
@@ -139,7 +139,7 @@ class Compressed(QuantisedParameters):
         added = [module for name in layer._added if (module := layer._modules.get(name)) is not None]
         for part in added:
             part.train(layer.training)
-        if not weight.requires_grad:  # a layer that does not learn has nothing else that learns either
+        if not weight.requires_grad:  # if the weight does not learn, nothing else in the layer does
             own = [layer._parameters.get(name) for name in layer._added]
             for parameter in (*own, *(p for part in added for p in part.parameters())):
                 if parameter is not None:
@@ -168,7 +168,7 @@ class Compressed(QuantisedParameters):
     # --- learning -------------------------------------------------------------------------------------------------
 
     def reset_parameters(self) -> None:
-        """Initialise anew, as when the layer was made."""
+        """Initialise again, as when the layer was made."""
 
     def fit_(self, weight: Tensor) -> float:
         """Fit the stored numbers to a dense weight; returns the relative error `‖W − Ŵ‖/‖W‖`."""
@@ -176,17 +176,17 @@ class Compressed(QuantisedParameters):
 
     @property
     def learns_until(self) -> float:
-        """Share of the training after which selections are frozen; 0 where none is learned."""
+        """Share of the training after which selections are frozen; 0 if none is learned."""
         return 0.0
 
     def advance_(self, progress: float) -> None:
-        """Bring what anneals or freezes to where it belongs at `progress` (0 … 1) of the training."""
+        """Anneal or freeze what is learned; `progress` is the share of the training that is done (0 … 1)."""
 
     def freeze_(self) -> None:
-        """Make learned selections integers and stop learning them; the stored numbers continue to learn."""
+        """Make learned selections integers and stop learning them; the stored numbers keep learning."""
 
     def harden_(self) -> None:
-        """Freeze, drop everything that only learning needs, and leave quantised parameters at their levels."""
+        """Freeze, drop everything that only learning needs, and set quantised parameters to their levels."""
         self.freeze_()
         self.fix_levels_()
 
@@ -195,11 +195,11 @@ class Compressed(QuantisedParameters):
         return None
 
     def windows_on_summary(self) -> tuple[Tensor, int, int] | None:
-        """Offsets `(N, G)`, rows of a window and rows of the summary; `None` for layers without windows."""
+        """Offsets `(N, G)`, rows per window, and rows of the summary; `None` for layers without windows."""
         return None
 
     def rates(self) -> dict[int, float | None]:
-        """Own learning rates of parameters, by `id`; `None` is that of the weights. None of these parameters decays."""
+        """Own learning rates of parameters, by `id`; `None` is that of the weights. These parameters never decay."""
         return {}
 
     # --- storing --------------------------------------------------------------------------------------------------
@@ -210,38 +210,38 @@ class Compressed(QuantisedParameters):
         return self.title or self.spec.rule
 
     def held(self) -> dict[str, Any]:
-        """Fields of a spec with which this layer's size follows the ratio without jumps."""
+        """Fields of a spec that let this layer's size follow the ratio without jumps."""
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """Plain data from which `rebuilt` makes a layer of the same structure."""
+        """Plain data from which `rebuilt` makes the same layer, without its numbers."""
         return {"spec": self.spec.to_dict()}
 
     @classmethod
     def rebuilt(cls, layer: nn.Module, settings: Any, name: str) -> "Compressed":
-        """Turn a dense layer into one that `settings` describe, in place, on the meta device.
+        """Turn a dense layer into the one that `settings` describe, in place, on the meta device.
 
         Raises:
-            ArtifactError: The settings are not those of a layer like this.
+            ArtifactError: The settings do not fit this layer.
         """
         got = take(as_map(settings, "settings"), "settings", ("spec",))
         return cls.take_over(layer.to("meta"), read_spec(got["spec"]), name)
 
     def stored(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
-        """The tensors that a file needs to give this layer back, quantised values packed.
+        """The tensors that a file needs to restore this layer, quantised values packed.
 
-        `packed` holds what has been packed before, by the identity of the parameter, for layers that share one.
+        `packed` holds the parameters that are packed already, by their identity, for layers that share one.
         """
         lasting = {n: b for n, b in self.named_buffers(recurse=False) if n not in self._non_persistent_buffers_set}
         return self.stored_parameters(packed) | lasting
 
     def restore_(self, stored: Mapping[str, Tensor]) -> None:
-        """Take back what `stored` gave besides the layer's own parameters and buffers."""
+        """Restore what `stored` returned besides the layer's own parameters and buffers."""
 
     # --- deploying and exporting ----------------------------------------------------------------------------------
 
     def task(self) -> Task | None:
-        """What can be computed once and reused, or `None` where no work is shared.
+        """What can be computed once and reused; `None` if no work is shared.
 
         A layer with a task must give a module like `SampledWeight` as its `written` form.
         """
@@ -253,37 +253,37 @@ class Compressed(QuantisedParameters):
         """The fastest way to compute the hardened layer, and the module that does it; `None` if it becomes dense.
 
         Args:
-            x: Of the shape, type and device of the inputs, whatever its numbers; `None` if no input is known.
-            after: What follows the layer; the module must do it too.
-            dense: Makes the dense layer with what follows, to compare with.
+            x: A tensor of the shape, type and device of the inputs, with any numbers; `None` if no input is known.
+            after: What follows the layer; the module must compute it too.
+            dense: Makes the dense layer and what follows it, for comparison.
             measure, fuse: As for `autosample.deploy`.
         """
         return Plan("dense", "no other plan is known"), None
 
     def written(self, scale: Tensor | None, int8: bool) -> nn.Module:
-        """A module without inputs that makes the hardened layer's weight in an exported graph, from what is stored.
+        """A module without inputs that computes the hardened layer's weight from what is stored, in an exported graph.
 
         Args:
-            scale: What a norm multiplies the weight by along its first axis, `(N,)`, or `None`.
+            scale: Factors of a norm for the weight along its first axis, `(N,)`, or `None`.
             int8: Keep the stored numbers at 256 levels.
         """
         return ComposedWeight(self, scale, int8)
 
-    # --- telling --------------------------------------------------------------------------------------------------
+    # --- reporting ------------------------------------------------------------------------------------------------
 
     def facts(self) -> Facts:
-        """What a report tells of the layer."""
+        """What a report says about the layer."""
         dense = torch.Size(self.shape).numel()
         numbers = sum(getattr(self, name).numel() for name in self.coded)
         return Facts(self.spec.preset, dense, numbers, multiplicity=dense / max(numbers, 1), notes=self.coding_notes())
 
     def coding_notes(self) -> tuple[str, ...]:
-        """How the first of the coded parameters is quantised, if it is."""
+        """How the first coded parameter is quantised, if it is."""
         quantizer = self.quantizer(self.coded[0])
         return () if quantizer is None else (f"{quantizer.bits} bits, {quantizer.method}",)
 
     def stands_for_weight(self, name: str) -> bool:
-        """Whether a tensor of `stored`, by its name, stands for the weight; biases and the like do not."""
+        """Whether the tensor of this name in `stored` belongs to the weight; biases, for example, do not."""
         return name.split(".")[0] in self._added
 
     def inner_modules(self) -> Iterator[nn.Module]:
@@ -299,13 +299,13 @@ class Compressed(QuantisedParameters):
         return f"{super().extra_repr()}, {self.spec.preset}"
 
 
-#: twin classes that are written out by hand, by method and torch class
+#: twin classes written by hand, by method and torch class
 FACES: dict[tuple[type[Compressed], type[nn.Module]], type[Compressed]] = {}
 
 
 @cache
 def twin_class(method: type[Compressed], dense: type[nn.Module]) -> type[Compressed]:
-    """The compressed twin of a layer class, made once."""
+    """The compressed twin of a layer class, created once."""
     if issubclass(dense, Compressed):
         raise ConversionError(f"a layer is converted once, got a {dense.__name__}: convert a model that is still dense")
     if (face := FACES.get((method, dense))) is not None:
@@ -335,7 +335,7 @@ def compressed_layers(model: nn.Module) -> dict[str, Compressed]:
 
 
 def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` without the rules and quantizers inside of compressed layers."""
+    """`model.named_modules()` without the rules and quantizers inside compressed layers."""
     inside: set[int] = set()
     for name, module in model.named_modules():
         if id(module) not in inside:

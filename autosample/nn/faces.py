@@ -1,4 +1,4 @@
-"""Thin faces of summary layers: each takes the arguments of its torch twin, then `spec` and fields of it."""
+"""Summary layers, one class per torch class: each takes the arguments of its torch twin, then `spec` and its fields."""
 
 from torch import nn
 
@@ -38,7 +38,7 @@ class SummaryConv3d(SummaryLayer, nn.Conv3d):
 
 
 class SummaryConvTranspose1d(SummaryLayer, nn.ConvTranspose1d):
-    """`torch.nn.ConvTranspose1d` whose weight is sampled from a summary, an input channel as a filter.
+    """`torch.nn.ConvTranspose1d` whose weight is sampled from a summary; each input channel is a filter.
 
     Input `(B, in_channels, T)`, output `(B, out_channels, T')`; see `SummaryConv1d`.
     """
@@ -47,7 +47,7 @@ class SummaryConvTranspose1d(SummaryLayer, nn.ConvTranspose1d):
 
 
 class SummaryConvTranspose2d(SummaryLayer, nn.ConvTranspose2d):
-    """`torch.nn.ConvTranspose2d` whose weight is sampled from a summary, an input channel as a filter.
+    """`torch.nn.ConvTranspose2d` whose weight is sampled from a summary; each input channel is a filter.
 
     Input `(B, in_channels, H, W)`, output `(B, out_channels, H', W')`; see `SummaryConv1d`.
     """

@@ -1,18 +1,18 @@
-"""What a report tells of a compressed layer."""
+"""What a report says about a compressed layer."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a report tells of a compressed layer; numbers are those of the weight alone, without biases.
+    """What a report says about a compressed layer; counts are of the weight alone, without biases.
 
     Attributes:
-        method: Its preset.
-        dense, stored: Weights of the dense layer, and numbers stored in their place.
+        method: Name of its preset.
+        dense, stored: Count of dense weights, and of the numbers stored instead.
         position_bits: Bits of all stored offsets and selections.
-        multiplicity: Weights that one stored number serves, on average.
-        notes: What else a reader should know.
+        multiplicity: Average number of weights per stored number.
+        notes: More remarks for the reader.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""An identity of the forward pass that only touches the backward pass."""
+"""An identity in the forward pass that changes only the backward pass."""
 
 import torch
 from torch import Tensor
@@ -21,5 +21,5 @@ class _KeepInGraph(torch.autograd.Function):
 
 
 def keep_in_graph(x: Tensor, unused: list[Tensor]) -> Tensor:
-    """`x`, with zero gradients for `unused`: distributed training insists that every parameter takes part."""
+    """`x`, with zero gradients for `unused`: distributed training needs every parameter in the graph."""
     return _KeepInGraph.apply(x, *unused) if unused else x  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""The torch classes whose weight can be compressed. Another kind of layer is a row here."""
+"""The torch classes whose weight can be compressed. To add a kind of layer, add a row."""
 
 from torch import nn
 
@@ -14,7 +14,7 @@ KINDS: dict[type[nn.Module], int] = {
 
 
 def is_kind(layer: nn.Module) -> bool:
-    """Whether a layer's weight could be compressed, going by its class."""
+    """Whether a layer's weight can be compressed, judged by its class."""
     return isinstance(layer, tuple(KINDS))
 
 

@@ -1,7 +1,7 @@
-"""Layers whose weight is sampled from a summary: one core for every number of spatial axes.
+"""Layers whose weight is sampled from a summary: one core for any number of spatial axes.
 
-Whatever forward pass the torch twin has, weight standardisation or dynamic padding among them, runs unchanged on the
-sampled weight.
+The forward pass of the torch twin runs unchanged on the sampled weight, also with weight standardisation or dynamic
+padding.
 """
 
 import math
@@ -38,14 +38,14 @@ from autosample.sampling.windows import Placement
 from autosample.system.checking import as_map, take
 from autosample.system.difference import relative_error
 
-# Where something is learned and the rule has no say: channel selections over fixed offsets.
+# For channel selections that are learned over fixed offsets, where the rule has no such setting.
 _FREEZE_AT = LearnedOptions.freeze_at
 
 
 class SummaryLayer(Compressed):
-    """The core that all summary layers share. `weight` is sampled anew from `summary` each time it is read.
+    """The core that all summary layers share. Reading `weight` samples it from `summary`.
 
-    Filters of all convolution groups sample from the one summary.
+    All convolution groups share one summary.
 
     Attributes:
         summary: `Φ`, shape `(L, Q)`: all that is learned and stored of the weight.
@@ -76,8 +76,8 @@ class SummaryLayer(Compressed):
 
         Args:
             like: The dense weight.
-            name: Of the layer in its model; it makes the layer's seed.
-            geometry: Sizes, if they are not those that the spec gives.
+            name: Name of the layer in its model; the layer's seed depends on it.
+            geometry: Sizes, if they differ from those of the spec.
         """
         spec, device = self.spec, like.device
         g = self.geometry = geometry or plan_geometry(spec, self.shape)
@@ -98,7 +98,7 @@ class SummaryLayer(Compressed):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight in torch's shape `(N, M, *kernel)`, differentiable in all that the layer learns."""
+        """The dense weight in torch's shape `(N, M, *kernel)`, differentiable in everything that the layer learns."""
         sampled = sample_weight(
             self.summary_in_use(),
             self.geometry,
@@ -128,18 +128,18 @@ class SummaryLayer(Compressed):
         return summary
 
     def _idle_parameters(self) -> list[Tensor]:
-        """Parameters of frozen rules: they take no part any more, yet keep their place in the optimizer."""
+        """Parameters of frozen rules: they are not used any more, but stay in the optimizer."""
         idle = [p for part in self.learned_parts() if part.is_frozen for p in part.parameters()]
         return [p for p in idle if p.requires_grad]
 
     def signs(self) -> Float[Tensor, "n g"] | None:
-        """Signs of the windows, or `None` where all are plus."""
+        """Signs of the windows, or `None` if all are +1."""
         if self.sign_seed is None:
             return None
         return random_signs(self.sign_seed, self.geometry.sampled, self.geometry.windows, self.summary.dtype)
 
     def _pooled(self, x: Tensor) -> Float[Tensor, "b c"]:
-        """The layer's input, averaged over space: what an index learner sees."""
+        """The layer's input, averaged over space: the input of an index learner."""
         rank = len(self.geometry.kernel)
         if rank == 0:
             return x.reshape(x.shape[0] if x.dim() > 1 else 1, -1, x.shape[-1]).mean(1)
@@ -167,7 +167,7 @@ class SummaryLayer(Compressed):
         target = self.summary.dtype
         weight = weight.detach().to(torch.promote_types(target, torch.float32))
         if self.densify is not None:
-            # at first, every filter is one of the sampled ones; the others are spread between them
+            # at first, every filter is one sampled filter; the other sampled ones are spread between them
             every = g.sampled // g.filters
             self.densify.zero_()[torch.arange(g.filters), torch.arange(g.filters) * every] = 1.0
             weight = weight.repeat_interleave(every, 0)
@@ -186,7 +186,7 @@ class SummaryLayer(Compressed):
         return sample_weight(summary, self.geometry, placement, columns=self.columns, factors=self.signs())
 
     def learned_parts(self) -> list[Any]:
-        """The rule and the selection, as far as they learn."""
+        """The rule and the selection, if they are learned."""
         parts = (self.offsets, self.columns)
         # a tuple, as torch 2.6 cannot compile unions
         return [part for part in parts if isinstance(part, (LearnedOffsets, LearnedColumns))]
@@ -280,13 +280,13 @@ class SummaryLayer(Compressed):
         if self._whole():
             rule = "whole"
         elif self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
-            rule = f"{self.spec.rule} offsets"  # learned ones would have cost too much
+            rule = f"{self.spec.rule} offsets"  # learned offsets would have cost too much
         size = f"asked {asked:g}x, the layer allows {g.ratio:.3g}x" if far else ""
         notes = tuple(note for note in (size, rule, *self.coding_notes()) if note)
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
 
     def _whole(self) -> bool:
-        """Whether the summary is the weight itself, as in a layer whose share holds all its weights."""
+        """Whether the summary is the weight itself, as for a layer whose share holds all its weights."""
         g = self.geometry
         return self.spec.rule == PRESETS["dense"]["rule"] and self.spec.grid == "window" and g.stored == g.dense
 

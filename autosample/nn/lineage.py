@@ -1,4 +1,4 @@
-"""Where a layer of a deployed model comes from, so that a file can hold what is stored instead of what is computed."""
+"""Where a layer of a deployed model comes from. So a file can hold what is stored instead of what is computed."""
 
 from dataclasses import dataclass, field
 
@@ -12,10 +12,10 @@ _KEY = "_autosample_lineage"
 
 @dataclass(frozen=True, eq=False)
 class Lineage:
-    """The compressed layer that a deployed one stands for, and what was folded into it.
+    """The compressed layer that a deployed one replaces, and what was folded into it.
 
     Attributes:
-        layer: Hardened; it holds what is stored, never a dense weight.
+        layer: The hardened layer; it holds what is stored, never a dense weight.
         after: What was folded in; its `scale` is in the deployed layer's weight, its `shift` is its bias.
     """
 
@@ -24,12 +24,12 @@ class Lineage:
 
 
 def remember(module: nn.Module, origin: Lineage) -> None:
-    """Note the origin of a deployed layer. It is no part of its state."""
+    """Note the origin of a deployed layer. The note is not part of its state."""
     module.__dict__[_KEY] = origin
 
 
 def forget(module: nn.Module) -> None:
-    """Take the note back."""
+    """Remove the note."""
     module.__dict__.pop(_KEY, None)
 
 

@@ -1,4 +1,4 @@
-"""What a summary layer computes when its windows share work, and the plan for its inference."""
+"""What a summary layer computes if its windows share work, and its plan for inference."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +25,10 @@ def reusable(layer: Any) -> str:
 
 @torch.no_grad()
 def layer_task(layer: Any) -> Task | None:
-    """The task of a convolution at its present offsets; `None` if they are not integers or share no work."""
+    """The task of a convolution at its present offsets; `None` if offsets are not integers or share no work."""
     placement = layer.offsets.placement()
     if not getattr(layer.columns, "is_frozen", True):
-        return None  # a choice of columns learns through the weight
+        return None  # a learned choice of columns needs the weight
     if placement.weights is not None or placement.base.is_meta:
         return None
     return make_task(
@@ -42,7 +42,7 @@ def layer_task(layer: Any) -> Task | None:
 
 
 def layer_frame(layer: Any) -> tuple[Frame, Pad | None]:
-    """Where the filters are put down, and what has to be padded before if that is not zeros."""
+    """Where the filters are applied, and the padding before it, if that is not zeros."""
     flat = list(layer._reversed_padding_repeated_twice)
     pairs = tuple(zip(flat[::2], flat[1::2], strict=True))[::-1]
     other = layer.padding_mode != "zeros"
@@ -57,10 +57,10 @@ def summary_plan(
     """The plan of a summary layer for an input like `x`, and its module; `None` for the module if it stays dense.
 
     Args:
-        layer: Hardened.
-        x: Of the shape, type and device of the inputs, whatever its numbers; `None` if no input is known.
+        layer: A hardened layer.
+        x: A tensor of the shape, type and device of the inputs, with any numbers; `None` if no input is known.
         after: What follows the layer.
-        dense: Makes the dense layer with what follows, to compare with.
+        dense: Makes the dense layer and what follows it, for comparison.
         measure, fuse: As for `deploy`.
     """
     if why := reusable(layer):
@@ -77,7 +77,7 @@ def summary_plan(
 
 
 def _operands(layer: Any, after: After, pad: Pad | None) -> Operands:
-    """The numbers of a layer with a norm folded in: into the mixing matrix if there is one, else into the factors."""
+    """The tensors of a layer after a norm is folded into the mixing matrix or, without one, into the factors."""
     bias = None if after.shift is None else after.shift.to(layer.summary.dtype)
     factors, mix = layer.signs(), layer.densify
     if after.scale is not None and mix is not None:

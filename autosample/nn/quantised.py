@@ -1,4 +1,4 @@
-"""Parameters that are used, and stored, at few bits."""
+"""Parameters that are used and stored at few bits."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,10 @@ from autosample.coding.quantizers import WAITING, Quantizer
 
 
 class QuantisedParameters(nn.Module):
-    """What a layer needs for quantised parameters of its own.
+    """A layer's own quantised parameters.
 
     Attributes:
-        quantizers: What keeps a parameter at few bits, by the parameter's name, or `None`. Layers that share a
-            parameter share its quantizer.
+        quantizers: Quantizers by parameter name, or `None`. Layers that share a parameter share its quantizer.
     """
 
     quantizers: nn.ModuleDict | None
@@ -23,25 +22,25 @@ class QuantisedParameters(nn.Module):
         return self.quantizers[name]  # pyright: ignore[reportReturnType]
 
     def in_use(self, name: str) -> Tensor:
-        """A parameter of this layer as it is used: at the levels of its quantizer, if it has one."""
+        """A parameter as the layer uses it: at the levels of its quantizer, if it has one."""
         quantizer = self.quantizer(name)
         return getattr(self, name) if quantizer is None else quantizer(getattr(self, name))
 
     def quantise_with(self, name: str, quantizer: Quantizer) -> None:
-        """Let a quantizer take care of a parameter, in place of the one it may have."""
+        """Set the quantizer of a parameter; replaces an earlier one."""
         if self.quantizers is None:
             self.quantizers = nn.ModuleDict()
         self.quantizers[name] = quantizer.train(self.training)
 
     def start_levels(self, name: str) -> None:
-        """From here on a parameter that has a quantizer is used at its levels."""
+        """Use parameters at the levels of their quantizers from now on."""
         quantizer = self.quantizer(name)
         assert quantizer is not None
         quantizer.start(getattr(self, name))
 
     @torch.no_grad()
     def fix_levels_(self) -> None:
-        """Bring quantised parameters to their levels for good; quantizers that have not started are dropped."""
+        """Set quantised parameters to their final levels; drop quantizers that have not started."""
         kept = nn.ModuleDict()
         for name, quantizer in {} if self.quantizers is None else self.quantizers.items():
             assert isinstance(quantizer, Quantizer)
@@ -51,7 +50,7 @@ class QuantisedParameters(nn.Module):
         self.quantizers = kept if len(kept) else None
 
     def stored_parameters(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
-        """Own parameters as a file holds them: those with a quantizer as codes and levels."""
+        """The layer's own parameters as a file holds them: quantised ones as codes and levels."""
         packed = {} if packed is None else packed
         own: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""Specs and sizes as a file holds them, checked before anything is built from them."""
+"""Read specs and sizes from files, and check them before anything is built."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ _NUMBERS = ("filters", "channels", "windows", "length", "grid", "sampled")
 
 
 def read_spec(data: Any, where: str = "spec") -> Spec:
-    """The spec that plain data from outside describe.
+    """The spec that plain data from a file describe.
 
     Raises:
-        ArtifactError: They describe none.
+        ArtifactError: The data are not a valid spec.
     """
     given = as_plain(as_map(data, where), where)
     if not isinstance(given.get("preset", ""), str):
@@ -29,7 +29,7 @@ def read_geometry(data: Any, where: str = "geometry") -> Geometry:
     """The inverse of `dataclasses.asdict` of a `Geometry`.
 
     Raises:
-        ArtifactError: The data describe no summary.
+        ArtifactError: The data are not valid sizes of a summary.
     """
     got = take(as_map(data, where), where, ("layout", "kernel", *_NUMBERS))
     kernel = tuple(as_int(k, f"{where}.kernel", 1) for k in as_list(got["kernel"], f"{where}.kernel"))

@@ -1,4 +1,4 @@
-"""How a summary layer computes its output: from the materialised weight, or by reuse (design, section 3)."""
+"""How a summary layer computes its output: from the materialised weight, or by reuse."""
 
 import math
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from autosample.reuse.plans import PLANS, dense
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
 
-# In training, reuse must be predicted to take at most this share of the dense layer's time.
+# In training, reuse is used if its predicted time is at most this share of the dense layer's.
 _CLEARLY = 0.6
-# Output positions from which on the fused kernel is better at training than standard operators.
+# From this many output positions on, the fused kernel trains faster than standard operators.
 _WIDE = 64
 
 Way = Literal["auto", "materialize", "reuse"]
@@ -29,14 +29,14 @@ _way: ContextVar[Way] = ContextVar("way", default="auto")
 
 @contextmanager
 def execution(way: Way) -> Iterator[None]:
-    """Within it, summary layers that are not deployed compute their output in this way.
+    """A context manager: how summary layers that are not deployed compute their output.
 
-    `materialize` samples the weight and convolves, `reuse` shares the work of overlapping windows where offsets are
-    integers, and `auto`, the usual way, takes what a cost model expects to be faster (on accelerators the weight).
-    Compiled and exported models use the weight.
+    `materialize` samples the weight and convolves, `reuse` shares the work of overlapping windows if offsets are
+    integers, and `auto` (default) takes what a cost model expects to be faster (on accelerators the weight). Compiled
+    and exported models use the weight.
 
     Raises:
-        SpecError: There is no such way.
+        SpecError: The way is unknown.
     """
     if way not in get_args(Way):
         near = hint(str(way), get_args(Way))
@@ -49,7 +49,7 @@ def execution(way: Way) -> Iterator[None]:
 
 
 class Reuse:
-    """What a layer remembers between forward passes: its task, for as long as its positions stay the same."""
+    """What a layer keeps between forward passes: its task, while its offsets stay the same."""
 
     def __init__(self) -> None:
         self._state: Any = None
@@ -63,25 +63,25 @@ class Reuse:
         return Reuse, ()
 
     def task(self, layer: Any) -> Task | None:
-        """The layer's task if it is to be computed by reuse with its present positions."""
+        """The layer's task if reuse should compute it at the present offsets."""
         parts = [part for part in (layer.offsets, layer.columns) if part is not None]
         buffers = [b for part in parts for b in part.buffers()]
         if any(b.is_inference() for b in buffers):
             return layer_task(layer)
-        # buffers change with loading, freezing and moving; parameters of a rule only matter until it is frozen
+        # buffers change with loading, freezing and moving; parameters of a rule matter only until it is frozen
         state = (
             *((b.data_ptr(), b._version) for b in buffers),
             *(getattr(m, "is_frozen", True) for part in parts for m in part.modules()),
         )
         if state != self._state:
             self._state, self._task = state, layer_task(layer)
-            self._buffers = buffers  # alive, so that no other tensor gets their addresses
+            self._buffers = buffers  # kept alive, so no other tensor gets their addresses
         return self._task
 
     def forward(self, layer: Any, x: Tensor) -> Tensor | None:
-        """The layer's output by reuse, or `None` if its weight is to be materialised."""
+        """The layer's output by reuse; `None` if its weight should be materialised."""
         if torch.compiler.is_compiling():
-            # positions must be known to plan, and a graph must not outlive them: deployed layers do compile
+            # a plan needs known offsets, and a graph must not outlive them; deployed layers can be compiled
             return None
         wanted = _way.get()
         if wanted == "materialize" or reusable(layer):
@@ -102,7 +102,7 @@ class Reuse:
 
 
 def _kernel_trains(layer: Any, x: Tensor, frame: Frame) -> bool:
-    """Whether the fused kernel could be used here, with gradients; asking does not build it."""
+    """Whether the fused kernel can be used here, with gradients; this check does not build it."""
     plain = x.device.type == "cpu" and x.dtype == layer.summary.dtype == torch.float32
     plain = plain and not torch.is_autocast_enabled("cpu")
     wide = math.prod(frame.out(x.shape[2:])) >= _WIDE

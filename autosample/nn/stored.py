@@ -1,4 +1,4 @@
-"""What a model weighs in a file: the tensors that give it back, each at the bits it needs."""
+"""What a file of a model holds: the tensors that restore it, each at the bits it needs."""
 
 import torch
 from torch import Tensor, nn
@@ -6,18 +6,18 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from autosample.nn.compressed import Compressed, outer_modules
 
-# Where a module notes which of its own tensors a file may hold in fewer bits than they are computed with.
+# Attribute in which a module notes which of its tensors a file may hold in lower precision than they are used in.
 _NARROW = "_autosample_stored_as"
 
 
 def compact_state(model: nn.Module) -> dict[str, Tensor]:
-    """The smallest set of tensors that stands for the model, by name; a tensor with several names appears once.
+    """The smallest set of tensors that describes the model, by name; a tensor with several names appears once.
 
     Compressed layers contribute `Compressed.stored()`; every other module its parameters and persistent buffers. What
-    `quantize_` has rounded to half precision is given in that precision for as long as it keeps these values.
+    `quantize_` rounded to half precision is returned in it, as long as the values stay unchanged.
     """
     state: dict[str, Tensor] = {}
-    # the tensors themselves are kept as long as their identities: a number of a dead one may be given again
+    # keep the tensors as long as their identities: the id of a deleted one can be used again
     seen: dict[tuple, Tensor] = {}
     packed: dict[int, dict[str, Tensor]] = {}
     for prefix, module in outer_modules(model):
@@ -30,7 +30,7 @@ def compact_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def shared_names(model: nn.Module) -> dict[str, str]:
-    """For every name of a parameter or buffer but its first, the first: what modules share."""
+    """What modules share: maps every later name of a parameter or buffer to its first name."""
     first: dict[tuple, str] = {}
     keep: list[Tensor] = []
     shared = {}
@@ -44,7 +44,7 @@ def shared_names(model: nn.Module) -> dict[str, str]:
 
 
 def full_types(model: nn.Module) -> dict[str, torch.dtype]:
-    """The precision that tensors are computed with, by name, of those that a file may hold in another one."""
+    """The precision in which tensors are used, by name, for those that a file may hold in another one."""
     full = {}
     for prefix, module in outer_modules(model):
         own = own_tensors(module)
@@ -53,7 +53,7 @@ def full_types(model: nn.Module) -> dict[str, torch.dtype]:
 
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's own parameters and persistent buffers, without those of the modules in it."""
+    """A module's own parameters and persistent buffers, without those of its submodules."""
     lasting = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
     tensors = {name: tensor for name, tensor in {**module._parameters, **lasting}.items() if tensor is not None}
     # a lazy layer has nothing to store yet
@@ -71,7 +71,7 @@ def _narrowed(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
         return tensor
     narrow = tensor.to(wanted)
     same = tensor.is_meta or torch.equal(narrow.to(tensor.dtype), tensor)
-    return narrow if same else tensor  # it has been trained on since
+    return narrow if same else tensor  # it was trained since then
 
 
 def _joined(prefix: str, name: str) -> str:
@@ -79,6 +79,6 @@ def _joined(prefix: str, name: str) -> str:
 
 
 def _identity(tensor: Tensor) -> tuple:
-    """Equal for tensors that are the same numbers in memory; empty and meta tensors are each their own."""
+    """Equal for tensors that share memory; each empty or meta tensor has its own identity."""
     place = tensor.data_ptr() if tensor.device.type != "meta" else 0
     return (place or id(tensor), tensor.shape, tensor.stride(), tensor.dtype)

@@ -1,7 +1,7 @@
-"""Weights as an exported graph holds them: stored tensors, and the operators that make the weight from these.
+"""Weights as an exported graph holds them: stored tensors, and the operators that compute the weight from them.
 
-No stored tensor here is as large as the weight of a compressed layer: offsets are packed, hashed or spaced, as the
-model stores them. A runtime runs these operators once, when it loads the file.
+No stored tensor here is as large as the weight of a compressed layer: offsets are packed, hashed or spaced, as in the
+model. A runtime runs these operators once, at load time.
 """
 
 import copy
@@ -31,12 +31,12 @@ class PlainWeight(nn.Module):
 
 
 class ComposedWeight(nn.Module):
-    """The weight of a compressed layer, composed in the graph as the layer does it.
+    """The weight of a compressed layer, composed in the graph in the same way as in the layer.
 
     Args:
-        layer: Hardened; its `compose` must consist of operators that torch can export.
-        scale: What a norm multiplies the weight by along its first axis, `(N,)`, or `None`.
-        int8: Whether the coded tensors that have no quantizer are kept at 256 levels.
+        layer: A hardened layer; its `compose` must use operators that torch can export.
+        scale: Factors of a norm for the weight along its first axis, `(N,)`, or `None`.
+        int8: Whether coded tensors without a quantizer are stored at 256 levels.
     """
 
     def __init__(self, layer: Any, scale: Tensor | None, int8: bool) -> None:
@@ -45,7 +45,7 @@ class ComposedWeight(nn.Module):
             keep(self, name, getattr(layer, name), int8, layer.quantizer(name))
         keep(self, "scale", scale)
         self.coded = layer.coded
-        self.layer = copy.copy(layer)  # what else `compose` may look at
+        self.layer = copy.copy(layer)  # everything else that `compose` may use
         for store in ("_parameters", "_buffers", "_modules"):  # a shallow copy shares these
             self.layer.__dict__[store] = dict(layer.__dict__[store])
         for name in layer.coded:
@@ -63,9 +63,9 @@ class SampledWeight(nn.Module):
     """The weight of a summary layer, sampled in the graph.
 
     Args:
-        layer: Hardened.
-        scale: What a norm multiplies filters by, `(N,)` or `None`.
-        int8: Whether summary and mixing matrix are kept at 256 levels.
+        layer: A hardened layer.
+        scale: Factors of a norm for the filters, `(N,)`, or `None`.
+        int8: Whether summary and mixing matrix are stored at 256 levels.
     """
 
     sign_seed: Tensor | None
@@ -88,7 +88,7 @@ class SampledWeight(nn.Module):
         return summary
 
     def factors(self) -> Float[Tensor, "n #g"] | None:
-        """Signs, and the norm's scale where nothing mixes filters afterwards."""
+        """Signs, and the norm's scale if no mixing of filters follows."""
         signs = None
         if self.sign_seed is not None:
             signs = random_signs(self.sign_seed, self.geometry.sampled, self.geometry.windows, torch.float32)
@@ -99,7 +99,7 @@ class SampledWeight(nn.Module):
 
     @property
     def mixes(self) -> bool:
-        """Whether filters are mixed after they have been sampled."""
+        """Whether filters are mixed after sampling."""
         return stores(self, "mix")
 
     def mixing(self) -> Float[Tensor, "m n"] | None:
@@ -108,14 +108,14 @@ class SampledWeight(nn.Module):
         return mix if mix is None or scale is None else mix * scale[:, None]
 
     def segments(self, task: Task) -> Int[Tensor, "n windows"]:
-        """The segment of a task's bank that each window begins with."""
+        """The first segment of each window in a task's bank."""
         assert isinstance(task.source, Slice | Widened)
         low = task.source.start if isinstance(task.source, Slice) else task.source.starts[0]
         offsets = self.offsets()[:, : task.rows.shape[1]]
         return ((offsets - low) // task.schedule.step).expand(task.rows.shape)
 
     def forward(self, folded: bool = False) -> Float[Tensor, "n m *kernel"]:
-        """The weight; with `folded`, that of one channel group, for layers whose groups are all alike."""
+        """The weight; with `folded`, only the first window per filter, for layers whose filters repeat one window."""
         g, offsets, summary = self.geometry, self.offsets(), self.bank()
         if folded:
             channels = g.columns if g.layout == "taps" else g.window // g.taps

@@ -1,1 +1,1 @@
-"""Exact fast execution: segments of a summary convolved once, window sums, selection; and which layer gains by it."""
+"""Exact fast execution: segments of a summary convolved once, window sums, selection; and which layers gain by it."""

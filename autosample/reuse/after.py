@@ -1,4 +1,4 @@
-"""What follows a layer and can be computed with it."""
+"""What follows a layer and can be computed together with it."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ class After:
     """What is folded into a layer: `pool(relu(scale·conv(x) + shift))`.
 
     Attributes:
-        scale: What a norm multiplies filters by, `(N,)`, float64, or `None`.
-        shift: What is added to the filters' outputs, the layer's own bias included, `(N,)`, or `None`.
+        scale: Factors of a norm for the filters, `(N,)`, float64, or `None`.
+        shift: Added to the filters' outputs, including the layer's own bias, `(N,)`, or `None`.
         relu: Whether a ReLU follows.
         pool: Size and stride of the max-pool that follows (1-D only), or 1.
     """

@@ -1,27 +1,27 @@
-"""What every inference module that stands for a layer tells about itself."""
+"""What every inference module reports about itself."""
 
 from torch import nn
 
 
 class Deployed(nn.Module):
-    """An inference module that `autosample.deploy` puts in the place of a layer, because it computes it faster."""
+    """An inference module with which `autosample.deploy` replaces a layer, because it is faster."""
 
     @property
     def dense_weights(self) -> int:
-        """Weights of the dense layer that this module stands for, without its bias."""
+        """Weights of the dense layer that this module replaces, without its bias."""
         raise NotImplementedError
 
     @property
     def stored_weights(self) -> int:
-        """Numbers that this module holds in place of these weights."""
+        """Numbers that this module holds instead of these weights."""
         raise NotImplementedError
 
     @property
     def other_numbers(self) -> int:
-        """Numbers besides, which the dense layer has as well: the bias and the like."""
+        """Other numbers, which the dense layer has too, such as the bias."""
         raise NotImplementedError
 
     @property
     def ratio(self) -> float:
-        """How many times fewer numbers this module holds than the dense layer has weights."""
+        """Weights of the dense layer divided by the numbers that this module holds."""
         return self.dense_weights / max(self.stored_weights, 1)

@@ -1,6 +1,6 @@
 """The fused CPU kernel: built on first use by torch's extension mechanism, kept in torch's cache of extensions.
 
-Where no compiler is at hand `available()` is false, and everything runs on standard operators instead.
+Without a compiler `available()` is false, and everything runs on standard operators.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from autosample.system.machine import instructions
 
 _SOURCES = Path(__file__).parent / "csrc"
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
-_PANEL = 16  # as kPanel in csrc/simd.h
+_PANEL = 16  # equal to kPanel in csrc/simd.h
 
 
 @cache
@@ -58,13 +58,13 @@ def version() -> str:
 def _build() -> None:
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns where there is no CUDA, which does not matter here
+    logger.setLevel(logging.ERROR)  # it warns if there is no CUDA, which does not matter here
     try:
         from torch.utils import cpp_extension
     finally:
         logger.setLevel(level)
 
-    name = f"autosample_{version()}"  # one build for each processor: a shared home directory may meet several
+    name = f"autosample_{version()}"  # one build per processor: machines may share a home directory
     folder = Path(cpp_extension._get_build_directory(name, verbose=False))
     if not (folder / f"{name}.so").exists() and sys.stderr.isatty():
         print("autosample: building the fused kernel, once for this machine: about 20 s", file=sys.stderr)
@@ -98,7 +98,7 @@ def _flops(x_shape, bank_shape, rows_shape, factors, bias, program, *, out_shape
 
 
 def pack_bank(bank: Float[Tensor, "l q"], task: Task) -> Float[Tensor, "p d r"]:
-    """Segments as the kernel reads them: panels of 16 rows, side by side for each tap and column."""
+    """Segments in the kernel's layout: panels of 16 rows, side by side for each tap and column."""
     segments = bank.detach().float().reshape(task.segments, -1)
     surplus = -task.segments % _PANEL
     return F.pad(segments, (0, 0, 0, surplus)).unflatten(0, (-1, _PANEL)).transpose(1, 2).contiguous()
@@ -111,7 +111,7 @@ def unpack_bank(panels: Float[Tensor, "p d r"], task: Task) -> Float[Tensor, "l 
 
 
 def make_program(task: Task, frame: Frame, *, relu: bool = False, pool: int = 1) -> list[int]:
-    """The kernel's program for a task, good for inputs of any size."""
+    """The kernel's program for a task, valid for inputs of any size."""
     flow = Flow(
         groups=task.groups,
         windows=task.splits,
@@ -136,7 +136,7 @@ def window_conv(
 ) -> Float[Tensor, "b n *out"]:
     """The whole layer in one call; see `csrc/window_conv.cpp`. CPU, float32 and bfloat16, not differentiable.
 
-    Where channels choose their columns, `x` has been through `ops.place_columns`.
+    If channels choose their columns, `x` must come from `ops.place_columns`.
     """
     return torch.ops.autosample.window_conv(x, bank, rows, factors, bias, program)
 
@@ -148,7 +148,7 @@ def convolve(
     task: Task,
     frame: Frame,
 ) -> Float[Tensor, "b n *out"]:
-    """`ops.convolve` by the kernel, differentiable once in input and bank, not in factors. CPU, float32."""
+    """`ops.convolve` with the kernel, differentiable once in input and bank, not in factors. CPU, float32."""
     if task.table is not None:
         x = ops.place_columns(x, task.table, task.groups)
     factors = None if factors is None else factors.detach().contiguous()
@@ -156,7 +156,7 @@ def convolve(
 
 
 class _Convolution(torch.autograd.Function):
-    """The kernel and its adjoint. Neither keeps anything but the layer's input and its bank."""
+    """The kernel and its adjoint. Both keep only the layer's input and its bank."""
 
     @staticmethod
     def forward(ctx, x: Tensor, bank: Tensor, factors: Tensor | None, task: Task, program: list[int]) -> Tensor:

@@ -13,12 +13,12 @@ from autosample.reuse.deployed import Deployed
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
 
-# asked once, as torch 2.8 cannot compile the question
+# checked once, because torch 2.8 cannot compile the check
 _AUTOCASTS = {kind for kind in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(kind)}
 
 
 def in_autocast(x: Tensor) -> Tensor:
-    """`x` in the type that a convolution under autocast would take it in."""
+    """`x` in the type that a convolution under autocast would use."""
     kind = x.device.type
     if kind in _AUTOCASTS and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
@@ -27,7 +27,7 @@ def in_autocast(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Known(Task):
-    """A task that has been looked at: a trace cannot see by the numbers whether windows are in order."""
+    """A task with its order already determined, because a trace cannot read numbers."""
 
     in_order: bool = False  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -39,9 +39,9 @@ def _known(task: Task) -> Task:
 class WindowConv(Deployed):
     """A convolution whose filters are windows of a bank, for inference; made by `autosample.deploy`.
 
-    Input and output are those of the `torch.nn.Conv1d` or `Conv2d` that it stands for, followed by what was folded in.
-    On a CPU in float32 and bfloat16 the fused kernel runs, if `kernel` is set and it can be built; else the same sums
-    run as standard operators.
+    Input and output are those of the `torch.nn.Conv1d` or `Conv2d` that it replaces, followed by what was folded in. On
+    a CPU in float32 and bfloat16 the fused kernel runs, if `kernel` is set and it can be built. Otherwise standard
+    operators compute the same sums.
 
     Args:
         task, frame: What to compute.
@@ -49,9 +49,9 @@ class WindowConv(Deployed):
         factors: Per filter `(N, 1)` or per window `(N, G)`, or `None`.
         bias: `(N,)` or `None`.
         mix: WSNet's mixing matrix `(N', N)`: filters are mixed before the bias is added.
-        pad: What `torch.nn.functional.pad` adds before, and in which mode, where it does not add zeros.
-        relu, pool: What follows: a ReLU, a max-pool of this size and stride (1-D only).
-        kernel: Whether the fused kernel is wanted.
+        pad: Sizes and mode of `torch.nn.functional.pad` before the layer, if the padding is not zeros.
+        relu, pool: Whether a ReLU follows, and size and stride of the max-pool that follows (1-D only).
+        kernel: Whether to use the fused kernel.
     """
 
     bank: Tensor
@@ -82,7 +82,7 @@ class WindowConv(Deployed):
         self.register_buffer("bank", fused.pack_bank(bank, task) if kernel else bank.clone().contiguous())
         self.register_buffer("rows", task.rows.contiguous())
         for name, tensor in (("table", task.table), ("factors", factors), ("bias", bias), ("mix", mix)):
-            if tensor is None:  # no empty buffer: `torch.export` stumbles over these
+            if tensor is None:  # no empty buffer: `torch.export` fails on these
                 setattr(self, name, None)
             else:
                 self.register_buffer(name, tensor.detach().clone().contiguous())
@@ -107,11 +107,11 @@ class WindowConv(Deployed):
         if input.dim() == axes + 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         self._check(input, axes)
-        # cast behind the padding, which runs in float32 under autocast
+        # cast after the padding, which runs in float32 under autocast
         x = in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1]))
         if self._fuses(x):
             return self._fused(x)
-        # tiles would fix a graph to one size, and gradients need what lies between input and output
+        # tiles would fix a graph to one size, and gradients need the intermediate results
         whole = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
         convolve = ops.convolve if whole else ops.convolve_in_tiles
         task = replace(self.task, rows=self.rows, table=self.table)  # as they were loaded, on this device
@@ -152,7 +152,7 @@ class WindowConv(Deployed):
         return F.max_pool1d(y, self.pool)
 
     def _apply(self, fn, recurse: bool = True):
-        """Numbers that the fused kernel reads stay float32 in half-precision models: it computes in float32."""
+        """Numbers for the fused kernel stay float32 in half-precision models: it computes in float32."""
         kept = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
         super()._apply(fn, recurse)
         if self.kernel:

@@ -1,4 +1,4 @@
-"""Batch norm, max-pool and ReLU of a signal in training, in one reading of it: see `csrc/norm_pool.cpp`."""
+"""Batch norm, max-pool and ReLU of a signal in training, in one pass: see `csrc/norm_pool.cpp`."""
 
 from typing import Any, cast
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from autosample.reuse import fused
 
-# Smaller signals stay in the processor's caches, and standard operators are as good.
+# Smaller signals stay in the processor's caches, and standard operators are as fast.
 _LEAST = 1 << 19
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def fits(x: Tensor, norm: nn.Module, pool: nn.Module, act: nn.Module) -> bool:
-    """Whether `norm_pool_relu` can stand for these modules, and pays. Only where it does the kernel is built."""
+    """Whether `norm_pool_relu` can replace these modules and is faster. The kernel is built only then."""
     return (
         type(x) is Tensor  # a subclass may not have numbers
         and x.device.type == "cpu"
@@ -33,14 +33,14 @@ def fits(x: Tensor, norm: nn.Module, pool: nn.Module, act: nn.Module) -> bool:
 
 
 def _is_plain_norm(norm: nn.Module) -> bool:
-    """Whether it is torch's own, at work on a batch, with all that it can have."""
+    """Whether the norm is torch's own, uses the statistics of the batch, and has all its parameters and buffers."""
     if type(norm) is not nn.BatchNorm1d or not norm.training:
         return False
     return norm.affine and norm.track_running_stats and norm.momentum is not None and norm.weight.dtype == torch.float32
 
 
 def _is_plain_pool(pool: nn.Module, length: int) -> bool:
-    """Whether windows lie side by side and fit; where they do not, torch raises an error."""
+    """Whether windows are adjacent and fit the input; if they do not fit, torch raises an error."""
     if type(pool) is not nn.MaxPool1d or pool.return_indices:
         return False
     size = pool.kernel_size
@@ -49,7 +49,7 @@ def _is_plain_pool(pool: nn.Module, length: int) -> bool:
 
 
 def norm_pool_relu(x: Float[Tensor, "b c t"], norm: nn.BatchNorm1d, pool: nn.MaxPool1d) -> Float[Tensor, "b c p"]:
-    """`relu(pool(norm(x)))` in training, differentiable once; the norm's running statistics move as they would.
+    """`relu(pool(norm(x)))` in training, differentiable once. The norm's running statistics are updated as usual.
 
     Only for what `fits`.
     """

@@ -1,6 +1,6 @@
 """Reuse in standard operators: fold, segments, window sums, select (WSNet's section 3.3, made stable).
 
-Convolution, slice, add and index are all there is, so autograd, `torch.export`, `torch.compile` and ONNX go through.
+Only convolution, slice, add and index are used, so autograd, `torch.export`, `torch.compile` and ONNX work.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from autosample.reuse.schedule import Frame, Pass, Schedule, Vector
 from autosample.reuse.task import Task
 
-# Numbers between input and output that a tile may have: three quarters of a megabyte.
+# Largest count of intermediate numbers of a tile: three quarters of a megabyte.
 _TILE = 3 << 16
 
 
@@ -27,12 +27,12 @@ def convolve(
 ) -> Float[Tensor, "b n *out"]:
     """The task's convolution without bias, differentiable in input and bank.
 
-    Raises `RuntimeError`, as torch does, where the filter does not fit the input.
+    Raises `RuntimeError`, like torch, if the filter does not fit the input.
 
     Args:
-        x: Input, padded as `frame` says.
+        x: Input, padded according to `frame`.
         bank: `task.source(summary)`, or that of an unrolled task.
-        factors: What windows are multiplied by, per filter `(N, 1)` or per window `(N, G)`, or `None`.
+        factors: Factors of windows, per filter `(N, 1)` or per window `(N, G)`, or `None`.
     """
     out = frame.out(x.shape[2:])
     if any(n < 1 for n in out):
@@ -55,10 +55,9 @@ def convolve_in_tiles(
     task: Task,
     frame: Frame,
 ) -> Float[Tensor, "b n *out"]:
-    """`convolve` for inference: examples and pieces of the first axis one after the other, so that what lies between
-    input and output stays small, in memory and in cache."""
+    """`convolve` for inference: by tiles of examples and of the first axis, so intermediate results stay small."""
     out = frame.out(x.shape[2:])
-    added = 2 * task.filters if task.rows.shape[1] > 1 else 0  # outputs so far, and what a group adds to them
+    added = 2 * task.filters if task.rows.shape[1] > 1 else 0  # outputs so far, and what a window adds to them
     numbers = (task.groups * task.blocks * task.segments * math.prod(frame.stride) + added) * math.prod(out[1:])
     length = max(_TILE // max(numbers, 1), 8)
     if x.shape[0] * out[0] <= length or min(out) < 1:
@@ -82,7 +81,7 @@ def convolve_in_tiles(
 
 
 def regroup(x: Float[Tensor, "b c *size"], task: Task) -> Float[Tensor, "b h g q *size"]:
-    """Input channels as `(convolution group, channel group, column)`, the channel groups added up if the task folds.
+    """Input channels as `(convolution group, channel block, column)`; channel blocks are added if the task folds.
 
     Surplus columns at the end are zero.
     """
@@ -99,7 +98,7 @@ def regroup(x: Float[Tensor, "b c *size"], task: Task) -> Float[Tensor, "b h g q
 def place_columns(
     x: Float[Tensor, "b c *size"], table: Int[Tensor, "g q"], groups: int
 ) -> Float[Tensor, "b columns *size"]:
-    """Add every channel to the summary column that it reads, in each of the convolution groups."""
+    """Add every channel to the summary column that it reads, in each convolution group."""
     channels = x.shape[1] // groups
     each = torch.arange(groups, device=table.device)[:, None, None] * table.numel()
     shift = torch.arange(table.shape[0], device=table.device)[:, None] * table.shape[1]
@@ -110,7 +109,7 @@ def place_columns(
 def convolve_segments(
     x: Float[Tensor, "b h g q *size"], bank: Float[Tensor, "l q"], schedule: Schedule, frame: Frame
 ) -> Float[Tensor, "b h g j *between"]:
-    """`B[j](v) = Σ_s Σ_q Φ[j·step + s, q]·x_q(v + s)` at every `v` that a window sum will ask for."""
+    """`B[j](v) = Σ_s Σ_q Φ[j·step + s, q]·x_q(v + s)` at every `v` that a window sum needs."""
     filters = bank.unflatten(0, (-1, *schedule.segment)).movedim(-1, 1)
     flat, rate = x.flatten(0, 2), schedule.rate(frame.stride)
     padding = tuple(before for before, _ in frame.padding)
@@ -124,10 +123,10 @@ def convolve_segments(
 def window_sums(
     segments: Float[Tensor, "b h g j *between"], schedule: Schedule, stride: Vector, out: Vector
 ) -> Float[Tensor, "b h g p *out"]:
-    """`D[j](v) = Σ_r B[j + r](v + r·shift)`, pass by pass, at the strided places of the output."""
+    """`D[j](v) = Σ_r B[j + r](v + r·shift)`, pass by pass, at the strided points of the output."""
     rate = schedule.rate(stride)
     every = tuple(s // r for s, r in zip(stride, rate, strict=True))
-    # how much of each axis is still needed: the rest of the passes reach so far
+    # how much of each axis the remaining passes still need
     reach = [r // b for r, b in zip(schedule.reach, rate, strict=True)]
     size = [(n - 1) * e + 1 for n, e in zip(out, every, strict=True)]
     sums = segments
@@ -143,7 +142,7 @@ def window_sums(
 
 
 def _terms(whole: Tensor, step: Pass) -> list[Tensor]:
-    """The shifted views of `whole` that a pass adds up."""
+    """The shifted views of `whole` that a pass adds."""
     views = []
     for r in range(step.count):
         view = whole.narrow(3, r * step.rows, whole.shape[3] - (step.count - 1) * step.rows)
@@ -177,7 +176,7 @@ class _Shifted(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """Its adjoint: the gradient is added at every shift, instead of padding a copy of it for each."""
+    """Its adjoint: adds the gradient at every shift, instead of padding a copy for each shift."""
 
     generate_vmap_rule = True
 
@@ -202,7 +201,7 @@ def select(
 ) -> Float[Tensor, "b n *out"]:
     """`y[n] = Σ_g factor[n, g]·D_g[rows[n, g]]`."""
     if torch.is_grad_enabled() and sums.requires_grad:
-        return _multiply(sums, rows, factors)  # the adjoint of gathering would be a scattered sum
+        return _multiply(sums, rows, factors)  # because the adjoint of a gather is a scattered sum
     per_group, ones = rows.long().unflatten(0, (sums.shape[1], -1)), [1] * (sums.dim() - 4)
     total = None
     for g in range(rows.shape[1]):
@@ -229,7 +228,7 @@ def _multiply(
 
 
 def pick(sums: Float[Tensor, "b h 1 p *out"], rows: Int[Tensor, "n 1"]) -> Float[Tensor, "b n *out"]:
-    """`select` where a filter is one window: rows are copied."""
+    """`select` if a filter is one window: rows are copied."""
     groups, choices = sums.shape[1], sums.shape[3]
     shift = torch.arange(groups, device=rows.device).repeat_interleave(rows.shape[0] // groups) * choices
     return sums.flatten(1, 3).index_select(1, rows[:, 0].long() + shift)

@@ -1,4 +1,4 @@
-"""Which way to compute a layer is the fastest: costs are predicted from shapes, and a measurement can override them."""
+"""Find the fastest way to compute a layer: costs are predicted from shapes, and a measurement can override them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from autosample.reuse.task import Task
 from autosample.reuse.timings import remembered, signature
 from autosample.system.timing import time_in_turn
 
-#: A plan must beat the dense layer by this much to be taken.
+#: A plan must be faster than the dense layer by this factor to be used.
 MARGIN = 0.95
 # Plans that are predicted to be this many times slower than dense are not measured.
 _HOPELESS = 3.0
@@ -25,10 +25,10 @@ class Plan:
     """How a layer is computed.
 
     Attributes:
-        kind: `dense` (the weight made once) or a key of `PLANS`: `fold` (channel groups added first), `reuse`
+        kind: `dense` (the weight made once) or a key of `PLANS`: `fold` (channel blocks added first), `reuse`
             (segments, window sums, selection in standard operators), `fused` (the same in one kernel).
-        reason: Why this one.
-        seconds, dense_seconds: Measured for the layer and what was folded into it, or `None` where not measured.
+        reason: Why this plan was chosen.
+        seconds, dense_seconds: Measured time of the layer and what was folded into it, or `None` if not measured.
         saving: Multiply-adds of the dense layer divided by those of the plan.
     """
 
@@ -40,7 +40,7 @@ class Plan:
 
 
 def variants(task: Task, device: torch.device, dtype: torch.dtype, *, fuse: bool) -> dict[str, Task]:
-    """What each usable plan computes, by kind of plan; arguments as of `PlanKind.usable`."""
+    """What each usable plan computes, by kind of plan; arguments as for `PlanKind.usable`."""
     found = {kind: plan.usable(task, device, dtype, fuse) for kind, plan in PLANS.items()}
     return {kind: variant for kind, variant in found.items() if variant is not None}
 
@@ -57,13 +57,13 @@ def choose(
     fuse: bool,
     measure: bool,
 ) -> tuple[Plan, nn.Module | None]:
-    """The fastest plan for an input of `shape`, and its module; `None` for the module where the layer stays dense.
+    """The fastest plan for an input of `shape`, and its module; `None` for the module if the layer stays dense.
 
     Args:
-        task, frame, operands: The layer.
-        build_dense: Makes the module to compare with, with everything that a plan would have folded in.
-        device, dtype: Of the input.
-        fuse, measure: As for `autosample.deploy`; a measurement is kept for the next time.
+        task, frame, operands: Description of the layer.
+        build_dense: Makes the dense module for comparison, with everything that a plan would fold in.
+        device, dtype: Device and type of the input.
+        fuse, measure: As for `autosample.deploy`; measurements are cached.
     """
     mixed, ways = operands.mixed, variants(task, device, dtype, fuse=fuse)
     baseline = dense.cost(task, frame, shape, mixed)

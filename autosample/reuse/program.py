@@ -1,6 +1,6 @@
 """The program of the fused kernel: a layer as a list of integers, which `csrc/program.h` reads.
 
-The header comes first, one integer a field, then the taps of each phase, the passes, and the terms of the selection.
+The header comes first, one integer per field, then the taps of each phase, the passes, and the terms of the selection.
 """
 
 import math
@@ -11,19 +11,19 @@ from typing import NamedTuple
 
 from autosample.reuse.schedule import Frame, Pass, Schedule, Vector, radices
 
-# A sum of so many terms and more is made by running along the rows.
+# Sums of at least this many terms are computed as running sums along the rows.
 _MANY = 5
 
 
 class Header(NamedTuple):
-    """What a program begins with, in this order; the same names are in `csrc/program.h`.
+    """The start of a program, in this order; `csrc/program.h` uses the same names.
 
     Attributes:
-        stride_h … reach_w: Of the convolution, along height and width; `pad` and `after` are zeros before and after,
-            `reach` is how far a filter's last tap lies from its first. A signal is an image of height 1.
+        stride_h … reach_w: Sizes of the convolution, along height and width; `pad` and `after` are zeros before and
+            after, `reach` is the distance from a filter's first tap to its last. A signal is an image of height 1.
         groups, windows, columns, channels, fold, relu, pool: As in `Flow`.
-        rows: Segments that are computed.
-        phases: Places modulo the stride at which segments are computed.
+        rows: Number of segments that are computed.
+        phases: Number of points modulo the stride at which segments are computed.
     """
 
     stride_h: int
@@ -52,14 +52,15 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class Flow:
-    """How a layer's input and output are cut up, for `encode`.
+    """How a layer's input and output are divided, for `encode`.
 
     Attributes:
         groups, windows, columns, channels: Convolution groups, `G`, `Q`, and `M`.
-        fold: Whether windows of a filter share their offset, so that channel groups are added up first.
-        choices: Windows that are needed: they begin with the segments `0 … choices − 1`.
-        spread: How many filters read a window, on average: where few do, the selection may do the last sum itself.
-        relu, pool: What follows the layer: a ReLU, a max-pool of this size and stride (1-D only).
+        fold: Whether windows of a filter share their offset, so channel blocks are added first.
+        choices: Number of different windows: they start with the segments `0 … choices − 1`.
+        spread: Average number of filters that read a window; if it is low, the selection may compute the last sum
+            itself.
+        relu, pool: Whether a ReLU follows, and size and stride of the max-pool that follows (1-D only).
     """
 
     groups: int
@@ -74,7 +75,7 @@ class Flow:
 
 
 def encode(schedule: Schedule, frame: Frame, flow: Flow) -> list[int]:
-    """The program that `csrc/window_conv.cpp` runs, as a list of integers; good for inputs of any size.
+    """The program that `csrc/window_conv.cpp` runs, as a list of integers, valid for inputs of any size.
 
     A spatial vector becomes a phase `v mod stride` and a shift `⌊v/stride⌋` along both axes; a signal is an image of
     height 1.
@@ -83,8 +84,8 @@ def encode(schedule: Schedule, frame: Frame, flow: Flow) -> list[int]:
     passes, running = _realise(schedule, frame.stride)
     last = Pass(1, 0, zero)
     if passes and passes[-1] is not running and (passes[-1].count - 1) * (flow.spread - 1) < 2:
-        last = passes.pop()  # where few filters read a window, the selection sums for itself
-    # from the output back to the segments: which phases does each step have to provide?
+        last = passes.pop()  # if few filters read a window, the selection computes this sum
+    # from the output back to the segments: which phases must each step provide?
     needed: list[list[Vector]] = [_phases([zero], last, frame.stride)]
     for step in reversed(passes):
         needed.insert(0, _phases(needed[0], step, frame.stride))
@@ -111,15 +112,15 @@ def encode(schedule: Schedule, frame: Frame, flow: Flow) -> list[int]:
 
 
 def _place(v: Vector, stride: Vector) -> tuple[int, int, int]:
-    """Phase, and shift down and along."""
+    """Phase, and shift in height and width."""
     (h, w), (sh, sw) = _two(v), _two(stride, 1)
     return h % sh * sw + w % sw, h // sh, w // sw
 
 
 def _realise(schedule: Schedule, stride: Vector) -> tuple[list[Pass], Pass | None]:
-    """Passes as the kernel makes them, and which of them is a running sum.
+    """Passes as in the kernel, and which of them is a running sum.
 
-    Its terms must all have the same phase, so a pass before it may have to bring phases together.
+    All its terms must have the same phase, so an earlier pass may have to join phases.
     """
     passes: list[Pass] = []
     running = None
@@ -143,7 +144,7 @@ def _terms(step: Pass, phase: Vector, numbers: dict[Vector, int], stride: Vector
 
 
 def _phases(targets: Sequence[Vector], step: Pass, stride: Vector) -> list[Vector]:
-    """Phases that `step` reads to make `targets`, which come first and keep their order."""
+    """Phases that `step` reads to compute `targets`, which come first and keep their order."""
     found = dict.fromkeys(targets)
     for phase, r in product(targets, range(step.count)):
         found[tuple((p + r * s) % n for p, s, n in zip(phase, step.shift, stride, strict=True))] = None

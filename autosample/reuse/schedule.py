@@ -1,13 +1,13 @@
 """How the window sums of a layer are built up from segments of its summary: the arithmetic of reuse, as plain integers.
 
-A summary whose windows begin on a grid of `step` rows is cut into segments of `step` rows. One convolution with the
+A summary whose windows start on a grid of `step` rows is cut into segments of `step` rows. One convolution with the
 segments as filters gives `B[j]`, and a window is a sum of `R = K/step` shifted segments:
 
     D[j](v) = Σ_{r<R} B[j + r](v + r·shift)
 
-The sum is made in passes of a few terms each (`R = 12` as 4, then 3), so that its cost grows with the logarithm of
-`R`, and along one axis after the other. No difference of prefix sums is ever formed, so long signals lose nothing.
-A spatial vector `v` counts input samples (pixels) from the padded corner.
+The sum is computed in passes of a few terms each (`R = 12` as 4, then 3), along one axis after the other. So its cost
+grows with the logarithm of `R`. No differences of prefix sums are used, so long signals lose no precision. A spatial
+vector `v` counts input samples (pixels) from the padded corner.
 """
 
 import math
@@ -22,7 +22,7 @@ class Frame:
     """Where a convolution's filters are applied; all tuples have one entry per spatial axis.
 
     Attributes:
-        kernel, stride, dilation: As of the convolution.
+        kernel, stride, dilation: Those of the convolution.
         padding: Zeros before and after each axis.
     """
 
@@ -32,7 +32,7 @@ class Frame:
     padding: tuple[tuple[int, int], ...]
 
     def out(self, size: Sequence[int]) -> Vector:
-        """The size of the output for an input of `size`; where the filter does not fit, 0 or less."""
+        """The size of the output for an input of `size`; if the filter does not fit, 0 or less."""
         reach = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
         padded = (n + before + after for n, (before, after) in zip(size, self.padding, strict=True))
         return tuple((n - r) // s + 1 for n, r, s in zip(padded, reach, self.stride, strict=True))
@@ -47,7 +47,7 @@ class Pass:
     shift: Vector
 
     def split(self, counts: Sequence[int]) -> "tuple[Pass, ...]":
-        """The same sum in several passes, whose counts multiply to this one's."""
+        """The same sum in several passes; the product of their counts is the count of this one."""
         passes, factor = [], 1
         for count in counts:
             passes.append(Pass(count, self.rows * factor, tuple(s * factor for s in self.shift)))
@@ -60,10 +60,10 @@ class Schedule:
     """Segments and passes of a kernel.
 
     Attributes:
-        kernel, dilation: Of the convolution.
-        step: Rows of a segment.
+        kernel, dilation: Those of the convolution.
+        step: Rows per segment.
         segment: The kernel size of a segment, one entry per axis.
-        axes: The sums that make windows out of segments: one pass for each axis with several segments, innermost first.
+        axes: The sums that build windows from segments: one pass per axis with several segments, innermost first.
     """
 
     kernel: Vector
@@ -74,21 +74,21 @@ class Schedule:
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """The same sums in passes of few terms."""
+        """The same sums in passes of a few terms."""
         return tuple(small for p in self.axes for small in p.split(radices(p.count)))
 
     @property
     def span(self) -> int:
-        """Segments of a window, `R`."""
+        """Segments per window, `R`."""
         return 1 + sum((p.count - 1) * p.rows for p in self.axes)
 
     @property
     def reach(self) -> Vector:
-        """The furthest that a pass looks from the window's corner, per axis [input samples]."""
+        """The largest distance of a term from the window's corner, per axis [input samples]."""
         return tuple(sum((p.count - 1) * p.shift[a] for p in self.axes) for a in range(len(self.segment)))
 
     def rate(self, stride: Vector) -> Vector:
-        """The coarsest stride at which segments can be computed so that every pass finds its terms."""
+        """The largest stride of segments at which every pass still finds its terms."""
         return tuple(math.gcd(s, *(p.shift[a] for p in self.axes)) for a, s in enumerate(stride))
 
 
@@ -102,7 +102,7 @@ def fitting_step(step: int, kernel: Vector) -> int:
 
 
 def _segment(step: int, kernel: Vector) -> Vector | None:
-    """The kernel size of a segment of `step` taps, or `None` where it would not be a box."""
+    """The kernel size of a segment of `step` taps, or `None` if it is not a box."""
     sizes, left = [], step
     for taps in reversed(kernel):
         inside = taps if left % taps == 0 else left if taps % left == 0 else 0
@@ -126,7 +126,7 @@ def make_schedule(step: int, kernel: Vector, dilation: Vector) -> Schedule:
 
 
 def radices(count: int) -> tuple[int, ...]:
-    """Factors of `count`, fours before twos before odd primes: as few passes over memory as terms allow."""
+    """Factors of `count`, fours before twos before odd primes, for few passes over memory."""
     found = []
     for factor in (4, 2, 3, 5, 7):
         while count % factor == 0:

@@ -20,7 +20,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Slice:
-    """Some rows of the summary as they are."""
+    """Some rows of the summary, unchanged."""
 
     start: int
     rows: int
@@ -31,7 +31,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Widened:
-    """`Φ'[v] = concat_g Φ[v + δ_g]`: one window where there were `G` at fixed distances `δ`."""
+    """`Φ'[v] = concat_g Φ[v + δ_g]`: one window instead of `G` at fixed distances `δ`."""
 
     starts: tuple[int, ...]
     rows: int
@@ -43,7 +43,7 @@ class Widened:
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Distinct windows of the unrolled filter, each of them some whole channels of `taps` taps."""
+    """Distinct windows of the flattened filter, each some whole channels of `taps` taps."""
 
     offsets: Int[Tensor, "p"]
     window: int
@@ -69,17 +69,17 @@ class Unrolled:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A convolution whose filters are sums of windows of a bank: all but the numbers in the bank.
+    """A convolution whose filters are sums of windows of a bank: everything except the numbers in the bank.
 
     Attributes:
         source: Gives the bank, shape `(segments·step, columns)`.
-        rows: Which segment each window begins with, shape `(N, windows)`; `windows` is 1 where they share an offset.
-        segments: Segments of the bank.
+        rows: First segment of each window, shape `(N, windows)`; `windows` is 1 if they share an offset.
+        segments: Number of segments of the bank.
         schedule: Segments and passes.
         groups: Convolution groups.
         channels: Input channels of one convolution group, `M`.
-        splits: Channel groups that the input is cut into, each of `columns` channels.
-        fold: Whether these channel groups are added up first.
+        splits: Number of channel blocks that the input is cut into, each of `columns` channels.
+        fold: Whether these channel blocks are added first.
         table: Which column each channel reads, `(splits, Q)`, or `None` for `m mod Q`.
     """
 
@@ -105,12 +105,12 @@ class Task:
 
     @property
     def choices(self) -> int:
-        """How many windows the bank offers."""
+        """Number of windows in the bank."""
         return self.segments - self.schedule.span + 1
 
     @property
     def blocks(self) -> int:
-        """Channel groups that are computed one by one."""
+        """Number of channel blocks that are computed one by one."""
         return 1 if self.fold else self.splits
 
     @property
@@ -122,7 +122,7 @@ class Task:
         return bool((rows[:, 0] == torch.arange(len(rows), device=rows.device)).all())
 
     def unrolled(self) -> "Task":
-        """The same with every window as a filter of its own: nothing is shared along the taps, only channels fold."""
+        """The same with every window as a separate filter: nothing is shared along the taps, only channels fold."""
         distinct, rows = self.rows.unique(return_inverse=True)
         old, taps = self.schedule, math.prod(self.schedule.kernel)
         return replace(
@@ -143,11 +143,11 @@ def make_task(
     per_window: bool = False,
     table: Int[Tensor, "g q"] | None = None,
 ) -> Task | None:
-    """The task of a layer, or `None` where its windows share no work that could be done once.
+    """The task of a layer, or `None` if its windows share no work.
 
     Args:
-        offsets, geometry, dilation, groups: Of the layer.
-        per_window: Whether each window of a filter has its own factor, so that windows cannot be added up first.
+        offsets, geometry, dilation, groups: Those of the layer.
+        per_window: Whether each window of a filter has its own factor, so windows cannot be added first.
         table: Its channel selection, `None` for `m mod Q`.
     """
     together = not per_window and bool((offsets == offsets[:, :1]).all())
@@ -157,7 +157,7 @@ def make_task(
         fixed = not together and not per_window and table is None and bool((apart == apart[0]).all())
         return _wide_task(offsets, geometry, dilation, common) if fixed else _task(offsets, geometry, dilation, common)
     if geometry.taps > 1 and geometry.window % geometry.taps:
-        return None  # windows begin in the middle of a kernel: no two meet the same input
+        return None  # windows start in the middle of a kernel: no two read the same input
     distinct, rows = (offsets[:, :1] if together else offsets).unique(return_inverse=True)
     return Task(
         source=Codebook(distinct, geometry.window, geometry.taps),
@@ -171,7 +171,7 @@ def make_task(
 
 
 def _task(offsets: Int[Tensor, "n g"], geometry: Geometry, dilation: tuple[int, ...], common: dict[str, Any]) -> Task:
-    """The task of a layer whose windows are rows of the summary as it is."""
+    """The task of a layer whose windows are rows of the unchanged summary."""
     starts = offsets[:, :1] if common["fold"] else offsets
     low, rows, step = _cut(starts, geometry)
     return Task(
@@ -188,7 +188,7 @@ def _task(offsets: Int[Tensor, "n g"], geometry: Geometry, dilation: tuple[int, 
 def _wide_task(
     offsets: Int[Tensor, "n g"], geometry: Geometry, dilation: tuple[int, ...], common: dict[str, Any]
 ) -> Task:
-    """The task of a layer whose windows lie equally far apart in all filters: each filter is one wide window."""
+    """The task of a layer whose windows have the same distances in all filters: each filter is one wide window."""
     starts = offsets[:, :1]
     low, rows, step = _cut(starts, geometry)
     apart = (offsets[0] - offsets[0, 0]).tolist()
@@ -204,7 +204,7 @@ def _wide_task(
 
 
 def _cut(starts: Int[Tensor, "n #g"], geometry: Geometry) -> tuple[int, int, int]:
-    """The first row of the summary that is used, how many rows are used, and rows of a segment."""
+    """The first used row of the summary, the number of used rows, and the rows per segment."""
     low = int(starts.amin())
     step = fitting_step(math.gcd(*(starts - low).unique().tolist()) or geometry.taps, geometry.kernel)
     return low, int(starts.amax()) - low + geometry.taps, step

@@ -1,4 +1,4 @@
-"""Measurements of plans, kept between processes."""
+"""Measurements of plans, cached between processes."""
 
 import contextlib
 import hashlib
@@ -14,27 +14,27 @@ from autosample.system.machine import processor
 
 
 def signature(device: torch.device, dtype: torch.dtype, *others: object) -> str:
-    """A short key for a measurement that depends on the machine, on torch, and on others."""
+    """A short key for a measurement that depends on the machine, on torch, and on more."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     parts = (name, torch.get_num_threads(), torch.__version__, str(dtype), *others)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
 def cache_file() -> Path:
-    """Where measurements are kept: in the folder `AUTOSAMPLE_CACHE`, or `~/.cache/autosample`."""
+    """The folder of measurements: `AUTOSAMPLE_CACHE`, or `~/.cache/autosample`."""
     folder = os.environ.get("AUTOSAMPLE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "autosample"
     return Path(folder).expanduser() / "plans.json"
 
 
 def remembered(key: str, kinds: list[str], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The measurement kept under `key`, or a new one, which is then kept. A file that cannot be used is ignored."""
+    """The measurement cached under `key`, or a new one, which is then cached. Unusable files are ignored."""
     path = cache_file()
     known = _read(path)
     found = known.get(key)
     if isinstance(found, dict) and all(isinstance(found.get(k), float) and found[k] > 0 for k in kinds):
         return found
     taken = measure()
-    with contextlib.suppress(OSError):  # a read-only home only costs the time of measuring again
+    with contextlib.suppress(OSError):  # with a read-only home, measure again each time
         write_json(path, {**_read(path), key: taken})
     return taken
 

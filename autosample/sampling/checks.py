@@ -1,4 +1,4 @@
-"""Checks of a spec's fields and of rules' options: each passes, or a `SpecError` says what should have been there."""
+"""Checks of a spec's fields and of rules' options: each passes or raises `SpecError`."""
 
 import math
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from autosample.errors import SpecError, hint
 
-#: a setting that may be given as a whole number too
+#: a setting that may also be a whole number
 Number = int | float
 
 
@@ -16,7 +16,7 @@ def fail(rule: str, got: object, fix: str) -> NoReturn:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number; `True` and `False` are none."""
+    """Whether it is a finite number (booleans are not)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -46,7 +46,7 @@ def check_share(name: str, value: Any, *, fix: str) -> None:
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
-    """One of the words that there are."""
+    """One of the known words."""
     words = list(known)
     if value not in words:
         fail(f"{name} must be one of {', '.join(words)}", value, hint(str(value), words))

@@ -1,7 +1,7 @@
 """Which summary column an input channel reads: the second sampled dimension, `taps` layout only.
 
-The plain rule is WSNet's `m mod Q` and needs no module. The others widen the summary, one copy of its columns per
-channel group, which is smaller than the weight by the layer's ratio.
+The plain rule is WSNet's `m mod Q` and needs no module. The others widen the summary: one copy of its columns per
+window. That is smaller than the weight by the layer's ratio.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from autosample.sampling.rules.learned import is_set
 
 
 class Columns(nn.Module):
-    """Reads column `table()[g, q]` for the `q`-th channel of group `g`."""
+    """Reads column `table()[g, q]` for the `q`-th channel of window `g`."""
 
     learned = False
 
@@ -32,7 +32,7 @@ class Columns(nn.Module):
         raise NotImplementedError
 
     def widen(self, summary: Float[Tensor, "l q"]) -> Float[Tensor, "gl q"]:
-        """A summary for each group, one under the other: group `g` begins at row `g·L`."""
+        """A summary for each window, one below the other: window `g` starts at row `g·L`."""
         chosen = summary[:, self.table().reshape(-1)].view(-1, self.windows, self.columns)
         return chosen.transpose(0, 1).reshape(-1, self.columns)
 
@@ -47,11 +47,11 @@ class Columns(nn.Module):
         return self.windows * self.columns * bits_for(self.columns)
 
     def packed(self) -> dict[str, Tensor]:
-        """The tensors that a file needs to give the selection back."""
+        """The tensors that a file needs to restore the selection."""
         return {"table": pack(self.table(), bits_for(self.columns))} if self.columns > 1 else {}
 
     def restored(self, stored: Mapping[str, Tensor]) -> "Columns":
-        """The hardened selection that `stored`, as given by `packed`, stands for.
+        """The hardened selection from `stored`, the tensors that `packed` returned.
 
         Raises:
             ArtifactError: A column does not exist.
@@ -65,12 +65,12 @@ class Columns(nn.Module):
         return TableColumns(chosen.view(self.windows, self.columns))
 
     def hardened(self) -> "Columns":
-        """The selection with all that only learning needs left out."""
+        """The selection without the parts that only learning needs."""
         return self
 
 
 class ShuffledColumns(Columns):
-    """A seeded permutation per group, so that repeated channels do not line up. Only the seed is stored."""
+    """A seeded permutation per window, so that repeated channels do not align. Only the seed is stored."""
 
     seed: Tensor
 
@@ -93,7 +93,7 @@ class ShuffledColumns(Columns):
 
 
 class TableColumns(Columns):
-    """A selection given as integers."""
+    """A selection stored as integers."""
 
     chosen: Tensor
 
@@ -131,7 +131,7 @@ class LearnedColumns(Columns):
         return torch.einsum("lp,gqp->glq", summary, choice.to(summary.dtype)).reshape(-1, self.columns)
 
     def freeze(self) -> None:
-        """Keep the choice made so far and stop learning it."""
+        """Keep the present choice and stop learning it."""
         if not is_set(self.frozen):
             with torch.no_grad():
                 self.chosen.copy_(self.logits.argmax(-1))
@@ -139,7 +139,7 @@ class LearnedColumns(Columns):
         self.is_frozen = True
 
     def train(self, mode: bool = True):
-        """Switch modes; as for offsets, a copy that was given frozen buffers notices it here."""
+        """Switch modes. A copy that received frozen buffers notices it here, as for offsets."""
         self.is_frozen = is_set(self.frozen)
         return super().train(mode)
 
@@ -154,13 +154,13 @@ class LearnedColumns(Columns):
 def build_columns(
     choice: Literal["tile", "shuffle", "learned"], geometry: Geometry, seed: int, device: torch.device | None
 ) -> Columns | None:
-    """The module that a spec's `columns` asks for; `None` where channels read `m mod Q`.
+    """The module that a spec's `columns` asks for; `None` if channels read `m mod Q`.
 
     Args:
-        choice: What the spec says.
-        geometry: Of the layer.
-        seed: For the permutations of `shuffle`.
-        device: Where to put tensors.
+        choice: The spec's `columns`.
+        geometry: Geometry of the layer.
+        seed: Seed for the permutations of `shuffle`.
+        device: Device for the tensors.
     """
     if geometry.layout == "flat" or choice == "tile":
         return None

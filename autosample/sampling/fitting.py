@@ -1,8 +1,8 @@
 """Fitting a summary, and learned offsets, to an existing dense weight (warm start).
 
-For given offsets the least-squares summary is closed: every element is the average of the weights that it serves.
-For learned offsets that step alternates with moving each window to the place that fits it best; with disjoint
-windows this is Lloyd's k-means.
+For given offsets the least-squares summary has a closed form: every element is the average of its weights. For learned
+offsets that step alternates with moving each window to the offset that fits it best; with disjoint windows this is
+Lloyd's k-means.
 """
 
 import torch
@@ -13,7 +13,8 @@ from autosample.sampling.columns import Columns
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.windows import gather_windows, scatter_windows
 
-# Bounds the search for the best offset of a window: more candidates than this are thinned out evenly.
+# Bounds the search for the best offset of a window: if there are more candidates than this, they are thinned out
+# evenly.
 _MOST_CANDIDATES = 2048
 _ITERATIONS = 8
 
@@ -55,7 +56,7 @@ def _scatter(
 def fit_offsets(
     windows: Float[Tensor, "n g q w"], geometry: Geometry, *, iterations: int = _ITERATIONS, seed: int = 0
 ) -> Int[Tensor, "n g"]:
-    """Positions found by alternating minimisation, starting from a summary made of some of the windows themselves."""
+    """Offsets found by alternating minimisation, starting from a summary made of some of the windows."""
     generator = torch.Generator().manual_seed(seed)
     n, g, q, w = windows.shape
     flat = windows.reshape(n * g, q, w)
@@ -75,7 +76,7 @@ def fit_offsets(
 def _nearest(
     flat: Float[Tensor, "p q w"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], geometry: Geometry, turn: int
 ) -> Int[Tensor, "p"]:
-    """For each window the candidate of least squared distance, its present place among them."""
+    """For each window the candidate of least squared distance, its present offset among them."""
     stride = -(-geometry.choices // _MOST_CANDIDATES)
     steps = torch.arange(turn % stride, geometry.choices, stride, device=flat.device)
     candidates = steps * geometry.grid

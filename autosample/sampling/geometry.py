@@ -22,7 +22,7 @@ class Geometry:
 
     Attributes:
         layout: `taps`, where a window covers the taps of `Q` channels, or `flat`, where it covers `window` weights of
-            the unrolled filter and `Q = 1`.
+            the flattened filter and `Q = 1`.
         filters: `N`, the filters of the layer over all its convolution groups.
         channels: `M`, the input channels of one filter.
         kernel: Kernel size; empty for a linear layer.
@@ -63,7 +63,7 @@ class Geometry:
 
     @property
     def choices(self) -> int:
-        """How many admissible offsets there are."""
+        """Number of admissible offsets."""
         return self.limit // self.grid + 1
 
     @property
@@ -73,7 +73,7 @@ class Geometry:
 
     @property
     def stored(self) -> int:
-        """Numbers stored in place of the weight: summary, and the mixing matrix of denser sampling."""
+        """Numbers stored instead of the weight: summary, and the mixing matrix of denser sampling."""
         mixing = self.filters * self.sampled if self.sampled != self.filters else 0
         return self.length * self.columns + mixing
 
@@ -84,26 +84,26 @@ class Geometry:
 
     @property
     def multiplicity(self) -> float:
-        """How many weights an element of the summary serves, on average."""
+        """Average number of weights per element of the summary."""
         return self.sampled * self.channels * self.taps / (self.length * self.columns)
 
     def to_weight(self, windows: Float[Tensor, "n g q w"]) -> Float[Tensor, "n m *kernel"]:
-        """Lay windows out as a weight; where `G` does not divide the filter, the surplus at its end is cropped."""
-        # one pattern serves both layouts: with Q = 1 it unrolls the filter, else q and k are channel and tap
+        """Arrange windows as a weight. If `G` does not divide the filter, the surplus at its end is cropped."""
+        # one pattern serves both layouts: with Q = 1 it flattens the filter, else q and k are channel and tap
         flat = rearrange(windows, "n g q w -> n (g q w)")
         if flat.shape[1] > self.channels * self.taps:
             flat = flat[:, : self.channels * self.taps]
         return flat.reshape(windows.shape[0], self.channels, *self.kernel)
 
     def to_windows(self, weight: Float[Tensor, "n m *kernel"]) -> Float[Tensor, "n g q w"]:
-        """The inverse of `to_weight`; cropped places are filled with zeros."""
+        """The inverse of `to_weight`; the cropped part is filled with zeros."""
         flat = weight.reshape(weight.shape[0], -1)
         flat = F.pad(flat, (0, self.windows * self.window * self.columns - flat.shape[1]))
         return flat.view(weight.shape[0], self.windows, self.columns, self.window)
 
 
 def kind_of(kernel: tuple[int, ...]) -> Kind:
-    """The layer kind that `Spec.by_kind` speaks of."""
+    """The layer kind, as in `Spec.by_kind`."""
     if not kernel:
         return "linear"
     if math.prod(kernel) == 1:

@@ -1,7 +1,7 @@
 """Pseudo-random offsets and signs that any machine regenerates from a seed, instead of storing them.
 
-The hash is simple tabulation with a multiplicative finish, `h(n, g) = ((T[n] xor U[g])·C mod 2^32)`, on integers
-only, so that the same seed gives the same layer under every torch version, device and precision.
+The hash is simple tabulation with a multiplicative finish, `h(n, g) = ((T[n] xor U[g])·C mod 2^32)`, on integers only.
+So the same seed gives the same layer with every torch version, device and precision.
 """
 
 import torch
@@ -29,7 +29,7 @@ def hash_table(seed: Int[Tensor, ""], stream: int, filters: int, windows: int) -
 
 
 def random_offsets(seed: Int[Tensor, ""], filters: int, windows: int, choices: int) -> Int[Tensor, "filters windows"]:
-    """Positions uniform in `0 … choices − 1` (HashedNets' `h`, section 4.1)."""
+    """Offsets uniform in `0 … choices − 1` (HashedNets' `h`, section 4.1)."""
     return hash_table(seed, 0, filters, windows).mul_(choices).bitwise_right_shift_(32)
 
 
@@ -41,7 +41,7 @@ def random_signs(
 
 
 def random_columns(seed: Int[Tensor, ""], windows: int, columns: int) -> Int[Tensor, "windows columns"]:
-    """A permutation of `0 … columns − 1` for each group."""
+    """A permutation of `0 … columns − 1` for each window."""
     return hash_table(seed, 4, windows, columns).argsort(dim=1, stable=True)
 
 

@@ -1,4 +1,4 @@
-"""Where fields of a spec went that version 0.1.0 had: what a user with an old spec is told."""
+"""What replaces the spec fields of version 0.1.0, as a message for users with an old spec."""
 
 _OPTIONS = {
     "rate": "0.1", "freeze_at": "0.6", "afford": "0.1", "start": '"random"', "unit": '"sigmoid"', "candidates": "8",
@@ -19,7 +19,7 @@ _GONE = {
 
 
 def moved(name: str) -> str:
-    """One line on where a field, an option or a rule of version 0.1.0 went; empty if there was none of that name."""
+    """One line on what replaces a field, an option or a rule of version 0.1.0; empty if it had none of that name."""
     if name in _OPTIONS:
         return (
             f'"{name}" is an option of the rule, not a field of the spec: write options={{"{name}": {_OPTIONS[name]}}}'

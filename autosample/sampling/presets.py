@@ -1,4 +1,4 @@
-"""The table of presets: fields of `Spec` by name. A preset is data; add a row to have one of your own."""
+"""The table of presets: fields of `Spec` by name. A preset is data; add a row for your own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "dense": {"rule": "strided", "layout": "flat", "windows": 1, "grid": "window", "ratio": 1},
     # Jin et al. 2018: integer stride along the taps, channels m mod Q
     "wsnet": {"rule": "strided"},
-    # Yang et al. 2020: overlapping segments of the unrolled filter
+    # Yang et al. 2020: overlapping segments of the flattened filter
     "fsnet": {"rule": "strided", "layout": "flat", "windows": 1},
     # the same with learned fractional offsets, l = (L - K)·sigmoid(alpha)
     "dfsnet": {
@@ -19,7 +19,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     },
     # Zhou et al. 2020: offsets from an index learner, averaged into a routing map
     "nes": {"rule": "indexed", "options": {"freeze_at": 0.9}},
-    # Chen et al. 2015: every weight by itself, hashed offset and sign
+    # Chen et al. 2015: every weight on its own, hashed offset and sign
     "hashednet": {"rule": "random", "layout": "flat", "window": 1, "signs": "random"},
     # vector quantisation: disjoint windows, the summary is a codebook
     "kmeans": {
@@ -31,9 +31,9 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     },
     # pseudo-random windows: the baseline that costs no bytes
     "random": {"rule": "random"},
-    # ours: large layers give to small ones; random windows, except in linear layers, whose offsets are learned (in
-    # units of rows, and frozen early) where they are cheap; docs/research-log.md says why. With `afford`, the rates
-    # are for the other kinds too.
+    # ours: small layers get relatively more numbers. Windows are random; linear layers learn their offsets (in units of
+    # rows, frozen early) if these are cheap. See docs/research-log.md. With `afford`, the rates are for the other kinds
+    # too.
     "autosample": {
         "rule": "interpolated",
         "share": "root",

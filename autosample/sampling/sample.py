@@ -17,11 +17,11 @@ def sample_weight(
     columns: Columns | None = None,
     factors: Float[Tensor, "n #g"] | None = None,
 ) -> Float[Tensor, "n m *kernel"]:
-    """The dense weight that a summary stands for, shape `(sampled, M, *kernel)`.
+    """The dense weight that a summary gives, shape `(sampled, M, *kernel)`.
 
     Args:
         summary: `Φ`, shape `(L, Q)`.
-        geometry: Sizes and layout.
+        geometry: Sizes and layout of the layer.
         placement: Where the windows lie, `(N, G)`.
         columns: Channel selection; `None` is WSNet's `m mod Q`.
         factors: Signs times gains, per window `(N, G)` or per filter `(N, 1)`.
@@ -36,6 +36,6 @@ def sample_weight(
 
 
 def by_group(placement: Placement, length: int) -> Placement:
-    """The same places in a widened summary, where group `g` begins at row `g·L`."""
+    """The same placement in a widened summary, in which window `g` reads from row `g·L` on."""
     shift = torch.arange(placement.base.shape[1], device=placement.base.device) * length
     return Placement(placement.base + shift, placement.weights, placement.step, placement.hard)

@@ -1,4 +1,4 @@
-"""From a spec and the shape of a weight to a `Geometry`: the one dial `ratio` decides what the user does not set."""
+"""From a spec and the shape of a weight to a `Geometry`: `ratio` decides what the user does not set."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from autosample.sampling.geometry import Geometry, kind_of
 from autosample.sampling.rules import RULES, Offsets
 from autosample.sampling.spec import Spec
 
-# Positions of learned windows may take up to this share of the bits of a float32 summary before G is lowered, unless
-# the spec says what they may take.
+# Learned offsets may take up to this share of the bits of a float32 summary before G is lowered, unless the spec sets
+# another limit.
 _POSITION_SHARE = 0.5
-# Denser sampling pays for its mixing matrix; it is used only where that costs at most this share of the dense weights.
+# Denser sampling pays for its mixing matrix; it is used only if that costs at most this share of the dense weights.
 _MIXING_SHARE = 0.25
-# Integer strides rarely meet a ratio exactly: misses up to this (in log) count as equal, and shape decides.
+# Integer strides rarely meet a ratio exactly: errors up to this (in log) count as equal, and shape decides.
 _CLOSE = 0.05
 # Channel compactness tried: every number up to this, and every divisor of the channels.
 _TRIED_WINDOWS = 64
@@ -35,15 +35,14 @@ def plan_geometry(spec: Spec, shape: Sequence[int], bits: int = 32) -> Geometry:
 
 
 def settle(spec: Spec, shape: Sequence[int], bits: int = 32) -> Spec:
-    """What `spec` says of a weight of the torch shape `(N, M, *kernel)`; only sizes are left open.
+    """The spec for one weight of the torch shape `(N, M, *kernel)`; only sizes are open.
 
-    `by_kind` is applied, and where learned offsets would take more than `afford` of the summary's bits, the rule is
-    `random`.
+    `by_kind` is applied. If learned offsets would take more than `afford` of the summary's bits, the rule is `random`.
 
     Args:
-        spec: For layers of every kind.
-        shape: Of the weight.
-        bits: Bits that a stored number will have, fewer than 32 if the net will be quantised.
+        spec: Spec for all layer kinds.
+        shape: Shape of the weight.
+        bits: Planned bits per stored number; fewer than 32 if the model will be quantised.
     """
     own = spec.for_kind(kind_of(tuple(int(size) for size in shape[2:])))
     afford = getattr(own.settings, "afford", None)  # an option of learned rules only
@@ -62,7 +61,7 @@ def offset_bits(planned: Geometry) -> int:
 
 
 def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
-    """The geometry for a spec in which nothing differs by kind any more."""
+    """The geometry for a spec whose `by_kind` is already applied."""
     filters, channels, *kernel = (int(size) for size in shape)
     if not resolved.sized:
         raise SpecError(f'preset "{resolved.preset}" needs a size, got none: pass ratio=8')
@@ -96,7 +95,7 @@ def _most_windows(bare: Geometry) -> int:
 
 
 def _fixed_windows(spec: Spec, bare: Geometry) -> int | None:
-    """`G` where the spec sets it, by number or by the window's length."""
+    """`G` if the spec sets it, as a number or by the window's length."""
     most = _most_windows(bare)
     if spec.window is not None and bare.layout == "flat":
         row = bare.kernel[-1] if bare.taps > 1 else min(4, bare.channels)
@@ -122,9 +121,10 @@ def _strided(spec: Spec, bare: Geometry) -> Geometry:
 
 
 def _with_any_stride(spec: Spec, whole: Geometry) -> Geometry:
-    """The same windows over a summary of the length that the ratio leaves; the rule spreads them evenly.
+    """The same windows over a summary whose length follows from the ratio; the rule spreads them evenly.
 
-    Never shorter than at a stride of one: filters at the same place are equal, and a classifier of those is no good.
+    Never shorter than at a stride of one: filters with the same offset are equal, and a classifier cannot work with
+    those.
     """
     mixing = whole.stored - whole.length * whole.columns
     length = round((whole.dense / (spec.ratio or 1.0) - mixing) / whole.columns)
@@ -132,13 +132,13 @@ def _with_any_stride(spec: Spec, whole: Geometry) -> Geometry:
 
 
 def _with_stride(bare: Geometry, count: int, stride: int) -> Geometry:
-    """`L = K + (N − 1)·S` (WSNet, section 3; FSNet's `C_out` segments likewise)."""
+    """`L = K + (N − 1)·S` (WSNet, section 3; FSNet's `C_out` segments too)."""
     cut = replace(bare, windows=count)
     return replace(cut, length=cut.window + (cut.sampled - 1) * stride)
 
 
 def _strides(spec: Spec, bare: Geometry, sampled: int) -> Iterator[tuple[int, int]]:
-    """Pairs of channel compactness and stride on either side of the asked ratio."""
+    """Pairs of channel compactness and stride just below and above the requested ratio."""
     fixed = _fixed_windows(spec, bare)
     for count in [fixed] if fixed else _splits(_most_windows(bare)):
         cut = replace(bare, windows=count)
@@ -149,7 +149,7 @@ def _strides(spec: Spec, bare: Geometry, sampled: int) -> Iterator[tuple[int, in
 
 
 def _preference(option: Geometry, ratio: Number) -> tuple[float, float, float]:
-    """Nearest ratio first; among equals spread the compactness over both axes, or keep flat filters whole."""
+    """Nearest ratio first; if equal, spread the compactness over both axes, or keep flat filters whole."""
     miss = abs(math.log(option.ratio / ratio))
     along = max(option.ratio / option.windows, 1.0)
     uneven = math.log(option.windows) if option.layout == "flat" else abs(math.log(along / option.windows))
@@ -173,7 +173,7 @@ def _mixing_pays(dense: Geometry) -> bool:
 
 
 def _splits(number: int) -> list[int]:
-    """Numbers of windows to try: none empty when a filter is cut into equal windows and the last one cropped."""
+    """Numbers of windows to try, such that no window is empty if a filter is cut into equal windows."""
     small = [g for g in range(1, min(number, _TRIED_WINDOWS) + 1) if -(-number // -(-number // g)) == g]
     return sorted({*small, *_divisors(number)})
 
@@ -200,7 +200,7 @@ def _free(spec: Spec, bare: Geometry) -> Geometry:
 
 def _default_windows(spec: Spec, bare: Geometry) -> int:
     if bare.layout == "flat" and _learns_from_strided(spec):
-        return 1  # like FSNet: windows of one filter that start alike would only repeat one another
+        return 1  # like FSNet: windows of one filter with equal offsets would repeat each other
     return _DEFAULT_WINDOWS[kind_of(bare.kernel)]
 
 
@@ -213,18 +213,18 @@ def _is_learned(spec: Spec) -> bool:
 
 
 def _budget(spec: Spec, cut: Geometry) -> int:
-    """Rows that the asked ratio leaves to the summary."""
+    """Rows of the summary at the requested ratio."""
     return round(cut.dense / (spec.ratio or 1.0) / cut.columns)
 
 
 def _fits(spec: Spec, cut: Geometry) -> bool:
-    """Whether the budget holds a window twice, so that windows have room to differ."""
+    """Whether the budget holds two windows, so that windows can differ."""
     return _budget(spec, cut) >= 2 * cut.window
 
 
 def _with_budget(spec: Spec, bare: Geometry, count: int) -> Geometry:
     most = _most_windows(bare)
-    count = -(-most // -(-most // count))  # equal windows cover the filter; none may lie beyond its end
+    count = -(-most // -(-most // count))  # equal windows cover the filter; none may start after its end
     cut = replace(bare, windows=count)
     grid = cut.window if spec.grid == "window" else spec.grid
     length = _budget(spec, cut)
@@ -235,9 +235,9 @@ def _with_budget(spec: Spec, bare: Geometry, count: int) -> Geometry:
 
 
 def _room(spec: Spec, cut: Geometry) -> int:
-    """Steps of the grid that windows need beyond the first place.
+    """Grid steps that windows need after the first offset.
 
-    Filters of one window each are equal where they start at the same place, so an even start gets a place for each.
+    Filters of one window are equal if they have the same offset, so an even start gives each its own.
     """
     if cut.windows == 1 and _learns_from_strided(spec):
         return cut.sampled - 1

@@ -25,7 +25,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "columns": get_args(Columns),
     "signs": get_args(Signs),
 }
-# Options that say what a layer stores, in place of the ratio.
+# Options that set a layer's size instead of the ratio.
 _COMPACTNESS = ("spatial", "channel")
 
 
@@ -37,24 +37,24 @@ class Spec:
 
     Attributes:
         preset: Name of the preset that this spec started from.
-        rule: How offsets are chosen, or another method: a key of `autosample.sampling.RULES`.
+        rule: How offsets are chosen, or the name of another method: a key of `autosample.sampling.RULES`.
         options: The rule's own settings, such as `{"rate": 0.1}`; see the `Options` of its class.
         ratio: Dense weights divided by stored numbers, per layer or, with `share="root"`, over all layers.
-        share: How the layers of a net share the stored numbers. `even` gives every layer the same ratio. `root` gives
-            it numbers in proportion to the square root of its weights, so that large layers give to small ones. Layers
-            whose size is set by an override or `by_kind` keep it; a layer by itself has nothing to share. A layer whose
-            share would hold all its weights stays dense, or with few `planned_bits` stores one number for each weight.
-        layout: `taps` slides windows along the kernel taps, `flat` along the unrolled filter; `auto` takes `taps`
-            where a kernel has more than one tap.
+        share: How the layers of a net share the stored numbers. `even` gives every layer the same ratio. `root` gives a
+            layer numbers in proportion to the square root of its weights, so small layers get relatively more. A layer
+            with a size of its own (override, `by_kind`) does not share. A layer whose share would hold all its weights
+            stays dense, or with few `planned_bits` stores one number per weight.
+        layout: `taps` slides windows along the kernel taps, `flat` along the flattened filter; `auto` is `taps` for
+            kernels of more than one tap.
         windows: Windows per filter, `G`.
         window: Length of a window in the `flat` layout, instead of `windows`; `row` is one row of the kernel.
         grid: Step of the admissible offsets [summary rows]; `window` makes windows disjoint (a codebook).
         columns: Which summary column an input channel reads: `tile` is WSNet's `m mod Q`, `shuffle` a seeded
-            permutation in each group of channels, `learned` a straight-through choice.
+            permutation per window, `learned` a straight-through choice.
         signs: `random` multiplies every window by a seeded sign.
         denser: WSNet's `D`: sample `D·N` filters, then mix them down to `N` by a learned matrix.
         seed: Seed of everything pseudo-random.
-        by_kind: Fields that differ by layer kind: `linear`, `pointwise`, `conv1d`, `conv2d`, `conv3d`.
+        by_kind: Fields that differ for a layer kind: `linear`, `pointwise`, `conv1d`, `conv2d`, `conv3d`.
 
     Raises:
         SpecError: A field or an option is unknown, or has a value outside its range.
@@ -93,20 +93,19 @@ class Spec:
 
     @property
     def settings(self) -> Any:
-        """The rule's settings, those that are left out at their defaults: an instance of its class's `Options`."""
+        """The rule's settings as an instance of its `Options`, with defaults for those left out."""
         return RULES[self.rule].Options(**self.options)
 
     @property
     def sized(self) -> bool:
-        """Whether it says how much a layer stores."""
+        """Whether the spec sets a layer's size."""
         return self.ratio is not None or any(self.options.get(name) for name in _COMPACTNESS)
 
     def replace(self, **changes: Any) -> "Spec":
         """This spec with some fields changed; unknown fields raise `SpecError` and name the nearest.
 
-        `options` are changed one by one; one that is set to `None` is left out again. With a new `rule`, the options
-        that the new rule knows are kept. A new `ratio` takes the place of the options `spatial` and `channel`, a new
-        `window` that of `windows`, and vice versa.
+        `options` are changed one by one; `None` removes one. A new `rule` keeps the options that it knows. A new
+        `ratio` replaces the options `spatial` and `channel`, a new `window` replaces `windows`, and vice versa.
         """
         _known(changes)
         base = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -148,7 +147,7 @@ class Spec:
             raise SpecError(f"a spec must be valid JSON, got an error at {one_line(error)}: fix the text") from error
 
     def to_yaml(self) -> str:
-        """YAML with one field a line."""
+        """YAML with one field per line."""
         import yaml
 
         return yaml.safe_dump(self.to_dict(), sort_keys=True)
@@ -269,12 +268,12 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
 
     Args:
         preset: Name of a preset or of a rule, a mapping with `preset` and other fields, a path of a YAML file (text
-            counts as one where it ends in `.yaml` or `.yml`), or a `Spec`.
-        changes: Fields of `Spec`. `None` leaves the preset's value. What is given here holds for all kinds of layers,
-            unless `by_kind` is given too.
+            that ends in `.yaml` or `.yml` is a path), or a `Spec`.
+        changes: Fields of `Spec`. `None` leaves the preset's value. These apply to all layer kinds, unless `by_kind` is
+            given.
 
     Raises:
-        SpecError: The preset, a field or an option is unknown (the hint names are given), or a value is out of
+        SpecError: The preset, a field or an option is unknown (the message names the nearest), or a value is out of
             range.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -291,7 +290,7 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
         raise SpecError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, *RULES])}')
     _known(changes)
     if preset == "dense":
-        # every weight is stored, at any ratio that the rest of a grid runs at
+        # every weight is stored, at any ratio of the grid
         changes = {name: value for name, value in changes.items() if name not in ("ratio", "options")}
     base: dict[str, Any] = {**PRESETS.get(preset, {"rule": preset})}
     base["by_kind"] = kinds_without(base.get("by_kind", {}), changes)
@@ -309,7 +308,7 @@ def kinds_without(kinds: Mapping[str, Mapping[str, Any]], changes: Mapping[str, 
 
 
 def _fitting(kinds: Mapping[str, Mapping[str, Any]], rule: Any) -> dict[str, dict[str, Any]]:
-    """`by_kind` without the options that `rule` does not know, of kinds that have no rule of their own."""
+    """`by_kind` without the options that `rule` does not know. Kinds with their own rule keep theirs."""
     known, left = _option_names(rule), {}
     for kind, own in kinds.items():
         kept = dict(own)

@@ -1,12 +1,13 @@
-"""Specs as version 0.1.0 wrote them into files, brought into the present form.
+"""Converts specs from files of version 0.1.0 to the present form.
 
-For saved models, checkpoints and records only: a user who writes an old field is told where it went (see `moved`).
+For saved models, checkpoints and records only: a user who writes an old field gets an error that names the new one (see
+`moved`).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-# Which rules have which of the options that were fields of the spec.
+# Options of each rule that were fields of the spec.
 _LEARNED = ("start", "rate", "freeze_at", "afford")
 _OPTIONS = {
     "strided": ("spatial", "channel", "strides"),
@@ -17,17 +18,17 @@ _OPTIONS = {
     "categorical": (*_LEARNED, "candidates"),
 }
 _EVERY = tuple(dict.fromkeys(name for names in _OPTIONS.values() for name in names))
-# Fields without a meaning for what a trained layer computes: they shaped its training, or are arguments now.
+# Fields that do not change what a trained layer computes: they shaped its training, or are arguments now.
 _DROPPED = ("along", "across", "spread", "kernel", "radius", "scale_gradient", "gains", "execution", "bits")
 _RULES = {"separable": "strided", "gumbel": "categorical"}
 
 
 def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]:
-    """Plain data of a spec (or of some of its fields) in the present form; present data come back as they are.
+    """Plain data of a spec (or of some of its fields) in the present form; present data are returned unchanged.
 
     Args:
-        data: Fields by name.
-        rule: The rule where `data` does not name one: the preset's for changes to it, `strided` for a whole spec.
+        data: Spec fields by name.
+        rule: The rule if `data` does not name one: the preset's for changes to it, `strided` for a whole spec.
     """
     if "options" in data:
         return dict(data)
@@ -40,7 +41,7 @@ def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]
         old["grid"] = "window"
     known = _OPTIONS.get(str(old.get("rule", rule)), _EVERY)
     if "spatial" not in known and (data.get("spatial") or data.get("channel")):
-        old["ratio"] = (data.get("spatial") or 1) * (data.get("channel") or 1)  # what these rules made of them
+        old["ratio"] = (data.get("spatial") or 1) * (data.get("channel") or 1)  # what these rules computed from them
     options = {name: data[name] for name in known if data.get(name) is not None}
     if options:
         old["options"] = options

@@ -1,8 +1,8 @@
 """Cutting windows out of a summary, mixing neighbouring ones, and the adjoint of both.
 
-Windows are laid out as `(…, Q, window)`, the order in which a weight needs them. Positions are integers `(N, G)`;
-row indices are computed from them when used and never kept, forward or backward. The work goes in blocks that stay
-in cache: passes over a block are several times cheaper than passes over a weight.
+Windows have the shape `(…, Q, window)`, the order in which a weight needs them. Offsets are integers `(N, G)`; row
+indices are computed from them when used and never kept, forward or backward. The work is done in blocks that stay in
+the cache: passes over a block are several times cheaper than passes over a weight.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ _BLOCK = 1 << 17
 
 @dataclass(frozen=True)
 class Placement:
-    """Where every window lies: `window[n, g] = Σ_j weights[n, g, j] · Φ[base[n, g] + j·step + …]`.
+    """Where each window lies: `window[n, g] = Σ_j weights[n, g, j] · Φ[base[n, g] + j·step + …]`.
 
     Attributes:
         base: First offset of each window, shape `(N, G)` [summary rows].
         weights: Mixing weights of `J` neighbouring windows, shape `(N, G, J)`; `None` where `base` is the offset.
         step: Distance between those neighbours [summary rows].
-        hard: Forward takes the one neighbour of largest weight; backward differentiates the mixture
+        hard: Forward takes the neighbour with the largest weight; backward differentiates the mixture
             (straight-through), so that `∂W/∂weights[j]` is the window at neighbour `j`.
     """
 
@@ -35,7 +35,7 @@ class Placement:
 
 
 def cut_windows(summary: Float[Tensor, "l q"], placement: Placement, window: int) -> Float[Tensor, "n g q w"]:
-    """Windows of `window` rows at the places of `placement`; differentiable in the summary and in the weights."""
+    """Windows of `window` rows at `placement`; differentiable in the summary and in the weights."""
     filters, count = placement.base.shape
     base = placement.base.reshape(-1)
     if placement.weights is None:
@@ -47,7 +47,7 @@ def cut_windows(summary: Float[Tensor, "l q"], placement: Placement, window: int
 
 
 def multiplicity(offsets: Int[Tensor, "n g"], window: int, length: int) -> Int[Tensor, "l"]:
-    """How many windows cover each summary row: the weights that an element of that row serves."""
+    """How many windows cover each summary row, which is the number of weights per element of that row."""
     edges = torch.zeros(length + 1, dtype=torch.long, device=offsets.device)
     start = offsets.reshape(-1).long()
     ones = torch.ones_like(start)
@@ -57,7 +57,7 @@ def multiplicity(offsets: Int[Tensor, "n g"], window: int, length: int) -> Int[T
 
 def gather_windows(summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], window: int) -> Float[Tensor, "p q w"]:
     """Rows `base[p] … base[p] + window − 1` for every `p`."""
-    # a strided view of all overlapping windows: chosen ones are copied whole and no row index is made
+    # a strided view of all overlapping windows: chosen ones are copied whole, without row indices
     return summary.unfold(0, window, 1).index_select(0, base)
 
 
@@ -74,7 +74,7 @@ def _rows(base: Int[Tensor, "p"], window: int) -> Int[Tensor, "pw"]:
 
 
 def _take_rows(summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], window: int) -> Float[Tensor, "p w q"]:
-    """Windows in the summary's own order, where a neighbouring window is the same block of memory shifted."""
+    """Windows in the summary's memory order, where a neighbouring window is the same block, shifted."""
     columns = summary.shape[1]
     if columns == 1:
         return gather_windows(summary, base, window).transpose(1, 2)
@@ -84,7 +84,7 @@ def _take_rows(summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], window: in
 def _add_rows(
     total: Float[Tensor, "l q"], windows: Float[Tensor, "p w q"], base: Int[Tensor, "p"]
 ) -> Float[Tensor, "l q"]:
-    """`total`, to which windows in the summary's own order have been added in place."""
+    """Add windows in the summary's memory order to `total`, in place, and return it."""
     window, columns = windows.shape[1:]
     rows = _rows(base, window)
     if columns == 1:
@@ -93,7 +93,7 @@ def _add_rows(
 
 
 def _blocks(windows: Float[Tensor, "p q w"]) -> Iterator[slice]:
-    """Runs of whole windows that make up one block each; a compiler gets everything at once, and tiles by itself."""
+    """Runs of whole windows, one block each. A compiler gets one run, because it tiles by itself."""
     count, columns, window = windows.shape
     size = count if torch.compiler.is_compiling() else _BLOCK * torch.get_num_threads() // max(columns * window, 1)
     size = max(size, 1)

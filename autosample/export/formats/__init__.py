@@ -1,11 +1,11 @@
-"""The files that a model can be written to: one class each, and one row each here."""
+"""File formats of models: one class per format, and one row each here."""
 
 from autosample.export.formats.base import Format as Format
 from autosample.export.formats.base import Run as Run
 from autosample.export.formats.onnx import Onnx
 from autosample.export.formats.pt2 import Pt2
 
-#: Formats by the name that the command line knows them by.
+#: Formats by their name on the command line.
 FORMATS: dict[str, Format] = {
     "onnx": Onnx(),
     "onnx-int8": Onnx(file_name="model-int8.onnx", int8=True),

@@ -1,4 +1,4 @@
-"""What a format has to offer."""
+"""The interface of a file format."""
 
 import logging
 from collections.abc import Callable
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from autosample.errors import ExportError, one_line
 from autosample.system.quiet import quiet
 
-#: Runs a file on the inputs of a model; gives all tensors that the model returns.
+#: Runs a file on the inputs of a model; returns all output tensors.
 Run = Callable[[tuple], list[Tensor]]
-#: For each input of a model the names of its dynamic axes; `None` for fixed shapes.
+#: For each input of a model, the names of its dynamic axes; `None` for fixed shapes.
 Axes = tuple[dict[int, str], ...] | None
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file. A subclass may add settings as fields, and checks them in `__post_init__`.
+    """A file format. A subclass may add settings as fields, which it checks in `__post_init__`.
 
     Attributes:
-        file_name: Of a file, if the user gives none.
-        int8: Whether stored numbers are kept at 256 levels.
-        title: What kind of file it is, for help texts.
+        file_name: Default name of a file.
+        int8: Whether numbers are stored at 256 levels.
+        title: Short description for help texts.
         extra: The extra of autosample without which it cannot be written; empty if it needs none.
     """
 
@@ -45,7 +45,7 @@ class Format:
         """This format with other settings.
 
         Raises:
-            ExportError: It has no such setting, or not with this value.
+            ExportError: There is no such setting, or the value is invalid.
         """
         known = [f.name for f in fields(self)]
         for name in settings:
@@ -57,9 +57,9 @@ class Format:
         """Write a model of plain torch layers.
 
         Args:
-            model: In evaluation mode, on the CPU.
-            path: Of the file.
-            args: Inputs to trace it with; where the batch may vary, at least two examples.
+            model: A model in evaluation mode, on the CPU.
+            path: File to write.
+            args: Inputs to trace it with; at least two examples if the batch may vary.
             axes: The dynamic axes.
 
         Raises:
@@ -68,17 +68,17 @@ class Format:
         raise NotImplementedError
 
     def runner(self, path: Path, threads: int = 0) -> Run:
-        """A function that runs a file; `threads` of 0 leaves their number to the runtime."""
+        """A function that runs a file; with `threads` 0 the runtime chooses their number."""
         raise NotImplementedError
 
 
 def silence() -> AbstractContextManager[None]:
-    """Hide what torch's exporters tell about themselves."""
+    """Hide the messages of torch's exporters."""
     return quiet(*_NOISY, level=logging.CRITICAL)
 
 
 def last_line(error: BaseException) -> str:
-    """What an error of torch's exporters comes down to."""
+    """The core of an error of torch's exporters, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""ONNX: export, clean up without making weights dense, name everything after its layer."""
+"""ONNX: export, clean up without making weights dense, and name everything after its layer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,17 @@ from autosample.export.formats.base import Axes, Format, Run, last_line, silence
 from autosample.export.graph import tidy
 from autosample.system.extras import require
 
-# Constants of more numbers than this are never made by folding: sizes and axes fold, weights stay as they are stored.
+# Folding never creates constants of more numbers than this: sizes and axes fold, weights stay as stored.
 _FOLDS = 64
 _OLDEST = 18  # what torch translates to
 
 
 @dataclass(frozen=True)
 class Onnx(Format):
-    """Standard operators of ONNX; `int8` is about stored numbers, computation is in float32.
+    """Standard operators of ONNX; `int8` changes only stored numbers; computation is in float32.
 
     Attributes:
-        opset: Of the standard operators, 18 or newer.
+        opset: ONNX opset, 18 or newer.
     """
 
     title: ClassVar[str] = "ONNX, for onnxruntime and others"
@@ -49,7 +49,7 @@ class Onnx(Format):
 
 
 def onnx_runner(path: Path | str, threads: int = 0) -> Run:
-    """A function that runs an ONNX file on CPU tensors; `threads` of 0 leaves their number to onnxruntime.
+    """A function that runs an ONNX file on CPU tensors; with `threads` 0 onnxruntime chooses their number.
 
     Raises:
         MissingExtra: onnxruntime is missing.
@@ -75,8 +75,8 @@ def to_onnx(model: nn.Module, args: tuple, *, opset: int, dynamic: Axes) -> Any:
 
     Args:
         model, args: The model and its inputs.
-        opset: Of the standard operators.
-        dynamic: For each input its dynamic axes, as `torch.export` takes them; `None` for fixed shapes.
+        opset: ONNX opset.
+        dynamic: For each input its dynamic axes, as for `torch.export`; `None` for fixed shapes.
 
     Raises:
         ExportError: torch cannot trace or translate the model.
@@ -92,7 +92,7 @@ def to_onnx(model: nn.Module, args: tuple, *, opset: int, dynamic: Axes) -> Any:
             )  # fmt: skip
             assert program is not None
             optimizer.optimize_ir(program.model, input_size_limit=_FOLDS, output_size_limit=_FOLDS)
-    except Exception as error:  # torch's exporters fail in many ways
+    except Exception as error:  # torch's exporters raise many types
         raise ExportError(
             f"torch.onnx.export must get through the model, got {type(error).__name__}: {last_line(error)}: "
             + ("try dynamic=False" if dynamic else "change the module that it names")

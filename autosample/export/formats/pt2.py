@@ -1,4 +1,4 @@
-"""`.pt2` files: `torch.export`, saved without anything pickled."""
+"""`.pt2` files: `torch.export`, saved without pickle."""
 
 import io
 import zipfile
@@ -17,7 +17,7 @@ from autosample.export.formats.base import Axes, Format, Run, last_line, silence
 
 @dataclass(frozen=True)
 class Pt2(Format):
-    """What torch loads without any code of autosample's: a zip archive of tensors and JSON."""
+    """A zip archive of tensors and JSON, which torch loads without autosample."""
 
     title: ClassVar[str] = "torch.export, for torch without autosample"
 
@@ -39,7 +39,7 @@ def to_program(model: nn.Module, args: tuple, axes: Axes) -> ExportedProgram:
 
     Args:
         model, args: The model and its inputs.
-        axes: For each input the names of its dynamic axes, or `None` for fixed shapes.
+        axes: For each input, the names of its dynamic axes, or `None` for fixed shapes.
 
     Raises:
         ExportError: torch cannot trace the model.
@@ -48,18 +48,18 @@ def to_program(model: nn.Module, args: tuple, axes: Axes) -> ExportedProgram:
     try:
         with silence(), torch.no_grad():
             program = torch.export.export(model, args, dynamic_shapes=shapes)
-    except Exception as error:  # it fails in many ways
+    except Exception as error:  # it raises many types
         hint = "try dynamic=False" if axes else "change the module that it names"
         raise ExportError(f"torch.export must get through the model, got {last_line(error)}: {hint}") from error
-    for node in program.graph.nodes:  # the places of source files on this machine
+    for node in program.graph.nodes:  # paths of source files on this machine
         node.meta.pop("stack_trace", None)
     program.example_inputs = None  # pyright: ignore[reportAttributeAccessIssue] # they would be pickled
     return program
 
 
 def save_pt2(program: ExportedProgram, path: Path) -> None:
-    """`torch.export.save`, and then the graph, which is JSON, is compressed; tensors stay raw bytes."""
-    written = io.BytesIO()  # a file's name would go into the archive, and not every name may
+    """`torch.export.save`, then compress the graph, which is JSON; tensors stay raw bytes."""
+    written = io.BytesIO()  # a file's name would go into the archive, which does not allow every name
     torch.export.save(program, written)
     with zipfile.ZipFile(written) as archive:
         entries = [(info, archive.read(info)) for info in archive.infolist()]

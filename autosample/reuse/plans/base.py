@@ -1,4 +1,4 @@
-"""What a kind of plan has to offer."""
+"""The interface of a plan."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ Pad = tuple[list[int], str]
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """The numbers of a layer, and what follows it.
+    """The tensors of a layer, and what follows it.
 
     Attributes:
         summary: `Φ`, shape `(L, Q)`.
-        factors: What windows are multiplied by, per filter `(N, 1)` or per window `(N, G)`, or `None`.
+        factors: Factors of windows, per filter `(N, 1)` or per window `(N, G)`, or `None`.
         bias: `(N,)` or `None`.
         mix: WSNet's mixing matrix `(N', N)`, or `None`.
-        pad: What `torch.nn.functional.pad` adds before, and in which mode, where it does not add zeros.
-        relu, pool: What follows: a ReLU, a max-pool of this size and stride (1-D only).
+        pad: Sizes and mode of `torch.nn.functional.pad` before the layer, if the padding is not zeros.
+        relu, pool: Whether a ReLU follows, and size and stride of the max-pool that follows (1-D only).
     """
 
     summary: Tensor
@@ -37,28 +37,28 @@ class Operands:
 
     @property
     def mixed(self) -> int:
-        """How many filters are left where filters are mixed afterwards (denser sampling), else 0."""
+        """Number of filters after mixing (denser sampling), or 0 without mixing."""
         return 0 if self.mix is None else len(self.mix)
 
 
 class PlanKind:
     """A way to compute a task: where it can be used, what it costs, and the module that does it.
 
-    Costs are in multiply-adds of a dense convolution. They only have to tell the promising plans from the hopeless.
+    Costs are in multiply-adds of a dense convolution. They only need to separate promising plans from hopeless ones.
 
     Attributes:
-        trains: Whether `reuse.ops.convolve` computes the variant that `usable` gives, so that layers in training can
-            use this plan as well.
+        trains: Whether `reuse.ops.convolve` computes the variant that `usable` gives, so layers in training can use
+            this plan too.
     """
 
     trains: ClassVar[bool] = False
 
     def usable(self, task: Task, device: torch.device, dtype: torch.dtype, fuse: bool) -> Task | None:
-        """The variant of a task that this plan computes, or `None` where the plan cannot be used.
+        """The variant of a task that this plan computes, or `None` if the plan cannot be used.
 
         Args:
             task: What the layer computes.
-            device, dtype: Of the layer's input.
+            device, dtype: Device and type of the layer's input.
             fuse: Whether the fused kernel may be used.
         """
         raise NotImplementedError

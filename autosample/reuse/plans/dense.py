@@ -1,4 +1,4 @@
-"""The dense layer, whose weight is made once: what every other plan has to beat."""
+"""The dense layer, whose weight is computed once: every other plan must beat it."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
 
-# Fitted once to measurements on AVX-512 processors, as those of the other plans [multiply-adds].
+# Fitted once to measurements on AVX-512 processors, like those of the other plans [multiply-adds].
 _CALL = 5e5
 _MOVE = 12  # one number read, added and written
 

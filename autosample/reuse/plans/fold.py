@@ -1,4 +1,4 @@
-"""The plan `fold`: channel groups that meet the same filters are added up first."""
+"""The plan `fold`: channel blocks that have the same filters are added first."""
 
 import torch
 
@@ -7,7 +7,7 @@ from autosample.reuse.task import Task
 
 
 class Fold(Segments):
-    """Only channels are folded; every window is a filter of its own, so nothing is shared along the taps."""
+    """Only channels are folded. Every window is a separate filter, so nothing is shared along the taps."""
 
     call = 2e6
 

@@ -8,7 +8,7 @@ from autosample.reuse.task import Task
 
 
 class Fused(Segments):
-    """The C++ kernel goes tile by tile: what lies between input and output stays in the cache. CPUs only."""
+    """The C++ kernel works tile by tile, so intermediate results stay in the cache. CPUs only."""
 
     trains = False  # by `reuse.fused.convolve` only
     call, move = 5e5, 12

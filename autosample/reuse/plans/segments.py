@@ -14,11 +14,11 @@ from autosample.reuse.task import Task
 
 
 class Segments(PlanKind):
-    """Segments of the summary are convolved once; windows are sums of these, and filters choose windows.
+    """Segments of the summary are convolved once; windows are sums of these, and filters select windows.
 
     Attributes:
         call: The fixed cost.
-        move: The cost of a number that is read, added and written.
+        move: The cost to read, add and write one number.
         kernel: Whether the fused kernel computes the module.
     """
 
@@ -40,15 +40,15 @@ class Segments(PlanKind):
         return batch * (1.1 * self.macs(task, frame, size, mixed) + self.move * moved + picked) + self.call
 
     def _sums(self, task: Task) -> int:
-        """How often all window sums are written to memory."""
+        """Number of times that all window sums are written to memory."""
         return len(task.schedule.passes)
 
     def _chosen(self, task: Task) -> int:
-        """Windows that are copied to their filters, for each place in the output."""
+        """Windows copied to their filters, per output position."""
         return 0 if task.in_order else task.rows.numel()
 
     def _picked(self, task: Task) -> int:
-        """Multiply-adds of a selection by a product, for each place in the output."""
+        """Multiply-adds of a selection by a product, per output position."""
         return task.filters * task.blocks * task.choices if task.blocks > 1 else 0
 
     def build(self, task: Task, frame: Frame, operands: Operands) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Offset rules. To add one, write a subclass of `Offsets` in one file and add its row to `RULES`.
+"""Offset rules. To add one, write a subclass of `Offsets` in its own file and add a row to `RULES`.
 
 A method that samples nothing is a row of the same table: a subclass of `autosample.nn.Compressed`.
 """

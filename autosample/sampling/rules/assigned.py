@@ -16,14 +16,14 @@ class AssignedOptions(RuleOptions):
     """Settings of the rule.
 
     Attributes:
-        start: Offsets without a warm start: as the strided rule puts them, or at random.
+        start: Offsets without a warm start: those of the strided rule, or random ones.
     """
 
     start: Literal["strided", "random"] = "strided"
 
 
 class AssignedOffsets(TableOffsets):
-    """A table that a warm start fills and training leaves alone. Without a warm start it is that of `start`."""
+    """A table that a warm start fills and training does not change. Without a warm start it is filled by `start`."""
 
     Options: ClassVar[type[RuleOptions]] = AssignedOptions
 

@@ -1,4 +1,4 @@
-"""What every offset rule offers to a layer, and the offsets that it may choose from."""
+"""The interface of an offset rule, and the offsets that it may choose from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -39,12 +39,12 @@ class Lattice:
 
     @property
     def last(self) -> int:
-        """The largest admissible offset [rows]."""
+        """The largest admissible offset [summary rows]."""
         return (self.choices - 1) * self.grid
 
     @property
     def bits(self) -> int:
-        """Bits of one stored offset."""
+        """Bits per stored offset."""
         return bits_for(self.choices)
 
     @property
@@ -53,14 +53,14 @@ class Lattice:
         return self.filters * self.windows * self.bits
 
     def pack(self, offsets: Int[Tensor, "n g"]) -> dict[str, Tensor]:
-        """The table as a file holds it: grid steps at `bits` each; nothing where there is only one choice."""
+        """The table as a file holds it: grid steps at `bits` each; nothing if there is only one choice."""
         return {"table": pack(offsets // self.grid, self.bits)} if self.bits else {}
 
     def unpack(self, stored: Mapping[str, Tensor]) -> Int[Tensor, "n g"]:
         """The inverse of `pack`.
 
         Raises:
-            ArtifactError: An offset lies outside of the summary.
+            ArtifactError: An offset is outside the summary.
         """
         if not self.bits:
             return torch.zeros(self.filters, self.windows, dtype=torch.long)
@@ -87,10 +87,10 @@ class Lattice:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """What a spec can tell a rule in its `options`; a rule with settings has a subclass of this.
+    """The settings of a rule, the `options` of a spec. A rule with settings has a subclass of this.
 
     Raises:
-        SpecError: A setting has a value that it cannot have.
+        SpecError: A setting has an invalid value.
     """
 
     def __post_init__(self) -> None:
@@ -100,32 +100,32 @@ class RuleOptions:
 
 @cache
 def _words(options: type[RuleOptions]) -> list[tuple[str, tuple[str, ...]]]:
-    """The settings that are one of several words, with these words."""
+    """The settings that must be one of several words, with these words."""
     hints = get_type_hints(options)
     return [(f.name, get_args(hints[f.name])) for f in fields(options) if get_origin(hints[f.name]) is Literal]
 
 
 class Offsets(nn.Module):
-    """A rule that says where the windows of a layer start on its summary. Calling it gives the offsets `(N, G)`.
+    """A rule that decides where the windows of a layer start on its summary. Calling it gives the offsets `(N, G)`.
 
-    A subclass defines `placement`, and `assign` if a warm start may move its windows. `packed` gives a file what the
-    rule must remember, and `restored` takes it back. What can be computed is not kept; `anchor` tells on which device
-    to compute it. Nothing here is as large as the weight. A learned rule keeps its parameters when it is frozen, so
-    that checkpoints and distributed training continue undisturbed; `harden_` then replaces it by `TableOffsets`.
+    A subclass defines `placement`, and `assign` if a warm start may move its windows. `packed` returns the tensors that
+    a file must hold, `restored` reads them. What can be computed is not stored; `anchor` gives the device to compute it
+    on. Nothing here is as large as the weight. A learned rule keeps its parameters when it is frozen, so checkpoints
+    and distributed training keep working. `harden_` then replaces it by `TableOffsets`.
 
     Args:
-        lattice: The offsets to choose from.
+        lattice: The admissible offsets.
         options: The rule's settings; the defaults if left out.
-        seed: Seed of the layer, for whatever is pseudo-random.
-        in_channels: Channels of the layer's input, for rules that look at it.
-        device: Where to put tensors.
+        seed: Seed of the layer, for everything pseudo-random.
+        in_channels: Channels of the layer's input, for rules that use it.
+        device: Device for the tensors.
     """
 
     #: the settings that the rule knows
     Options: ClassVar[type[RuleOptions]] = RuleOptions
     #: whether offsets are learned in training
     learned = False
-    #: whether filter `n` starts at `n·S` in every group, so that an integer stride gives the summary's length
+    #: whether filter `n` starts at `n·S` in every window, so an integer stride gives the summary's length
     spaced = False
     #: whether `observe` needs the layer's input before each sampling
     watches_input = False
@@ -153,30 +153,30 @@ class Offsets(nn.Module):
         return type(self).assign is not Offsets.assign
 
     def placement(self) -> Placement:
-        """Where the windows lie now, differentiable in everything that the rule learns."""
+        """The present placement, differentiable in everything that the rule learns."""
         raise NotImplementedError
 
     def forward(self) -> Int[Tensor, "n g"]:
-        """The integer offsets that the rule stands for, multiples of the grid."""
+        """The integer offsets, multiples of the grid."""
         return self.placement().base
 
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
-        """Take over these offsets as far as the rule can; fixed rules keep their own (warm starts call it)."""
+        """Move to these offsets, as near as the rule can, for a warm start. Fixed rules ignore it."""
 
     def stored_bits(self) -> int:
         """Bits that the offsets take in a file."""
         return 0
 
     def packed(self) -> dict[str, Tensor]:
-        """The tensors that a file needs to give these offsets back, `stored_bits` in all."""
+        """The tensors that a file needs to restore these offsets, `stored_bits` in total."""
         return {}
 
     def restored(self, stored: Mapping[str, Tensor]) -> "Offsets":
-        """The hardened rule that `stored`, as given by `packed`, stands for. This one may be on the meta device."""
+        """The hardened rule from `stored`, the tensors that `packed` returned. This rule may be on the meta device."""
         return self
 
     def hardened(self) -> "Offsets":
-        """This rule without the parts that only learning needs; fixed rules return themselves."""
+        """This rule without the parts that only learning needs. Fixed rules return themselves."""
         return self
 
     def stored_form(self) -> nn.Module:
@@ -184,10 +184,10 @@ class Offsets(nn.Module):
         return Packed(self().long().cpu(), self.lattice.grid)
 
     def observe(self, x: Tensor) -> None:
-        """Look at the layer's input before its weight is sampled (rules with `watches_input` only)."""
+        """Read the layer's input before its weight is sampled (only for rules with `watches_input`)."""
 
     def forget(self) -> None:
-        """Drop what was seen, after the weight has been used."""
+        """Drop what `observe` read, after the weight has been used."""
 
     def extra_repr(self) -> str:
         p = self.lattice

@@ -15,10 +15,10 @@ from autosample.sampling.windows import Placement
 
 @dataclass(frozen=True, kw_only=True)
 class CategoricalOptions(LearnedOptions):
-    """Settings of the rule, besides those of every learned one.
+    """Settings of the rule, besides those of every learned rule.
 
     Attributes:
-        candidates: How many neighbouring grid points a window chooses among.
+        candidates: Number of neighbouring grid points that a window chooses from.
     """
 
     candidates: int = 8
@@ -31,9 +31,9 @@ class CategoricalOptions(LearnedOptions):
 class CategoricalOffsets(LearnedOffsets):
     """Each window takes the best of `candidates` neighbouring grid points around its start.
 
-    The forward pass uses the largest logit alone; backward, `∂ℓ/∂logit[c] = p[c]/τ·(s[c] − Σ p·s)` with
-    `p = softmax(logit/τ)` and `s[c] = ⟨∂ℓ/∂W, window at c⟩`. Candidates are bounded so that learning costs a few
-    passes over the weight, however many choices there are.
+    The forward pass uses the largest logit alone; backward, `∂ℓ/∂logit[c] = p[c]/τ·(s[c] − Σ p·s)` with `p =
+    softmax(logit/τ)` and `s[c] = ⟨∂ℓ/∂W, window at c⟩`. The number of candidates is bounded, so learning costs a few
+    passes over the weight for any number of choices.
 
     Attributes:
         logits: Scores of the candidates, `(N, G, C)`.
@@ -67,7 +67,7 @@ class CategoricalOffsets(LearnedOffsets):
         step = offsets // self.lattice.grid
         first = (step - self.count // 2).clamp(0, self.lattice.choices - self.count)
         self.first.copy_(first * self.lattice.grid)
-        self.logits.zero_().scatter_(2, (step - first).long().unsqueeze(-1), 0.1)  # a slight lead for the start
+        self.logits.zero_().scatter_(2, (step - first).long().unsqueeze(-1), 0.1)  # a small lead for the start
 
     def anneal(self, progress: float) -> None:
         """Lower the temperature from 1 to 0.1."""

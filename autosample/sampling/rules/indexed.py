@@ -1,4 +1,4 @@
-"""Offsets from an index learner that looks at the layer's input: NES (Zhou et al. 2020, section 3.2)."""
+"""Offsets from an index learner that reads the layer's input: NES (Zhou et al. 2020, section 3.2)."""
 
 import torch
 from jaxtyping import Int
@@ -17,13 +17,13 @@ _HIDDEN = 16
 class IndexedOffsets(LearnedOffsets):
     """In training, offsets are predicted from the input and averaged into a routing map; otherwise the map is used.
 
-    The learner is two pointwise layers with a ReLU on the mean of the input over space, then a sigmoid, averaged
-    over the batch and scaled to the admissible range. (The paper averages over space after the learner; pooling
-    first costs `M·H + H·N·G` a sample instead of that per position.) Hardening drops it.
+    The learner is two pointwise layers with a ReLU on the mean of the input over space, then a sigmoid, averaged over
+    the batch and scaled to the admissible range. (The paper averages over space after the learner; pooling first costs
+    `M·H + H·N·G` per sample instead of per position.) Hardening drops it.
 
     Attributes:
         routing: The moving average of offsets, `(N, G)` [grid steps].
-        learner: The two layers; `None` for an input of no channels.
+        learner: The two layers; `None` if the input has no channels.
     """
 
     watches_input = True
@@ -45,7 +45,7 @@ class IndexedOffsets(LearnedOffsets):
         self._current: Tensor | None = None
 
     def _new_learner(self) -> nn.Sequential:
-        """An index learner that starts at the routing map."""
+        """An index learner whose first predictions are the routing map."""
         device, outputs = self.routing.device, self.routing.numel()
         first = nn.Linear(self.channels, _HIDDEN, device=device)
         last = nn.Linear(_HIDDEN, outputs, device=device)

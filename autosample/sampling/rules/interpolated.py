@@ -15,7 +15,7 @@ from autosample.sampling.windows import Placement
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolatedOptions(LearnedOptions):
-    """Settings of the rule, besides those of every learned one.
+    """Settings of the rule, besides those of every learned rule.
 
     Attributes:
         unit: What the parameter is: an offset in `positions` [rows], or DFSNet's fraction through a `sigmoid`.
@@ -25,11 +25,11 @@ class InterpolatedOptions(LearnedOptions):
 
 
 class InterpolatedOffsets(LearnedOffsets):
-    """Offsets that move by gradient: a window is a mixture of those at the two neighbouring grid points.
+    """Offsets that move by gradient: a window is a mixture of the two windows at the neighbouring grid points.
 
     Attributes:
-        position: What is learned, `(N, G)`: the offset [rows], reflected at both ends of the admissible range so
-            that no window is ever stuck there; or, with `unit="sigmoid"`, DFSNet's `α` with `o = last·σ(α)`.
+        position: What is learned, `(N, G)`: the offset [rows], reflected at both ends of the range, so no window gets
+            stuck; or, with `unit="sigmoid"`, DFSNet's `α` with `o = last·σ(α)`.
     """
 
     Options: ClassVar[type[RuleOptions]] = InterpolatedOptions
@@ -52,7 +52,7 @@ class InterpolatedOffsets(LearnedOffsets):
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
         value = offsets.to(self.position.dtype)
         if self.options.unit == "sigmoid":
-            margin = 0.4 / max(self.lattice.choices - 1, 1)  # the ends are at infinity: stay where they round to
+            margin = 0.4 / max(self.lattice.choices - 1, 1)  # the ends are at infinity: stay where values round to them
             share = (value / max(self.lattice.last, 1)).clamp(margin, 1 - margin)
             value = torch.log(share) - torch.log1p(-share)
         self.position.copy_(value)
@@ -77,7 +77,7 @@ class InterpolatedOffsets(LearnedOffsets):
 
 
 def between_neighbours(steps: Float[Tensor, "n g"], lattice: Lattice) -> Placement:
-    """Windows at real-valued grid steps, as mixtures of those at the two neighbouring integers."""
+    """Windows at real-valued grid steps, as mixtures of the two windows at the neighbouring integers."""
     count = min(2, lattice.choices)
     first = steps.detach().floor().long().clamp_(0, lattice.choices - count)
     distance = first.unsqueeze(-1) + torch.arange(count, device=steps.device) - steps.unsqueeze(-1)
@@ -87,8 +87,8 @@ def between_neighbours(steps: Float[Tensor, "n g"], lattice: Lattice) -> Placeme
 def linear_mixture(distance: Float[Tensor, "n g j"]) -> Float[Tensor, "n g j"]:
     """Weights of the two neighbours of an offset, from their signed distances to it.
 
-    Written without `abs` and `clamp`, whose derivatives vanish at integers, where every offset starts: here the
-    derivative there is the one towards the upper neighbour, DFSNet's `F[⌊l⌋+1 : ·] − F[⌊l⌋ : ·]`.
+    Written without `abs` and `clamp`, whose derivatives vanish at integers, where every offset starts. Here the
+    derivative at an integer is the one towards the upper neighbour, DFSNet's `F[⌊l⌋+1 : ·] − F[⌊l⌋ : ·]`.
     """
     if distance.shape[-1] == 1:
         return torch.ones_like(distance)

@@ -1,4 +1,4 @@
-"""What learned rules share: the frozen state, kept in buffers so that it survives a checkpoint."""
+"""What learned rules share: the frozen state, in buffers, so checkpoints keep it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ class LearnedOptions(RuleOptions):
     """Settings of every rule that learns.
 
     Attributes:
-        start: Where offsets begin: as the strided rule puts them, or at random.
-        rate: Learning rate of what is learned [rows, or scores of a choice, per optimizer step of Adam]; `None` uses
-            that of the weights.
+        start: Initial offsets: those of the strided rule, or random ones.
+        rate: Learning rate of what is learned [rows, or scores of a choice, per optimizer step of Adam]; `None` is that
+            of the weights.
         freeze_at: Share of the training after which offsets become integers and stay.
-        afford: Share of a summary's bits that stored offsets may take. Where they would take more they are random and
-            cost nothing (with 0 everywhere); with `None` there are fewer windows instead.
+        afford: Largest share of a summary's bits that stored offsets may take. A layer that would need more uses random
+            offsets, which cost nothing; so 0 means random everywhere. `None`: use fewer windows instead.
     """
 
     start: Start = "strided"
@@ -42,7 +42,7 @@ class LearnedOptions(RuleOptions):
 
 
 class LearnedOffsets(Offsets):
-    """A rule that learns. Until `freeze` is called, `placement` follows the parameters; then, the integers of `table`.
+    """A rule that learns. `placement` follows the parameters until `freeze` is called, then the integers of `table`.
 
     A subclass defines `soft_placement`, `hard_offsets` and `assign`.
     """
@@ -72,7 +72,7 @@ class LearnedOffsets(Offsets):
         raise NotImplementedError
 
     def hard_offsets(self) -> Int[Tensor, "n g"]:
-        """The integers nearest to what has been learned, before freezing."""
+        """The integers nearest to the learned offsets, before freezing."""
         raise NotImplementedError
 
     def rated(self) -> list[nn.Parameter]:
@@ -89,7 +89,7 @@ class LearnedOffsets(Offsets):
         return self.table.long() if self.is_frozen else self.hard_offsets()
 
     def freeze(self) -> None:
-        """Round what has been learned to integers and stop learning it; a second call changes nothing."""
+        """Round the learned offsets to integers and stop learning them; a second call changes nothing."""
         if not is_set(self.frozen):
             with torch.no_grad():
                 self.table.copy_(self.hard_offsets())
@@ -97,7 +97,7 @@ class LearnedOffsets(Offsets):
         self.is_frozen = True
 
     def train(self, mode: bool = True):
-        """Switch modes; an average of models (EMA) that received the buffers of a frozen one notices it here."""
+        """Switch modes. An average of models (EMA) that received the buffers of a frozen model notices it here."""
         self.is_frozen = is_set(self.frozen)
         return super().train(mode)
 
@@ -114,7 +114,7 @@ class LearnedOffsets(Offsets):
         return TableOffsets(self.lattice, self())
 
     def _apply(self, fn, recurse: bool = True):
-        """Learned offsets stay float32 in half-precision models: bfloat16 cannot tell row 4000 from row 4016."""
+        """Learned offsets stay float32 in half-precision models: bfloat16 cannot distinguish row 4000 from row 4016."""
         kept = {name: p.detach() for name, p in self._parameters.items() if p is not None}
         kept |= {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
         super()._apply(fn, recurse)
@@ -130,5 +130,5 @@ class LearnedOffsets(Offsets):
 
 
 def is_set(flag: Tensor) -> bool:
-    """The value of a flag kept in a buffer; on the meta device nothing is ever set."""
+    """The value of a flag kept in a buffer; on the meta device no flag is ever set."""
     return not flag.is_meta and bool(flag)

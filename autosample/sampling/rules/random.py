@@ -10,7 +10,7 @@ from autosample.sampling.hashing import random_offsets
 from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.windows import Placement
 
-# What the operators that hash offsets weigh in an exported file [bits]: a smaller table is written instead.
+# Size of the operators that hash offsets in an exported file [bits]: a smaller table is written instead.
 _HASH = 8 * 2000
 
 

@@ -33,7 +33,7 @@ class StridedOptions(RuleOptions):
 
 
 class StridedOffsets(Offsets):
-    """`o[n, g] = n·S` in every group: filter after filter, a step further along the summary."""
+    """`o[n, g] = n·S` in every window: each filter starts one step further along the summary."""
 
     Options: ClassVar[type[RuleOptions]] = StridedOptions
     spaced = True

@@ -1,4 +1,4 @@
-"""Offsets given as a table of integers: what a learned rule is hardened to."""
+"""Offsets given as a table of integers: hardening turns a learned rule into it."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -37,7 +37,7 @@ class TableOffsets(Offsets):
 def start_offsets(
     lattice: Lattice, start: Literal["strided", "random"], seed: int, device: torch.device | None
 ) -> Int[Tensor, "n g"]:
-    """Where learned windows begin: as the strided rule puts them, or at random."""
+    """Initial offsets of learned windows: those of the strided rule, or random ones."""
     if device is not None and torch.device(device).type == "meta":  # only its shape matters
         return torch.empty(lattice.filters, lattice.windows, dtype=torch.long, device=device)
     return lattice.random(seed, device) if start == "random" else lattice.strided(device)
