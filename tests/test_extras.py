@@ -42,10 +42,8 @@ def test_a_verb_whose_extra_is_missing_says_how_to_get_it(verb):
     ],
 )
 def test_a_function_whose_extra_is_missing_says_how_to_get_it(tmp_path, code, extra):
-    done = without_extras(
-        f"from autosample.errors import MissingExtra\ntry:\n    {code}\nexcept MissingExtra as error:\n    print(error)",
-        cwd=tmp_path,
-    )
+    caught = f"try:\n    {code}\nexcept MissingExtra as error:\n    print(error)"
+    done = without_extras(f"from autosample.errors import MissingExtra\n{caught}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.endswith(f"pip install 'autosample[{extra}]'\n")
     assert done.stdout.count("\n") == 1
@@ -70,8 +68,8 @@ loaded = autosample.load("saved")
 torch.testing.assert_close(loaded(x), expected)
 fast = autosample.deploy(loaded, x, measure=False, fuse=False)
 torch.testing.assert_close(fast(x), expected, rtol=1e-3, atol=1e-4)
-for line in ("report test_resnet --spec wsnet --ratio 4 --out report", "card saved", "quantize saved --bits 4 --out small",
-             "export small --format artifact --out again", "--help", "--version"):
+for line in ("report test_resnet --spec wsnet --ratio 4 --out report", "card saved", "--help", "--version",
+             "quantize saved --bits 4 --out small", "export small --format artifact --out again"):
     assert main(line.split()) == 0, line
 assert main("export saved --format onnx --input 1 16 16 --out x.onnx".split()) == 2
 """

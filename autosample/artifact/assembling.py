@@ -12,7 +12,7 @@ from autosample.coding.quantizers import QUANTIZERS, Quantizer
 from autosample.errors import ArtifactError, AutosampleError, one_line
 from autosample.model.report import note_reason
 from autosample.nn import Compressed, outer_modules
-from autosample.nn.become import method_called
+from autosample.nn.becoming import method_called
 from autosample.nn.kinds import is_kind
 from autosample.nn.stored import compact_state, own_tensors, shared_names, store_as
 

@@ -1,7 +1,7 @@
 """What follows each convolution and linear layer directly: the norm, ReLU and max-pooling that can be fused with it.
 
 The model is run once. Hooks tell which module makes and which takes a tensor; two modes of torch tell what else uses
-it. `TorchFunctionMode` sees calls from Python, reads that run no operator (`tolist`, `data_ptr`) among them;
+it. `TorchFunctionMode` sees calls from Python, including reads that run no operator (`tolist`, `data_ptr`);
 `TorchDispatchMode` sees the operators of scripted and C++ code, which the former does not. After the run, memory that
 is still alive was kept by someone. Tensors are told apart by their storage, so a view counts as the tensor itself.
 """
@@ -32,7 +32,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # in the order in which they may follow a layer; a max-pool and a ReLU may also change places, as they commute
 _STEPS = ("norm", "activation", "pool")
-# Reading these tells nothing of a tensor's numbers.
+# Reading these says nothing about a tensor's numbers.
 _ABOUT = (
     "shape", "dtype", "device", "layout", "ndim", "itemsize", "nbytes", "requires_grad", "is_leaf",
     "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "is_mkldnn", "is_nested",
@@ -51,7 +51,7 @@ class Chain:
         layer: Name of a `Conv1d`, `Conv2d` or `Linear`, or of a subclass of them.
         norm: Name of a batch norm with running statistics over the layer's output channels.
         activation: Name of an `nn.ReLU`; that inside of a timm `BatchNormAct2d` is `"<norm>.act"`.
-        pool: Name of an `nn.MaxPool1d` or `MaxPool2d` over the positions of the convolution.
+        pool: Name of an `nn.MaxPool1d` or `MaxPool2d` over the output of the convolution.
         lent: Whether anything but the layer itself uses its parameters.
     """
 
@@ -67,7 +67,7 @@ def find_chains(model: nn.Module, example: Tensor | tuple) -> dict[str, Chain]:
 
     A chain ends where anything is uncertain: at a module that is called twice, has hooks of the user, or is registered
     under two names (the layer itself may be); at a parametrized norm; at a tensor that anything else reads, keeps or
-    returns. Modules that hand on their input as it is (`nn.Identity`, dropout) are passed over.
+    returns. Modules that return their input unchanged (`nn.Identity`, dropout) are skipped.
 
     A model in training mode is judged by what `model.eval()` makes of it. Modules that are in training mode although
     the model is not take no part. The model is left as it was, also when its forward pass raises.
@@ -102,7 +102,7 @@ def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _roles(model: nn.Module) -> dict[nn.Module, str]:
-    """The modules to be hooked: `layer`, one of `_STEPS`, `passer` (hands on its input) or `watched`.
+    """The modules to be hooked: `layer`, one of `_STEPS`, `passer` (returns its input) or `watched`.
 
     What a watched module takes and gives counts as used: hooks of the user see it, or, in a module left in training
     mode, something happens to it that an evaluation pass does not show.
@@ -162,7 +162,7 @@ def _follow(trace: "_Trace", layer: nn.Module, names: dict[nn.Module, str]) -> C
 
 
 def _allowed(trace: "_Trace", layer: nn.Module) -> tuple[str, ...]:
-    """The steps that fit a layer: norm and pool are about channels and positions, wherever these are in its output."""
+    """The steps that fit a layer: norm and pool need channels and places where they expect them in its output."""
     value = trace.made.get(layer)
     rank = 2 + len(layer.kernel_size) if isinstance(layer, nn.Conv1d | nn.Conv2d) else 2
     batched = value is not None and value.rank == rank
@@ -258,7 +258,7 @@ class _Trace:
             self.made[module] = self._values[storage.cdata] = value
 
     def finish(self) -> None:
-        """Count as used whatever is still held, garbage excepted. To be called while the model's output is alive."""
+        """Count everything that is still held as used, except garbage. Call it while the model's output is alive."""
         if any(value.kept for value in self.made.values() if value.readers and not value.used):
             gc.collect()
         for value in self.made.values():
@@ -273,12 +273,12 @@ class _Trace:
         return None if any(self.calls[m] != 1 or m in self.borrowed for m in pair) else pair[1]
 
     def passes(self, module: Any) -> bool:
-        """Whether a module does nothing but hand on its input."""
+        """Whether a module only returns its input."""
         return self.roles.get(module) == "passer" or (type(module) is nn.Identity and module not in self.roles)
 
 
 class _Functions(TorchFunctionMode):
-    """Tells of every torch function that Python code calls."""
+    """Reports every torch function that Python code calls."""
 
     def __init__(self, see: Callable[..., None]) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
-    """Tells of every operator that runs, whoever calls it."""
+    """Reports every operator that runs, from any caller."""
 
     supports_higher_order_operators = True
 
@@ -319,7 +319,7 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 
 
 def _storage(tensor: Tensor) -> StorageWeakRef | None:
-    """The memory behind a tensor, if it has memory of its own (sparse tensors have not)."""
+    """The memory behind a tensor, if it has its own memory (sparse tensors do not)."""
     with torch._C.DisableTorchFunction():  # or the trace would see this as well
         try:
             return StorageWeakRef(tensor.untyped_storage())
@@ -329,16 +329,13 @@ def _storage(tensor: Tensor) -> StorageWeakRef | None:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; modes, buffers and random numbers are put back afterwards.
-
-    Modes are set one by one: `model.eval()` may be overridden to do more than that.
-    """
+    """Evaluation mode without gradients; modes, buffers and random numbers are restored afterwards."""
     training = _in_training(model)
     buffers = [(m._buffers, dict(m._buffers)) for m in model.modules() if isinstance(m._buffers, dict)]
     copies = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.no_grad(), torch.random.fork_rng({p.device for p in model.parameters() if p.is_cuda}):
         try:
-            for module in training:
+            for module in training:  # one by one, as `model.eval()` may be overridden to do more
                 module.training = False
             yield
         finally:

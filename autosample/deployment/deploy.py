@@ -70,8 +70,7 @@ def deploy(
         example: An input, or a tuple of inputs; its batch counts.
         measure: Time promising plans on this device, and take one only if it beats the dense layer. Otherwise a cost
             model decides.
-        fuse: Use the fused C++ kernel where it runs (it is built on first use). Without it the result consists of
-            standard operators only.
+        fuse: Use the fused C++ kernel where it runs (built on first use), not only standard operators.
 
     Raises:
         ConversionError: The example is no input, or the outputs would not be those of the model.

@@ -22,7 +22,7 @@ class Following:
 
     @property
     def disjoint(self) -> "Following":
-        """The same without a pool that is not 1-D, or whose windows overlap or are padded: `WindowConv` has no such."""
+        """The same without a pool over images, or one whose windows overlap or are padded: `WindowConv` has none."""
         p = self.pool
         if p is None or (
             isinstance(p, nn.MaxPool1d)

@@ -83,7 +83,7 @@ class _Planned:
 def _plan(
     model: nn.Module, layer: nn.Module, chain: Chain | None, x: Tensor | None, measure: bool, fuse: bool, dense: bool
 ) -> _Planned:
-    """Plan one layer. A layer without a chain, or one with a way of its own, has nothing folded into it."""
+    """Plan one layer. Nothing is folded into a layer without a chain, or one that must stay its own kind of module."""
     own = "no other plan is known" if chain is None else _own_way(layer, chain)
     follow = Following(model, Chain(layer="") if own or chain is None else chain)
     if not isinstance(layer, Compressed):

@@ -121,7 +121,7 @@ def _files(
     runs = {name: onnx_runner(folder / name, threads) for name in (BASELINE, _FLAT)}
     for name, form in FORMATS.items():
         side = _label(name)
-        with contextlib.suppress(OversizeError):  # what a quantised model comes to in floating point is not offered
+        with contextlib.suppress(OversizeError):  # a quantised model may have no compact form in floating point
             write_model(form, model, folder / side, example)
             runs[side] = form.runner(folder / side, threads)
     return {side: (folder / side).stat().st_size for side in runs}, runs

@@ -20,7 +20,7 @@ def tidy(graph: Any) -> None:
     name_after_layers(graph)
 
 
-# They do the same to every number, whatever the shape.
+# They do the same to every number, for any shape.
 _UNARY = ("Relu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "Erf", "Identity")
 
 
@@ -137,7 +137,7 @@ def relu_first(graph: Any) -> None:
         graph.insert_before(pool, relu)
 
 
-# What the standard takes where nothing is said; torch's exporter says it all the same.
+# What the standard assumes for a missing attribute; torch's exporter writes it anyway.
 _DEFAULTS = {
     "Reshape": {"allowzero": 0},
     "ReduceSum": {"noop_with_empty_axes": 0, "keepdims": 1},

@@ -115,7 +115,7 @@ class SummedConv(Conv):
             x = F.pad(x, (0, 0, 0, 0, 0, surplus)) if surplus else x
             x = x.reshape(-1, task.columns, *x.shape[2:])
         y = self._sums(x)
-        y = y.reshape(batch, task.blocks * task.positions, *y.shape[2:]) if task.blocks > 1 else y
+        y = y.reshape(batch, task.blocks * task.choices, *y.shape[2:]) if task.blocks > 1 else y
         return self._select(y)
 
     def _sums(self, x: Float[Tensor, "b q h w"]) -> Float[Tensor, "b p h w"]:
@@ -138,7 +138,7 @@ class SummedConv(Conv):
             y = y if self.in_order else y.index_select(1, self.sampled.segments(task)[:, 0])
             y = y if factors is None else y * factors[:, :, None]
             return y if bias is None else y + bias[:, None, None]
-        rows = self.sampled.segments(task).unsqueeze(2) == torch.arange(task.positions)
+        rows = self.sampled.segments(task).unsqueeze(2) == torch.arange(task.choices)
         choice = rows.float() if factors is None else rows * factors[:, :, None]
         choice = choice.flatten(1) if mixing is None else mixing @ choice.flatten(1)
         return F.conv2d(y, choice[:, :, None, None], bias)
@@ -201,7 +201,7 @@ def _two(vector: tuple, missing: Any = 1) -> tuple:
 
 
 def with_weight(layer: nn.Module, weight: nn.Module) -> nn.Module:
-    """A layer of torch's, or of a subclass with a forward pass of its own, whose weight is made in the graph."""
+    """A copy of a torch layer, or of a subclass of one, whose weight is made in the graph."""
     kind = type(layer)
     made = copy.copy(layer)
     for store in ("_parameters", "_buffers", "_modules"):  # a shallow copy shares these

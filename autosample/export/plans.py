@@ -94,7 +94,7 @@ def _summed(task: Task, frame: Frame, batch: int, out: int, filters: int, mixed:
         total += rows * places * (step.count * _SLICE + (step.count - 1) * _ADD) + (2 * step.count - 1) * _CALL
     total += rows * places * _SLICE if every > 1 else 0
     if mixed or task.blocks > 1 or task.rows.shape[1] > 1:
-        return total + batch * out * filters * task.blocks * task.positions + 2 * _CALL
+        return total + batch * out * filters * task.blocks * task.choices + 2 * _CALL
     return total + batch * out * filters * (2 * _ADD + (0 if task.in_order else _SLICE)) + 2 * _CALL
 
 

@@ -137,8 +137,9 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
         return None, ""
     if type(layer) is nn.Conv1d:
         return DirectConv(layer, PlainWeight(layer.weight, int8), layer.bias), ""
-    few = int8 or is_half(layer.weight)
-    return (with_weight(layer, PlainWeight(layer.weight, int8)) if few else None), ""
+    weight = cast(Tensor, layer.weight)
+    few = int8 or is_half(weight)
+    return (with_weight(layer, PlainWeight(weight, int8)) if few else None), ""
 
 
 def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:

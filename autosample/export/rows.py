@@ -37,7 +37,7 @@ class RowSums(Conv):
             ones, apart = torch.ones(1, 1, 1, step.count), step.rows + step.shift[0] * width
             y = F.conv2d(y, ones, dilation=(1, apart))
         y = F.pad(y, (0, schedule.span - 1)).reshape(x.shape[0], -1, width)
-        y = y[:, :: self.frame.stride[0], : task.positions]
+        y = y[:, :: self.frame.stride[0], : task.choices]
         y = y if self.in_order else y.index_select(2, self.sampled.segments(task)[:, 0])
         factors, bias = self.sampled.factors(), kept(self, "bias")
         y = y if factors is None else y * factors[:, 0]

@@ -10,7 +10,7 @@ from torch import nn
 
 from autosample.errors import ConversionError, SpecError, hint
 from autosample.nn import Compressed
-from autosample.nn.become import method_of
+from autosample.nn.becoming import method_of
 from autosample.nn.kinds import is_kind, names_of_kinds
 from autosample.sampling.geometry import kind_of
 from autosample.sampling.presets import PRESETS
@@ -146,6 +146,10 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
         spec = change.replace(share="even")
     elif isinstance(change, str):
         spec = make_spec(change, ratio=spec.ratio)
+    elif not isinstance(change, Mapping):
+        raise ConversionError(
+            f"overrides map patterns to fields of a spec, a preset or None, got {change!r}: write {{'ratio': 4}}"
+        )
     else:
         # a layer with a size of its own shares with no other
         change = {**({"share": "even"} if _sizes(change) else {}), **change}
@@ -182,7 +186,8 @@ def _open_size(choice: Choice) -> bool:
 
 def _sizes(change: Mapping[str, Any]) -> bool:
     """Whether fields of a spec say how much a layer stores."""
-    options = change.get("options") or {}
+    options = change.get("options")
+    options = options if isinstance(options, Mapping) else {}
     return bool(change.get("ratio") or options.get("spatial") or options.get("channel"))
 
 

@@ -1,6 +1,6 @@
 """Compressed layers: those that sample their weight from a summary, and the protocol that all methods share."""
 
-from autosample.nn.become import become as become
+from autosample.nn.becoming import become as become
 from autosample.nn.coded import CodedLayer as CodedLayer
 from autosample.nn.compressed import Compressed as Compressed
 from autosample.nn.compressed import Facts as Facts

@@ -118,8 +118,8 @@ def make_program(task: Task, frame: Frame, *, relu: bool = False, pool: int = 1)
         columns=task.columns,
         channels=task.channels if task.table is None else task.splits * task.columns,
         fold=task.fold,
-        positions=task.positions,
-        spread=len(task.rows) / task.positions,
+        choices=task.choices,
+        spread=len(task.rows) / task.choices,
         relu=relu,
         pool=pool,
     )

@@ -49,7 +49,7 @@ class WindowConv(Deployed):
         factors: Per filter `(N, 1)` or per window `(N, G)`, or `None`.
         bias: `(N,)` or `None`.
         mix: WSNet's mixing matrix `(N', N)`: filters are mixed before the bias is added.
-        pad: What `torch.nn.functional.pad` is to add before, and in which mode, where it is not zeros.
+        pad: What `torch.nn.functional.pad` adds before, and in which mode, where it does not add zeros.
         relu, pool: What follows: a ReLU, a max-pool of this size and stride (1-D only).
         kernel: Whether the fused kernel is wanted.
     """
@@ -111,7 +111,7 @@ class WindowConv(Deployed):
         x = in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1]))
         if self._fuses(x):
             return self._fused(x)
-        # a graph is to hold for every size, and a gradient needs what lies between: neither goes tile by tile
+        # tiles would fix a graph to one size, and gradients need what lies between input and output
         whole = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
         convolve = ops.convolve if whole else ops.convolve_in_tiles
         task = replace(self.task, rows=self.rows, table=self.table)  # as they were loaded, on this device
@@ -119,7 +119,7 @@ class WindowConv(Deployed):
 
     def _fused(self, x: Tensor) -> Tensor:
         if self.pool > 1 and self.frame.out(x.shape[2:])[-1] < self.pool:
-            raise RuntimeError(f"a max-pool of {self.pool} needs as many positions, got input {tuple(x.shape)}")
+            raise RuntimeError(f"a max-pool of {self.pool} needs a longer output, got input {tuple(x.shape)}")
         if self.table is not None:
             x = ops.place_columns(x, self.table, self.task.groups)
         bias = self.bias if self.mix is None else None

@@ -40,7 +40,7 @@ def _is_plain_norm(norm: nn.Module) -> bool:
 
 
 def _is_plain_pool(pool: nn.Module, length: int) -> bool:
-    """Whether windows lie side by side and fit; torch has a word to say where they do not."""
+    """Whether windows lie side by side and fit; where they do not, torch raises an error."""
     if type(pool) is not nn.MaxPool1d or pool.return_indices:
         return False
     size = pool.kernel_size

@@ -124,7 +124,7 @@ def convolve_segments(
 def window_sums(
     segments: Float[Tensor, "b h g j *between"], schedule: Schedule, stride: Vector, out: Vector
 ) -> Float[Tensor, "b h g p *out"]:
-    """`D[j](v) = Σ_r B[j + r](v + r·shift)`, pass by pass, at the strided output positions."""
+    """`D[j](v) = Σ_r B[j + r](v + r·shift)`, pass by pass, at the strided places of the output."""
     rate = schedule.rate(stride)
     every = tuple(s // r for s, r in zip(stride, rate, strict=True))
     # how much of each axis is still needed: the rest of the passes reach so far
@@ -219,10 +219,10 @@ def _multiply(
     sums: Float[Tensor, "b h g p *out"], rows: Int[Tensor, "n g"], factors: Float[Tensor, "n #g"] | None
 ) -> Float[Tensor, "b n *out"]:
     """`select` as a product with a matrix that has one entry for each window."""
-    groups, positions = sums.shape[1], sums.shape[3]
+    groups, choices = sums.shape[1], sums.shape[3]
     values = torch.ones_like(rows, dtype=sums.dtype) if factors is None else factors.to(sums.dtype).expand(rows.shape)
     per_group = rows.long().unflatten(0, (groups, -1)).unsqueeze(3)
-    empty = values.new_zeros(*per_group.shape[:3], positions)
+    empty = values.new_zeros(*per_group.shape[:3], choices)
     choice = empty.scatter(3, per_group, values.reshape(per_group.shape)).flatten(2)
     picked = choice @ sums.flatten(4).flatten(2, 3)
     return picked.flatten(1, 2).unflatten(2, sums.shape[4:])
@@ -230,6 +230,6 @@ def _multiply(
 
 def pick(sums: Float[Tensor, "b h 1 p *out"], rows: Int[Tensor, "n 1"]) -> Float[Tensor, "b n *out"]:
     """`select` where a filter is one window: rows are copied."""
-    groups, positions = sums.shape[1], sums.shape[3]
-    shift = torch.arange(groups, device=rows.device).repeat_interleave(rows.shape[0] // groups) * positions
+    groups, choices = sums.shape[1], sums.shape[3]
+    shift = torch.arange(groups, device=rows.device).repeat_interleave(rows.shape[0] // groups) * choices
     return sums.flatten(1, 3).index_select(1, rows[:, 0].long() + shift)

@@ -63,8 +63,7 @@ def choose(
         task, frame, operands: The layer.
         build_dense: Makes the module to compare with, with everything that a plan would have folded in.
         device, dtype: Of the input.
-        fuse: Whether the fused kernel may be used.
-        measure: Time the promising plans on this device instead of trusting the predictions; kept for the next time.
+        fuse, measure: As for `autosample.deploy`; a measurement is kept for the next time.
     """
     mixed, ways = operands.mixed, variants(task, device, dtype, fuse=fuse)
     baseline = dense.cost(task, frame, shape, mixed)
@@ -74,13 +73,10 @@ def choose(
     if not worth:
         return Plan("dense", f"the best other plan, {best}, is predicted at {1 / costs[best]:.2f}x"), None
     modules = {kind: PLANS[kind].build(ways[kind], frame, operands) for kind in worth}
-
-    def saving(kind: str) -> float:
-        macs = PLANS[kind].macs(ways[kind], frame, shape[2:], mixed)
-        return dense.macs(task, frame, shape[2:], mixed) / max(macs, 1)
-
+    macs = {kind: max(PLANS[kind].macs(ways[kind], frame, shape[2:], mixed), 1) for kind in worth}
+    saving = {kind: dense.macs(task, frame, shape[2:], mixed) / count for kind, count in macs.items()}
     if not measure:
-        return Plan(best, f"{1 / costs[best]:.1f}x predicted", saving=saving(best)), modules[best]
+        return Plan(best, f"{1 / costs[best]:.1f}x predicted", saving=saving[best]), modules[best]
     key = _signature(task, frame, shape, operands, device, dtype, worth)
     sides = ["dense", *worth]
     taken = remembered(key, sides, lambda: _measure({"dense": build_dense(), **modules}, shape, device, dtype))
@@ -88,7 +84,7 @@ def choose(
     ratio, times = taken["dense"] / taken[best], {"seconds": taken[best], "dense_seconds": taken["dense"]}
     if ratio < 1 / MARGIN:
         return Plan("dense", f"the best other plan, {best}, measured {ratio:.2f}x", **times), None
-    return Plan(best, f"measured {ratio:.1f}x", saving=saving(best), **times), modules[best]
+    return Plan(best, f"measured {ratio:.1f}x", saving=saving[best], **times), modules[best]
 
 
 @torch.no_grad()

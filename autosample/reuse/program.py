@@ -23,7 +23,7 @@ class Header(NamedTuple):
             `reach` is how far a filter's last tap lies from its first. A signal is an image of height 1.
         groups, windows, columns, channels, fold, relu, pool: As in `Flow`.
         rows: Segments that are computed.
-        phases: Positions modulo the stride at which segments are computed.
+        phases: Places modulo the stride at which segments are computed.
     """
 
     stride_h: int
@@ -56,8 +56,8 @@ class Flow:
 
     Attributes:
         groups, windows, columns, channels: Convolution groups, `G`, `Q`, and `M`.
-        fold: Whether windows of a filter share their position, so that channel groups are added up first.
-        positions: Window positions `0 … positions − 1` that are asked for [segments].
+        fold: Whether windows of a filter share their offset, so that channel groups are added up first.
+        choices: Windows that are needed: they begin with the segments `0 … choices − 1`.
         spread: How many filters read a window, on average: where few do, the selection may do the last sum itself.
         relu, pool: What follows the layer: a ReLU, a max-pool of this size and stride (1-D only).
     """
@@ -67,7 +67,7 @@ class Flow:
     columns: int
     channels: int
     fold: bool
-    positions: int
+    choices: int
     spread: float
     relu: bool = False
     pool: int = 1
@@ -90,7 +90,7 @@ def encode(schedule: Schedule, frame: Frame, flow: Flow) -> list[int]:
         needed.insert(0, _phases(needed[0], step, frame.stride))
     before, after = zip(*frame.padding, strict=True)
     reach = tuple(d * (k - 1) for d, k in zip(frame.dilation, frame.kernel, strict=True))
-    rows = flow.positions + schedule.span - 1
+    rows = flow.choices + schedule.span - 1
     code = [*Header(
         *_two(frame.stride, 1), *_two(before), *_two(after), *_two(reach),
         groups=flow.groups, windows=flow.windows, columns=flow.columns, channels=flow.channels, fold=int(flow.fold),

@@ -19,7 +19,7 @@ Vector = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a convolution's filters are put down; all tuples have one entry per spatial axis.
+    """Where a convolution's filters are applied; all tuples have one entry per spatial axis.
 
     Attributes:
         kernel, stride, dilation: As of the convolution.

@@ -1,8 +1,8 @@
-"""What a summary layer with integer positions asks to be computed, brought into one form for all presets."""
+"""What a summary layer with integer offsets computes, in one form for all presets."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -45,12 +45,12 @@ class Widened:
 class Codebook:
     """Distinct windows of the unrolled filter, each of them some whole channels of `taps` taps."""
 
-    positions: Int[Tensor, "p"]
+    offsets: Int[Tensor, "p"]
     window: int
     taps: int
 
     def __call__(self, summary: Float[Tensor, "l 1"]) -> Float[Tensor, "rows columns"]:
-        words = summary[:, 0].unfold(0, self.window, 1)[self.positions]
+        words = summary[:, 0].unfold(0, self.window, 1)[self.offsets]
         return words.unflatten(1, (-1, self.taps)).transpose(1, 2).flatten(0, 1)
 
 
@@ -59,11 +59,11 @@ class Unrolled:
     """The windows of another bank, one after the other."""
 
     source: Source
-    positions: Int[Tensor, "p"]
+    offsets: Int[Tensor, "p"]
     taps: int
 
     def __call__(self, summary: Float[Tensor, "l q"]) -> Float[Tensor, "rows columns"]:
-        windows = self.source(summary).unfold(0, self.taps, 1)[self.positions]
+        windows = self.source(summary).unfold(0, self.taps, 1)[self.offsets]
         return windows.transpose(1, 2).flatten(0, 1)
 
 
@@ -73,7 +73,7 @@ class Task:
 
     Attributes:
         source: Gives the bank, shape `(segments·step, columns)`.
-        rows: Which segment each window begins with, shape `(N, windows)`; `windows` is 1 where they share a position.
+        rows: Which segment each window begins with, shape `(N, windows)`; `windows` is 1 where they share an offset.
         segments: Segments of the bank.
         schedule: Segments and passes.
         groups: Convolution groups.
@@ -104,8 +104,8 @@ class Task:
         return self.filters * self.channels * math.prod(self.schedule.kernel)
 
     @property
-    def positions(self) -> int:
-        """Window positions that the bank offers."""
+    def choices(self) -> int:
+        """How many windows the bank offers."""
         return self.segments - self.schedule.span + 1
 
     @property
@@ -115,9 +115,9 @@ class Task:
 
     @property
     def in_order(self) -> bool:
-        """Whether the windows of all filters are all positions in turn, as with a fixed stride."""
+        """Whether the filters take all windows of the bank one after the other, as with a fixed stride."""
         rows = self.rows
-        if rows.shape[1] != 1 or self.groups > 1 or rows.shape[0] != self.positions:
+        if rows.shape[1] != 1 or self.groups > 1 or rows.shape[0] != self.choices:
             return False
         return bool((rows[:, 0] == torch.arange(len(rows), device=rows.device)).all())
 
@@ -135,7 +135,7 @@ class Task:
 
 
 def make_task(
-    positions: Int[Tensor, "n g"],
+    offsets: Int[Tensor, "n g"],
     geometry: Geometry,
     *,
     dilation: tuple[int, ...],
@@ -146,42 +146,65 @@ def make_task(
     """The task of a layer, or `None` where its windows share no work that could be done once.
 
     Args:
-        positions, geometry, dilation, groups: Of the layer, positions as integers.
-        per_window: Whether windows of a filter have factors of their own, so that they cannot be added up beforehand.
+        offsets, geometry, dilation, groups: Of the layer.
+        per_window: Whether each window of a filter has its own factor, so that windows cannot be added up first.
         table: Its channel selection, `None` for `m mod Q`.
     """
-    if geometry.layout == "flat" and geometry.taps > 1 and geometry.window % geometry.taps:
+    together = not per_window and bool((offsets == offsets[:, :1]).all())
+    common = {"groups": groups, "channels": geometry.channels, "table": table, "fold": together}
+    if geometry.layout == "taps":
+        apart = offsets - offsets[:, :1]
+        fixed = not together and not per_window and table is None and bool((apart == apart[0]).all())
+        return _wide_task(offsets, geometry, dilation, common) if fixed else _task(offsets, geometry, dilation, common)
+    if geometry.taps > 1 and geometry.window % geometry.taps:
         return None  # windows begin in the middle of a kernel: no two meet the same input
-    together = not per_window and bool((positions == positions[:, :1]).all())
-    common = {"groups": groups, "channels": geometry.channels, "table": table}
-    if geometry.layout == "flat":
-        distinct, rows = (positions[:, :1] if together else positions).unique(return_inverse=True)
-        return Task(
-            source=Codebook(distinct, geometry.window, geometry.taps),
-            rows=rows.to(torch.int32),
-            segments=len(distinct),
-            columns=geometry.window // geometry.taps,
-            schedule=make_schedule(geometry.taps, geometry.kernel, dilation),
-            splits=geometry.windows,
-            fold=together,
-            **common,
-        )
-    apart = positions[0] - positions[0, 0]
-    fixed = not per_window and table is None and bool((positions - positions[:, :1] == apart).all())
-    places = positions[:, :1] if fixed or together else positions
-    low = int(places.amin())
-    step = fitting_step(math.gcd(*(places - low).unique().tolist()) or geometry.taps, geometry.kernel)
-    rows = int(places.amax()) - low + geometry.taps
-    source: Source = Slice(low, rows)
-    if fixed and not together:
-        source = Widened(tuple(low + d for d in apart.tolist()), rows, geometry.channels)
+    distinct, rows = (offsets[:, :1] if together else offsets).unique(return_inverse=True)
     return Task(
-        source=source,
-        rows=((places - low) // step).to(torch.int32),
-        segments=rows // step,
-        columns=geometry.channels if fixed and not together else geometry.columns,
-        schedule=make_schedule(step, geometry.kernel, dilation),
-        splits=1 if fixed and not together else geometry.windows,
-        fold=together,
+        source=Codebook(distinct, geometry.window, geometry.taps),
+        rows=rows.to(torch.int32),
+        segments=len(distinct),
+        columns=geometry.window // geometry.taps,
+        schedule=make_schedule(geometry.taps, geometry.kernel, dilation),
+        splits=geometry.windows,
         **common,
     )
+
+
+def _task(offsets: Int[Tensor, "n g"], geometry: Geometry, dilation: tuple[int, ...], common: dict[str, Any]) -> Task:
+    """The task of a layer whose windows are rows of the summary as it is."""
+    starts = offsets[:, :1] if common["fold"] else offsets
+    low, rows, step = _cut(starts, geometry)
+    return Task(
+        source=Slice(low, rows),
+        rows=((starts - low) // step).to(torch.int32),
+        segments=rows // step,
+        columns=geometry.columns,
+        schedule=make_schedule(step, geometry.kernel, dilation),
+        splits=geometry.windows,
+        **common,
+    )
+
+
+def _wide_task(
+    offsets: Int[Tensor, "n g"], geometry: Geometry, dilation: tuple[int, ...], common: dict[str, Any]
+) -> Task:
+    """The task of a layer whose windows lie equally far apart in all filters: each filter is one wide window."""
+    starts = offsets[:, :1]
+    low, rows, step = _cut(starts, geometry)
+    apart = (offsets[0] - offsets[0, 0]).tolist()
+    return Task(
+        source=Widened(tuple(low + d for d in apart), rows, geometry.channels),
+        rows=((starts - low) // step).to(torch.int32),
+        segments=rows // step,
+        columns=geometry.channels,
+        schedule=make_schedule(step, geometry.kernel, dilation),
+        splits=1,
+        **common,
+    )
+
+
+def _cut(starts: Int[Tensor, "n #g"], geometry: Geometry) -> tuple[int, int, int]:
+    """The first row of the summary that is used, how many rows are used, and rows of a segment."""
+    low = int(starts.amin())
+    step = fitting_step(math.gcd(*(starts - low).unique().tolist()) or geometry.taps, geometry.kernel)
+    return low, int(starts.amax()) - low + geometry.taps, step

@@ -187,9 +187,7 @@ def _known(changes: Mapping[str, Any]) -> None:
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes` on top; see `Spec.replace`."""
-    given = changes.get("options") or {}
-    if not isinstance(given, Mapping):
-        fail("options must be a mapping of a rule's settings", given, 'write {"rate": 0.1}')
+    given = _given_options(changes)
     kept = dict(base.get("options") or {})
     if changes.get("rule", base.get("rule")) != base.get("rule"):
         known = _option_names(changes["rule"])
@@ -204,6 +202,13 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         if changes.get(name) is not None and changes.get(other) is None:
             out[other] = None
     return out
+
+
+def _given_options(changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = changes.get("options")
+    if given is not None and not isinstance(given, Mapping):
+        fail("options must be a mapping of the rule's settings", given, 'write {"rate": 0.1}')
+    return given or {}
 
 
 def _option_names(rule: Any) -> set[str]:
@@ -295,7 +300,7 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
 
 def kinds_without(kinds: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """`by_kind` without the fields and options that `changes` sets for layers of all kinds, or for one layer."""
-    given, left = changes.get("options") or {}, {}
+    given, left = _given_options(changes), {}
     for kind, own in kinds.items():
         kept = {name: value for name, value in own.items() if name not in changes or name == "options"}
         options = {name: value for name, value in (kept.pop("options", None) or {}).items() if name not in given}

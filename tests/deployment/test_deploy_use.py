@@ -233,7 +233,7 @@ def test_standard_operators_only(monkeypatch):
 WITHOUT_KERNEL = """
 import torch, sys
 sys.path.insert(0, {here!r})
-from deploying import check, kinds, scramble, set_costs
+from deploying import check, kinds, scramble
 from torch import nn
 from autosample.nn import SummaryConv1d
 from autosample.reuse import fused
@@ -253,7 +253,7 @@ def test_without_the_kernel(tmp_path, monkeypatch):
     model, x = signals()
     fast = check(model, x)
     torch.save({"model": fast, "kinds": kinds(fast), "x": x, "y": fast(x)}, tmp_path / "model.pt")
-    code = WITHOUT_KERNEL.format(here=str(Path(__file__).parent), file=str(tmp_path / "model.pt"))
+    code = WITHOUT_KERNEL.format(here=str(Path(__file__).parents[1]), file=str(tmp_path / "model.pt"))
     environment = os.environ | {"AUTOSAMPLE_FUSED": "0"}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -190,6 +190,7 @@ def test_a_module_under_two_names_is_converted_once():
         ({"include": ["re:("]}, r"a re: pattern must be a regular expression, got 're:\('"),
         ({"exclude": [3]}, "exclude takes names, re: expressions and layer types, got 3"),
         ({"ratio": 1.01}, "worth converting, got none .*too small"),
+        ({"overrides": {"stem": 8}}, "overrides map patterns to fields of a spec, a preset or None, got 8"),
     ],
 )
 def test_mistakes(options, message):
@@ -197,6 +198,24 @@ def test_mistakes(options, message):
     options = {"ratio": 4} | options
     with pytest.raises(ConversionError, match=message) as caught:
         convert_(model, options.pop("preset", "autosample"), **options)
+    assert "\n" not in str(caught.value)
+    assert not compressed_layers(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"planned_bits": bits}, "planned_bits must be a whole number from 2 to 32") for bits in (1, 64, 4.0, True)),
+        ({"overrides": {"stem": {"rate": 0.1}}}, r'"rate" is an option of the rule, .*: write options='),
+        ({"overrides": {"stem": {"options": {"ratee": 0.1}}}}, r'no option "ratee": did you mean "rate"'),
+        ({"overrides": {"stem": {"options": 3}}}, "options must be a mapping"),
+        ({"overrides": {"stem": "wsnett"}}, 'did you mean "wsnet"'),
+    ],
+)
+def test_unusable_specs(options, message):
+    model = Net()
+    with pytest.raises(SpecError, match=message) as caught:
+        convert_(model, ratio=4, **options)
     assert "\n" not in str(caught.value)
     assert not compressed_layers(model)
 

@@ -27,7 +27,7 @@ def test_panels_are_those_of_the_kernel():
 def test_a_header_says_what_was_encoded(axes):
     kernel, stride, padding = (4, 8)[-axes:], (2, 3)[-axes:], ((0, 1), (2, 3))[-axes:]
     schedule = make_schedule(2, kernel, (1,) * axes)
-    flow = Flow(3, 4, 5, 6, fold=True, positions=7, spread=9.0, relu=True, pool=2 if axes == 1 else 1)
+    flow = Flow(3, 4, 5, 6, fold=True, choices=7, spread=9.0, relu=True, pool=2 if axes == 1 else 1)
     header = Header.of(encode(schedule, Frame(kernel, stride, (1,) * axes, padding), flow))
     assert (header.stride_w, header.pad_w, header.after_w, header.reach_w) == (3, 2, 3, 7)
     wanted = (2, 0, 1, 3) if axes == 2 else (1, 0, 0, 0)

@@ -1,7 +1,7 @@
 """What a format has to offer."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from autosample.system.quiet import quiet
 #: Runs a file on the inputs of a model; gives all tensors that the model returns.
 Run = Callable[[tuple], list[Tensor]]
 #: For each input of a model the names of its dynamic axes; `None` for fixed shapes.
-Axes = Sequence[dict[int, str]] | None
+Axes = tuple[dict[int, str], ...] | None
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 

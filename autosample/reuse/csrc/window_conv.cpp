@@ -4,10 +4,10 @@
 // summary meet, which shifted sums turn segments into windows, and which windows make an output channel. Work goes
 // tile by tile, so that all intermediate results stay in cache:
 //
-//   pack     input channels of the tile, channel groups added up where they share their positions
+//   pack     input channels of the tile, channel groups added up where they share their offsets
 //   segments B[row](u) = sum over taps and columns of bank[row] * x
 //   sums     in place: D[row](u) = sum over r of B[row + r*step](u + r*shift)
-//   select   y[n](u) = factor * sum over groups of D[position[n, g]](u) + bias, then ReLU and max-pool
+//   select   y[n](u) = factor * sum over groups of D[offset[n, g]](u) + bias, then ReLU and max-pool
 //
 // Positions u run over the flattened output map; `width` is the length of a row of it with its padding.
 
@@ -106,13 +106,13 @@ Selection check(const Program& p, const at::Tensor& input, const at::Tensor& ban
               "window_conv: the bank does not fit the program");
   TORCH_CHECK(rows.is_contiguous() && rows.scalar_type() == at::kInt && rows.dim() == 2 && rows.size(1) == p.blocks() &&
                   rows.size(0) % p.groups == 0,
-              "window_conv: the table of positions does not fit the program");
+              "window_conv: the table of offsets does not fit the program");
   Selection s{rows.const_data_ptr<int32_t>(), nullptr, nullptr, rows.size(0) / p.groups, 0, rows.size(0)};
   int64_t reach = 0;
   for (const Term& term : p.last) reach = std::max(reach, term.row);
   const int64_t limit = (p.passes.empty() ? p.rows : p.passes.back().rows) - reach;
   for (int64_t i = 0; i < rows.numel(); ++i) {
-    TORCH_CHECK(s.rows[i] >= 0 && s.rows[i] < limit, "window_conv: a position lies outside of the bank");
+    TORCH_CHECK(s.rows[i] >= 0 && s.rows[i] < limit, "window_conv: an offset lies outside of the bank");
   }
   if (factors) {
     TORCH_CHECK(factors->is_contiguous() && factors->scalar_type() == at::kFloat && factors->dim() == 2 &&

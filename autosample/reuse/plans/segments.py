@@ -49,7 +49,7 @@ class Segments(PlanKind):
 
     def _picked(self, task: Task) -> int:
         """Multiply-adds of a selection by a product, for each place in the output."""
-        return task.filters * task.blocks * task.positions if task.blocks > 1 else 0
+        return task.filters * task.blocks * task.choices if task.blocks > 1 else 0
 
     def build(self, task: Task, frame: Frame, operands: Operands) -> nn.Module:
         o = operands
