@@ -31,7 +31,7 @@ def place_of(name: str) -> tuple[Path, str]:
 
 
 def publish(out: Path, options: str) -> None:
-    """Copy what is to be kept: of the records, those that are in the table."""
+    """Copy table, pictures, and the records that are in the table."""
     results = json.loads((out / "results.json").read_text())
     folder, command = place_of(results["name"])
     folder.mkdir(parents=True, exist_ok=True)

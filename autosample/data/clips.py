@@ -31,6 +31,23 @@ def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = 
     Raises:
         DataError: the file is missing, unreadable, empty, or holds values that are not finite.
     """
+    mono, rate = _decoded(path)
+    if rate != sample_rate:
+        import soxr
+
+        mono = soxr.resample(mono, rate, sample_rate)
+    spare = len(mono) - samples
+    if spare > 0:
+        mono = mono[spare // 2 : spare // 2 + samples]
+    level = _level(mono, normalize)
+    clip = np.zeros(samples, dtype=np.float32)
+    before = max(0, -spare) // 2
+    clip[before : before + len(mono)] = mono * level
+    return clip
+
+
+def _decoded(path: Path) -> tuple[np.ndarray, int]:
+    """The samples of a file, channels averaged, and their rate [Hz]."""
     require("train", "soundfile", "soxr")
     import soundfile
 
@@ -45,18 +62,7 @@ def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = 
     mono = wave.mean(axis=1) if wave.shape[1] > 1 else wave[:, 0]
     if not np.isfinite(mono).all():
         raise DataError(f"{path}: samples must be finite numbers, got NaN or infinity; replace the file")
-    if rate != sample_rate:
-        import soxr
-
-        mono = soxr.resample(mono, rate, sample_rate)
-    spare = len(mono) - samples
-    if spare > 0:
-        mono = mono[spare // 2 : spare // 2 + samples]
-    level = _level(mono, normalize)
-    clip = np.zeros(samples, dtype=np.float32)
-    before = max(0, -spare) // 2
-    clip[before : before + len(mono)] = mono * level
-    return clip
+    return mono, rate
 
 
 def _level(mono: np.ndarray, normalize: Loudness) -> float:

@@ -1,4 +1,4 @@
-"""Running a grid: what is there is kept, what failed is tried again, what is missing is run."""
+"""Running a grid: finished runs are kept; failed and missing ones run."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def default_console() -> Console:
 
 
 def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[str, Record]:
-    """Run the cells of a grid that have no record yet, and give all records by the cells' ids.
+    """Run the cells of a grid that have no record yet; returns all records by the cells' ids.
 
     Args:
         grid: What to run.
@@ -42,7 +42,7 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
         console.print(f"All {total} runs are in {out} already; delete the folder to train again.")
         return queue.records
     if left < total:
-        console.print(f"{total - left} of {total} runs are in {out} already; going on with the rest.")
+        console.print(f"{total - left} of {total} runs are in {out} already; running the rest.")
     with stopping_on_signals(), progress(console, list(queue.waiting)) as tell:
         try:
             runner(queue, tell)

@@ -1,4 +1,4 @@
-"""A cell as a message to another process, and what comes back: the same for local workers and for Ray."""
+"""Cells and outcomes as messages between processes: the same for local workers and for Ray."""
 
 import traceback
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def attempt(
     Args:
         cell: Of a grid.
         tick: Called after each epoch.
-        wandb: `group`, `folder` and `mode` of wandb's log, if there is to be one.
+        wandb: `group`, `folder` and `mode` of wandb's log; `None` for no log.
     """
     try:
         from autosample.experiments.run import run_cell  # brings in torch and Lightning
@@ -47,13 +47,13 @@ def attempt(
             record = run_cell(cell, tick, logger)
             tell(record)
             return record
-    except Exception as error:  # whatever it is, the other cells go on
+    except Exception as error:  # the other cells still run
         lines = traceback.format_exception(error)
         return Failure(type(error).__name__, one_line(error)[:1000], "".join(lines).splitlines()[-_TAIL:])
 
 
 def pack_outcome(outcome: Record | Failure) -> dict[str, Any]:
-    """What came of a cell as JSON data."""
+    """The outcome of a cell as JSON data."""
     return {"record" if isinstance(outcome, Record) else "failure": asdict(outcome)}
 
 

@@ -19,7 +19,7 @@ class Size:
     """What a net may weigh.
 
     Attributes:
-        kind: `ratio` is for each layer; `net_ratio` for the whole net; `bytes` [bytes] likewise; `like` is a preset
+        kind: `ratio` is for each layer; `net_ratio` for the whole net; `bytes` [bytes] too; `like` is a preset
             with its fields, whose bytes every other preset is given too.
         value: A number, or for `like` a mapping.
     """
@@ -37,7 +37,7 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a grid: everything that decides what comes out of it.
+    """One run of a grid: everything that decides its result.
 
     Attributes:
         data: Name of a row of `autosample.data.DATASETS`, or the full path of a class.

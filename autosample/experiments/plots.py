@@ -14,6 +14,7 @@ Series = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 _SAME = 1.01
 _LETTERS, _SMALL = 10.5, 9.5
+_LONGEST = 75  # letters of a title that fit; longer ones are smaller
 _LARGE = 14.0  # in a picture of 1.4 times the width
 _FRONT = "ringed: no method is both cheaper and more accurate"
 
@@ -39,7 +40,7 @@ def plot_tradeoff(series: Series, path: Path, title: str, cost: str, gain: str) 
         cost, gain: What the axes show, with units.
     """
     with drawn(path, figsize=(WIDTH, 5.0)) as (figure, axes):
-        figure.subplots_adjust(left=0.09, right=_right(figure, series, _LETTERS), bottom=0.12, top=0.87)
+        figure.subplots_adjust(left=0.11, right=_right(figure, series, _LETTERS), bottom=0.12, top=0.87)
         _headline(figure, title, f"mean of all runs, dots: single runs; {_FRONT}")
         _panel(axes[0, 0], series, cost, gain)
 
@@ -91,7 +92,7 @@ def _panel(
 
 
 def _headline(figure: Any, title: str, below: str) -> None:
-    figure.suptitle(title, x=0.02, ha="left")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=min(12.5, 12.5 * _LONGEST / len(title)))
     figure.text(0.02, 0.905, below, fontsize=_SMALL, color="#555555")
 
 
@@ -106,7 +107,8 @@ def _centre(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def _widen(axes: Any, costs: Sequence[float]) -> None:
     """Limits a little wider than the data, also where all costs are the same."""
-    axes.set_xlim(min(costs) / 1.15, max(costs) * 1.15)
+    room = 1.15 if max(costs) > 1.3 * min(costs) else 2.0
+    axes.set_xlim(min(costs) / room, max(costs) * room)
 
 
 def plot_moved(layers: Mapping[str, Sequence[Sequence[float]]], path: Path, title: str) -> None:

@@ -60,7 +60,7 @@ def _run_tasks(ray: Any, queue: Queue, tell: Tell, threads: int, wandb: dict[str
     task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES)(_remote_attempt)
     tasks: dict[Any, Cell] = {}
     while not queue.done:
-        # all that can be had at once: Ray keeps what does not fit yet
+        # all cells at once: Ray queues those that do not fit yet
         while (cell := queue.take()) is not None:
             tasks[task.remote(pack_cell(cell), threads, wandb)] = cell
             tell("start", cell)

@@ -1,4 +1,4 @@
-"""What is kept of a run: one JSON file, written whole or not at all."""
+"""The record of a run: one JSON file, written whole or not at all."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from autosample.system.files import write_text
 
 @dataclass(frozen=True)
 class Record:
-    """What came out of a run, and everything that decided it.
+    """The result of a run, and everything that decided it.
 
     Attributes:
         settings: The configuration, as given to the training.

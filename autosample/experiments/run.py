@@ -21,6 +21,7 @@ from autosample.experiments.teacher import arguments, dense_weights
 from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
 from autosample.experiments.windows import window_maps
 from autosample.model.quantize import quantize_
+from autosample.model.report import Report
 from autosample.nn import compressed_layers
 from autosample.system.machine import hardware
 from autosample.system.quiet import quiet
@@ -84,7 +85,7 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
 
 
 class _Watch(pl.Callback):
-    """Tells the time, and notes how far learned offsets have moved after each epoch."""
+    """Reports the end of each epoch, and notes how far learned offsets have moved after each epoch."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self.tick = tick
@@ -144,28 +145,19 @@ def train(
     model.eval()
     accuracy, scored_on = (tested, "test") if tested is not None else (val, "val")
     assert accuracy is not None
-    record = Record(
-        settings={
-            **{name: value for name, value in settings.items() if value is not None},
-            "epochs": epochs,
-            "data": type(data).__name__,
-            **({"quantize": dict(quantize)} if quantize else {}),
-        },
-        accuracy=accuracy,
-        stored_bytes=size.stored_bytes,
-        dense_bytes=size.dense_bytes,
-        macs=size.macs or 0,
-        seconds=round(seconds, 2),
-        torch=torch.__version__,
-        scored_on=scored_on,
-        val_accuracy=val,
-        position_bits=sum(row.position_bits for row in size.rows),
-        dense_params=size.dense_params,
-        moved=watch.moved,
-        windows=window_maps(model.net),
-        machine=_machine(trainer.strategy.root_device),
-    )
-    return model, record
+    given = {name: value for name, value in settings.items() if value is not None}
+    given |= {"epochs": epochs, "data": type(data).__name__, **({"quantize": dict(quantize)} if quantize else {})}
+    machine = _machine(trainer.strategy.root_device)
+    found = {"accuracy": accuracy, "scored_on": scored_on, "val_accuracy": val, "seconds": round(seconds, 2)}
+    maps = {"moved": watch.moved, "windows": window_maps(model.net)}
+    return model, Record(settings=given, torch=torch.__version__, machine=machine, **found, **maps, **_sizes(size))
+
+
+def _sizes(size: Report) -> dict[str, int]:
+    """What a record keeps of a report."""
+    bits = sum(row.position_bits for row in size.rows)
+    stored = {"stored_bytes": size.stored_bytes, "dense_bytes": size.dense_bytes, "dense_params": size.dense_params}
+    return {**stored, "macs": size.macs or 0, "position_bits": bits}
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

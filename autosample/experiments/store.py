@@ -42,7 +42,7 @@ class Failure:
 class Store:
     """Records by cell below a folder: `records/NAME.json`, `failed/NAME.json`, `claims/NAME`.
 
-    A claim is an exclusive lock that the system takes back when its process ends, however it ends.
+    A claim is an exclusive lock; the system releases it when its process ends.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,7 +84,7 @@ class Store:
             return Failure(**json.loads(self.failure_path(cell).read_text()))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # only ever told, never built on
+        except (ValueError, TypeError):  # only shown, never used
             return Failure("unknown", "unreadable", [])
 
     def failed_since(self, cell: Cell, moment: float) -> bool:
@@ -95,7 +95,7 @@ class Store:
             return False
 
     def keep(self, cell: Cell, outcome: Record | Failure) -> None:
-        """Write what came of a cell, whole or not at all."""
+        """Write the outcome of a cell, whole or not at all."""
         if isinstance(outcome, Record):
             write_record(self.record_path(cell), outcome)
             self.failure_path(cell).unlink(missing_ok=True)
@@ -139,18 +139,18 @@ class Store:
             file.close()  # its holder removed it between our two looks
 
     def release(self, cell: Cell) -> None:
-        """Give a claim back."""
+        """Release a claim."""
         file = self.claims.pop(cell.id, None)
         if file is not None:
             Path(file.name).unlink(missing_ok=True)
             file.close()
 
     def close(self, cells: Sequence[Cell]) -> None:
-        """Give all claims back, and remove the folder of claims if no other runner has any."""
+        """Release all claims, and remove the folder of claims if no other runner has any."""
         for cell in cells:
             self.release(cell)
         for path in (self.folder / "claims").glob("*") if fcntl is not None else ():
-            # of a runner that was killed after it had written a record, and before it gave the claim back
+            # left by a runner that was killed after it wrote a record and before it released the claim
             if (file := self._lock(path.name)) is not None:
                 path.unlink(missing_ok=True)
                 file.close()
@@ -159,7 +159,7 @@ class Store:
 
 
 class Queue:
-    """The cells that are still to do, for whoever runs them.
+    """The cells that are left to run.
 
     Args:
         store: Where the records are.
@@ -179,7 +179,7 @@ class Queue:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left: neither to run here nor to wait for."""
+        """Whether nothing is left to run or to wait for."""
         return not self.waiting and not self.running
 
     def take(self) -> Cell | None:
@@ -200,7 +200,7 @@ class Queue:
         return None
 
     def settle(self, cell: Cell, outcome: Record | Failure) -> None:
-        """Keep what came of a cell that was taken."""
+        """Store the outcome of a cell that was taken."""
         self.store.keep(cell, outcome)
         del self.running[cell.id]
         if isinstance(outcome, Record):
@@ -210,5 +210,5 @@ class Queue:
         self.store.release(cell)
 
     def close(self) -> None:
-        """Give back what was taken and not settled."""
+        """Release the cells that were taken and not settled."""
         self.store.close(list(self.running.values()))

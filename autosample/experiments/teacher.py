@@ -1,4 +1,4 @@
-"""The dense net that a cell starts from or learns from: trained on the same data, once for the cells of a seed."""
+"""The dense net that a cell starts from or learns from: trained on the same data, once for all cells of a seed."""
 
 import tempfile
 from collections.abc import Iterator

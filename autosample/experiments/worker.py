@@ -1,6 +1,6 @@
-"""A worker process: cells come in on standard input, a line of JSON each; ticks and outcomes go out likewise.
+"""A worker process: cells come in on standard input, a line of JSON each; ticks and outcomes go out in the same way.
 
-It ends when its input ends, so it does not outlive its runner, however that ended.
+It ends when its input ends, so it never outlives its runner.
 """
 
 import json
@@ -38,7 +38,7 @@ def serve(out: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    # whatever libraries print must not mix with our lines
+    # what libraries print must not mix with our lines
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(channel)

@@ -1,4 +1,4 @@
-"""What is measured: workloads as data, in named suites, with the speed that each of them is to reach."""
+"""What is measured: workloads as data, in named suites, with the speed-up that is required of each."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -24,9 +24,9 @@ class Workload:
         layer: Arguments of `torch.nn.Conv1d` or `Conv2d` (as many axes as `input` has); no bias.
         model: Name of a model, with 10 classes.
         include: Patterns of the layers of the model to convert; empty for the usual ones.
-        targets: How many times as fast as the fastest dense side it has to be: with one thread, with two, and so on;
-            the last one holds for more. Empty if nothing is asked.
-        aim: What would be excellent.
+        targets: Required speed-up over the fastest dense side: with one thread, with two, and so on; the last one holds
+            for more. Empty if none is required.
+        aim: Speed-up that would be excellent.
         sides: Measure only these; empty for all.
         every: Compile all dense variants of a model, not just those whose norms are folded in.
         sweep: The quantity that a growth suite varies, such as `N`, and `at`, its value in this row.
@@ -48,7 +48,7 @@ class Workload:
     at: float = 0
 
     def target(self, threads: int) -> float | None:
-        """The ratio that is asked for with so many threads."""
+        """The required speed-up with so many threads."""
         return self.targets[min(threads, len(self.targets)) - 1] if self.targets else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def chosen(rows: list[Workload], only: Iterable[str] | None) -> list[Workload]:
 
 
 def altered(row: Workload, batch: int | None, usual: bool) -> Workload:
-    """A row with another batch, or measured in another way than the usual one: nothing was asked for it then."""
+    """A row with another batch, or measured in another way than the usual one: nothing is required of it then."""
     if batch is None and usual:
         return row
     return replace(row, batch=batch or row.batch, targets=(), aim=None)

@@ -116,7 +116,7 @@ def _check(
 
 
 def _exactly(device: torch.device) -> contextlib.AbstractContextManager:
-    """No rounding to TensorFloat-32, which would hide what is to be checked; timing uses torch's defaults."""
+    """No rounding to TensorFloat-32, which would hide differences; timing uses torch's defaults."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)

@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: rows, their verdicts, and one JSON record for each suite and number of threads."""
+"""The result of a measurement: rows, their verdicts, and one JSON record for each suite and number of threads."""
 
 import json
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """`aim`, `target`, `missed` or `error`; empty where nothing is asked."""
+        """`aim`, `target`, `missed` or `error`; empty where nothing is required."""
         if self.error:
             return "error"
         target, aim = self.workload.target(self.threads), self.workload.aim
