@@ -27,7 +27,7 @@ def place_of(name: str) -> tuple[Path, str]:
     if name == "quickstart":
         return ROOT / "results/quickstart", "bash scripts/quickstart.sh"
     kind = "research" if (ROOT / f"autosample/configs/research/{name}.yaml").exists() else "ablation"
-    return ROOT / "results" / kind / name, f"autosample ablate autosample/configs/{kind}/{name}.yaml"
+    return ROOT / "results" / kind / name, f"autosample ablate {kind}/{name}"
 
 
 def publish(out: Path, options: str) -> None:
