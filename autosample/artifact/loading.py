@@ -107,7 +107,7 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
 def _read_checkpoint(path: Path) -> Mapping[str, Any]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken archive makes torch raise
+    except Exception as error:  # torch can raise anything on a broken archive
         text = one_line(error)[:200]
         raise ArtifactError(f"a checkpoint must be readable without running code, got {path}: {text}") from error
     needed = {"state_dict", "hyper_parameters"}

@@ -30,7 +30,7 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-# in the order in which they may follow a layer; a max-pool and a ReLU may also change places, as they commute
+# in the order in which they may follow a layer; a max-pool and a ReLU may be swapped, because they commute
 _STEPS = ("norm", "activation", "pool")
 # Reading these reveals nothing about a tensor's numbers.
 _ABOUT = (

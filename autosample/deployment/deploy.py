@@ -60,10 +60,10 @@ def deploy(
 ) -> Model:
     """Make a copy for inference: hardened, with norms folded in, and the fastest exact plan for every layer.
 
-    The result is a plain module in evaluation mode without summary layers. Layers that reuse work become `WindowConv`,
-    all others dense torch layers. The attribute `deployment` lists each layer with its plan and the reason. Outputs are
-    the same for inputs of any size. Plans are chosen for the size of `example`, on its device and with the present
-    number of threads.
+    The result is a plain module in evaluation mode, without compressed layers. Layers that reuse work become
+    `WindowConv`, all others dense torch layers. The attribute `deployment` lists each layer with its plan and the
+    reason. Outputs are the same for inputs of any size. Plans are chosen for the size of `example`, on its device and
+    with the present number of threads.
 
     Args:
         model: A model or a single layer, converted or not.

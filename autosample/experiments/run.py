@@ -153,7 +153,7 @@ def train(
     return model, Record(settings=given, torch=torch.__version__, machine=machine, **found, **maps, **_sizes(size))
 
 
-def _sizes(size: Report) -> dict[str, int]:
+def _sizes(size: Report) -> dict[str, Any]:
     """What a record keeps of a report."""
     bits = sum(row.position_bits for row in size.rows)
     stored = {"stored_bytes": size.stored_bytes, "dense_bytes": size.dense_bytes, "dense_params": size.dense_params}

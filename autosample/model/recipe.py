@@ -116,7 +116,7 @@ FLAT = (*(field.name for field in fields(Recipe)), "ratio", "spec_args")
 
 
 def _nested(args: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"options.rate": 0.1}`, as the command line gives it, is `{"options": {"rate": 0.1}}`."""
+    """Turns `{"options.rate": 0.1}`, the form of the command line, into `{"options": {"rate": 0.1}}`."""
     out = {name: value for name, value in args.items() if "." not in name}
     for name, value in args.items():
         field, dot, inner = name.partition(".")

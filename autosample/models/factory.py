@@ -27,8 +27,8 @@ def create(name: str, *, num_classes: int, in_chans: int | None = None, **kwargs
         kwargs: passed to `timm.create_model`: `pretrained`, `checkpoint_path`, `features_only`, `drop_rate`, ...
 
     Raises:
-        ConfigError: no such name or tag, arguments the model does not take, a count out of range, or
-            `pretrained=True` where no weights exist, or a `checkpoint_path` that is no file.
+        ConfigError: no such name or tag, arguments the model does not take, a count out of range, or `pretrained=True`
+            where no weights exist, or a `checkpoint_path` that is not a file.
     """
     weights = kwargs.get("checkpoint_path")
     if weights and not Path(weights).is_file():

@@ -21,9 +21,9 @@ __all__ = ["ConvStack1d"]
 class ConvStack1d(ConvStack):
     """A stack of 1-D convs on a signal.
 
-    `forward` takes `[B, in_chans, T]`, T in samples, and gives `[B, num_classes]`; `forward_features` gives `[B,
-    num_features, T']` with T' about T divided by the last `feature_info` reduction. Any T of at least `min_input_size`
-    samples works; less raises `DataError`. See `ConvStack` for the arguments.
+    `forward` takes `[B, in_chans, T]`, T in samples, and gives `[B, num_classes]`; `forward_features` gives
+    `[B, num_features, T']` with T' about T divided by the last `feature_info` reduction. Any T of at least
+    `min_input_size` samples works; less raises `DataError`. See `ConvStack` for the arguments.
     """
 
     ndim = 1
@@ -155,8 +155,8 @@ def m18(pretrained: bool = False, **kwargs: Any) -> ConvStack1d:
 def wave4(pretrained: bool = False, **kwargs: Any) -> ConvStack1d:
     """4 convs for 1 s clips at 8 kHz (spoken digits): 0.46 M parameters, 61 M multiply-adds; the design is ours.
 
-    The first conv covers 8 ms with a stride of 0.5 ms. Kernels stay long (32, 16, 8 taps) where an M5 has 3, because a
-    summary that slides along the taps saves little on short ones. The other convs have stride 1, as the fast path of
-    WSNet needs; max-pools of 4 shorten the signal between them.
+    The first conv covers 8 ms with a stride of 0.5 ms. Kernels stay long (32, 16, 8 taps) where an M5 has 3, because
+    windows along the taps save little on short kernels. The other convs have stride 1, as the fast path of WSNet needs;
+    max-pools of 4 shorten the signal between them.
     """
     return _stack1d("wave4", WAVE4, pretrained, **kwargs)

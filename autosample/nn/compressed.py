@@ -39,13 +39,13 @@ class Compressed(QuantisedParameters):
 
     #: the settings of this method, the `options` of a spec
     Options: ClassVar[type[RuleOptions]] = RuleOptions
-    #: names of the parameters that stand for the weight; they can be quantised, and decay like weights
+    #: names of the parameters that make up the weight; they can be quantised, and decay like weights
     coded: ClassVar[tuple[str, ...]] = ()
     #: start of the twin's class name: `Summary` + `Conv2d`
     prefix: ClassVar[str] = "Compressed"
     #: name of the method in saved models, if it is not the spec's rule
     title: ClassVar[str] = ""
-    #: the subclass that defines the method, and the torch class that the layer stands for
+    #: the subclass that defines the method, and the torch class that the layer replaces
     method: ClassVar[type["Compressed"]]
     dense_class: ClassVar[type[nn.Module]] = nn.Module
 

@@ -114,7 +114,7 @@ class WindowConv(Deployed):
         # tiles would fix a graph to one size, and gradients need the intermediate results
         whole = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
         convolve = ops.convolve if whole else ops.convolve_in_tiles
-        task = replace(self.task, rows=self.rows, table=self.table)  # as they were loaded, on this device
+        task = replace(self.task, rows=self.rows, table=self.table)  # as loaded, on this device
         return self._finish(convolve(x, self._plain_bank(), self.factors, task, self.frame))
 
     def _fused(self, x: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def _measure(
 def _signature(
     task: Task, frame: Frame, shape: Vector, operands: Operands, device: torch.device, dtype: torch.dtype, worth: list
 ) -> str:
-    """What a measurement depends on, as a short key."""
+    """Everything that a measurement depends on, as a short key."""
     o = operands
     more = (o.pad, o.relu, o.pool, o.bias is None, None if o.factors is None else tuple(o.factors.shape), o.mixed)
     return signature(

@@ -70,7 +70,7 @@ class Columns(nn.Module):
 
 
 class ShuffledColumns(Columns):
-    """A seeded permutation per window, so that repeated channels do not align. Only the seed is stored."""
+    """A seeded permutation per window, so repeated channels do not align. Only the seed is stored."""
 
     seed: Tensor
 

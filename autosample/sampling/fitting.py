@@ -76,7 +76,7 @@ def fit_offsets(
 def _nearest(
     flat: Float[Tensor, "p q w"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"], geometry: Geometry, turn: int
 ) -> Int[Tensor, "p"]:
-    """For each window the candidate of least squared distance, its present offset among them."""
+    """The candidate of smallest squared distance for each window; its present offset is a candidate too."""
     stride = -(-geometry.choices // _MOST_CANDIDATES)
     steps = torch.arange(turn % stride, geometry.choices, stride, device=flat.device)
     candidates = steps * geometry.grid
@@ -100,7 +100,7 @@ def _distance(a: Float[Tensor, "p q w"], b: Float[Tensor, "p q w"]) -> Float[Ten
 def _reseed(
     flat: Float[Tensor, "p q w"], summary: Float[Tensor, "l q"], base: Int[Tensor, "p"]
 ) -> Float[Tensor, "l q"]:
-    """Put the worst-fitting windows where the summary is not used at all, as k-means does with empty clusters."""
+    """Move the worst-fitting windows to unused rows of the summary, as k-means does with empty clusters."""
     window = flat.shape[2]
     used = scatter_windows(torch.ones_like(flat[:, :1]), base, summary.shape[0])[:, 0] > 0
     slots = summary.shape[0] // window

@@ -46,7 +46,7 @@ def random_columns(seed: Int[Tensor, ""], windows: int, columns: int) -> Int[Ten
 
 
 def layer_seed(seed: int, name: str) -> int:
-    """A seed for the layer called `name`, so that layers of equal shape do not sample alike."""
+    """A seed for the layer called `name`, so layers of equal shape get different samples."""
     mixed = seed & _MASK
     for byte in name.encode():
         mixed = ((mixed ^ byte) * 0x01000193) & _MASK  # FNV-1a

@@ -22,7 +22,7 @@ def sample_weight(
     Args:
         summary: `Φ`, shape `(L, Q)`.
         geometry: Sizes and layout of the layer.
-        placement: Where the windows lie, `(N, G)`.
+        placement: Placement of the windows, `(N, G)`.
         columns: Channel selection; `None` is WSNet's `m mod Q`.
         factors: Signs times gains, per window `(N, G)` or per filter `(N, 1)`.
     """

@@ -82,7 +82,7 @@ def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
 
 
 def _is_strided(spec: Spec) -> bool:
-    """Whether filter `n` starts at `n·S` in every group, so that an integer stride gives the summary's length."""
+    """Whether filter `n` starts at `n·S` in every window, so an integer stride gives the summary's length."""
     return _rule(spec).spaced and spec.grid != "window"
 
 
@@ -218,7 +218,7 @@ def _budget(spec: Spec, cut: Geometry) -> int:
 
 
 def _fits(spec: Spec, cut: Geometry) -> bool:
-    """Whether the budget holds two windows, so that windows can differ."""
+    """Whether the budget holds two windows, so windows can differ."""
     return _budget(spec, cut) >= 2 * cut.window
 
 

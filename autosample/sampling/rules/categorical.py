@@ -31,9 +31,9 @@ class CategoricalOptions(LearnedOptions):
 class CategoricalOffsets(LearnedOffsets):
     """Each window takes the best of `candidates` neighbouring grid points around its start.
 
-    The forward pass uses the largest logit alone; backward, `∂ℓ/∂logit[c] = p[c]/τ·(s[c] − Σ p·s)` with `p =
-    softmax(logit/τ)` and `s[c] = ⟨∂ℓ/∂W, window at c⟩`. The number of candidates is bounded, so learning costs a few
-    passes over the weight for any number of choices.
+    The forward pass uses the largest logit alone; backward, `∂ℓ/∂logit[c] = p[c]/τ·(s[c] − Σ p·s)` with
+    `p = softmax(logit/τ)` and `s[c] = ⟨∂ℓ/∂W, window at c⟩`. The number of candidates is bounded, so learning costs a
+    few passes over the weight for any number of choices.
 
     Attributes:
         logits: Scores of the candidates, `(N, G, C)`.
