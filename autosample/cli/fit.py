@@ -107,7 +107,7 @@ class AutosampleCLI(LightningCLI):
         if "spec" not in saved:  # version 0.1.0 wrote it
             saved = {**saved, **Recipe.of(saved).arguments()}
         given = self.parser.parse_args(self.args, defaults=False)[self.config["subcommand"]].get("model") or {}
-        known = chosen["model"].keys()
+        known = set(chosen["model"].keys())
         for name, value in saved.items():
             if name not in known:
                 continue

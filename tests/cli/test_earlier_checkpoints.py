@@ -1,0 +1,58 @@
+"""A training that version 0.1.0 began is resumed with the numbers that 0.1.0 would have had; see tests/fixtures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autosample.artifact import load_any
+from autosample.errors import ConfigError
+from autosample.training import Classifier
+
+FOLDER = Path(__file__).parents[1] / "fixtures" / "checkpoints"
+RUNS = json.loads((FOLDER / "resume.json").read_text())["runs"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_is_resumed(autosample, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    known, words = RUNS[name], RUNS[name]["command"].split()
+    words = [word.replace("configs/quantize/codebook4.yaml", "quantize/codebook4") for word in words]
+    code, _, err = autosample(*(str(tmp_path) if word == "RUNS" else word for word in words[3:]))
+    assert (code, err) == (0, "")
+    last = next(tmp_path.rglob("last.ckpt"))
+    saved = torch.load(last, weights_only=True)
+    assert (saved["epoch"], saved["global_step"]) == (known["epoch"], known["global_step"])
+    sums = {key: float(t.double().sum()) for key, t in saved["state_dict"].items() if not key.endswith("_tracked")}
+    assert sums == pytest.approx(known["sums"], rel=1e-4, abs=1e-4)
+    x = load_file(FOLDER / f"{name}.safetensors")["x"]
+    with torch.no_grad():
+        torch.testing.assert_close(load_any(last)[0](x), torch.tensor(known["y"]), rtol=1e-4, atol=1e-5)
+    hyper = saved["hyper_parameters"]
+    assert "summary" not in hyper
+    assert hyper["spec"] == name.partition("_")[0].replace("codebook4", "wsnet")
+
+
+@pytest.mark.parametrize("name", ["wsnet", "autosample_learned", "random"])
+def test_the_module_is_loaded(name):
+    known = load_file(FOLDER / f"{name}.safetensors")
+    module = Classifier.load_from_checkpoint(FOLDER / f"{name}.ckpt", map_location="cpu").eval()
+    for layer in module.net.modules():
+        getattr(layer, "freeze_", lambda: None)()
+    with torch.no_grad():
+        torch.testing.assert_close(module(known["x"].clone()), known["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_another_configuration_is_found(autosample, tmp_path):
+    options = ("--data=Digits", "--data.image_size=16", "--model.spec=wsnet", "--trainer.default_root_dir", tmp_path)
+    code, _, err = autosample("fit", *options, "--ckpt_path", FOLDER / "random.ckpt")
+    assert code == 2
+    assert "of the same configuration, got model.spec=wsnet for one trained with random" in err
+
+
+def test_a_file_that_is_no_checkpoint_of_ours(tmp_path):
+    torch.save({"hyper_parameters": {"ratio": 8}, "state_dict": {}}, tmp_path / "x.ckpt")
+    with pytest.raises(ConfigError, match="a recipe must name a model"):
+        Classifier.load_from_checkpoint(tmp_path / "x.ckpt")
