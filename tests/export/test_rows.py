@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from autosample import convert_, export_onnx, export_pt2
 from autosample.deployment.deploy import deploy
-from autosample.export.plans import fits_rows
+from autosample.export.forms import fits_rows
 from autosample.export.portable import portable
 from autosample.export.rows import RowSums
 from autosample.nn import SummaryConv1d
