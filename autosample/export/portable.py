@@ -13,8 +13,8 @@ from autosample.deployment.folding import swap
 from autosample.deployment.parts import ConvInParts
 from autosample.deployment.verify import Example, arguments
 from autosample.errors import ExportError
-from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.forms import by_product, choose_form
+from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.rows import RowSums
 from autosample.nn import Compressed, compressed_layers
 from autosample.nn.kinds import is_kind, is_plain
