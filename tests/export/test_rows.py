@@ -69,14 +69,14 @@ def short(monkeypatch) -> tuple[torch.nn.Module, torch.Tensor]:
     monkeypatch.setattr("autosample.export.portable.choose_form", lambda layer, shape: ("rows", layer.task()))
     layers = [torch.nn.Conv1d(6, 32, 3), torch.nn.ReLU(), torch.nn.Conv1d(32, 70, 8, 2, 4), torch.nn.ReLU()]
     net = torch.nn.Sequential(*layers)
-    convert_(net, "wsnet", options={"options": {"spatial": 8, "channel": 8}}, include=["2"])
+    convert_(net, "wsnet", options={"spatial": 8, "channel": 8}, include=["2"])
     return net.eval(), torch.randn(1, 6, 9)
 
 
 def test_other_batches_and_lengths_in_another_runtime(short, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from autosample.export.write import onnx_runner
+    from autosample.export import onnx_runner
 
     net, x = short
     done = export_onnx(net, tmp_path / "model.onnx", x)
