@@ -40,6 +40,11 @@ def kept_ablations() -> list[Path]:
     return sorted((results() / "ablation").glob("*"))
 
 
+def compared() -> list[Path]:
+    """The same without that of the README's picture, which repeats runs of another one."""
+    return [folder for folder in kept_ablations() if folder.name != "overview"]
+
+
 def summary() -> str:
     """A row for each size of every ablation that was kept: methods at equal bytes."""
     lines = [_summary_row(found, size, name) for name, found, size in _sizes()]
@@ -69,7 +74,7 @@ def highlights() -> str:
 
 def _sizes() -> list[tuple[str, dict[str, Any], str]]:
     """Folder, results and size of all that was compared."""
-    found = [(folder.name, read(f"ablation/{folder.name}/results.json")) for folder in kept_ablations()]
+    found = [(folder.name, read(f"ablation/{folder.name}/results.json")) for folder in compared()]
     return [
         (name, made, size)
         for name, made in found

@@ -94,12 +94,11 @@ def test_it_is_deployed(net):
     assert {row.plan.kind for row in fast.deployment.rows if row.name in compressed_layers(model)} == {"dense"}
 
 
-@pytest.mark.parametrize("bits", [32, 4])
-def test_it_is_exported_compactly(net, tmp_path, bits):
+def test_it_is_exported_compactly(net, tmp_path):
     model, x = net
     autosample.convert_(model, "lowrank", ratio=4)
-    if bits < 32:
-        autosample.quantize_(model, bits)
+    if x.dim() == 3:  # signals: at few bits too
+        autosample.quantize_(model, 4)
     stored = autosample.report(model).stored_bytes
     for write, name in ((autosample.export_onnx, "m.onnx"), (autosample.export_pt2, "m.pt2")):
         done = write(model, tmp_path / name, x)
