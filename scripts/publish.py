@@ -17,6 +17,7 @@ from pathlib import Path
 
 from autosample.experiments.identity import id_of, present
 from autosample.experiments.record import Record, records_in, write_record
+from autosample.system.configs import names
 from autosample.system.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ def place_of(name: str) -> tuple[Path, str]:
     """Where a grid's results are kept, and the command that makes them."""
     if name == "quickstart":
         return ROOT / "results/quickstart", "bash scripts/quickstart.sh"
-    kind = "research" if (ROOT / f"autosample/configs/research/{name}.yaml").exists() else "ablation"
+    kind = "research" if f"research/{name}" in names("research") else "ablation"
     return ROOT / "results" / kind / name, f"autosample ablate {kind}/{name}"
 
 

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from autosample.experiments.bench.pictures import plot
 from autosample.experiments.bench.record import Record, Row, write
 from autosample.experiments.bench.show import print_record
 from autosample.reuse import fused
-from autosample.sampling.spec import spec as make_spec
+from autosample.sampling.spec import spec
 from autosample.system.machine import hardware
 from autosample.system.progress import tracked
 from autosample.system.timing import keep_memory
@@ -60,58 +60,41 @@ def declare(parser: Parser) -> None:
 
 
 def main(args: Sequence[str]) -> None:
-    """Run the verb."""
-    bench(**parse(args, declare))
-
-
-def bench(
-    suites: Sequence[str],
-    *,
-    threads: Sequence[int] = (1,),
-    batch: int | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
-    out: Path = Path("runs/bench"),
-    compile: bool = True,
-    memory: bool = True,
-    keep: bool = False,
-    rounds: int = _ROUNDS,
-    only: Sequence[str] | None = None,
-    model: str | None = None,
-    spec: str = "autosample",
-    ratio: float = 8,
-    input: Sequence[int] | None = None,
-) -> None:
-    """Measure suites, or a user's own model; print tables and write records. The options are those of `declare`.
+    """Measure suites, or a user's own model; print tables and write records.
 
     Raises:
         ConfigError: A suite, workload, model or option is not usable; found before anything is measured.
         ConversionError: Outputs were wrong somewhere; all records are written before.
     """
-    _check(threads=threads, batch=(batch,), rounds=(rounds,), input=input or ())
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype}: leave it out for float32")
-    place = _device(device)
-    plan = _own(suites, model, spec, ratio, input, only) if model else _suites(suites, only)
-    given: dict[str, Any] = {"batch": batch, "dtype": dtype, "device": device, "rounds": rounds, "only": only}
-    given |= {"compile": compile, "memory": memory, "keep": keep}
-    given |= {"model": model, "spec": spec, "ratio": ratio, "input": input} if model else {}
-    options: dict[str, Any] = {"device": place, "dtype": _DTYPES[dtype], "memory": memory, "rounds": rounds}
-    options["compiled"] = compile
-    if keep:
+    given = parse(args, declare)
+    suites, threads, out = given.pop("suites"), given.pop("threads"), given.pop("out")
+    _check(threads=threads, batch=(given["batch"],), rounds=(given["rounds"],), input=given["input"] or ())
+    options = _options(given)
+    plan = _own(suites, given) if given["model"] else _suites(suites, given["only"])
+    if not given["model"]:
+        given = {name: value for name, value in given.items() if name not in ("spec", "ratio", "input")}
+    if given["keep"]:
         keep_memory()
     console, wrong = Console(width=None if Console().is_terminal else 200), []
     for name, rows in plan.items():
-        rows = [altered(row, batch, usual=(dtype, device) == ("float32", "cpu")) for row in rows]
+        usual = (given["dtype"], given["device"]) == ("float32", "cpu")
+        rows = [altered(row, given["batch"], usual=usual) for row in rows]
         for count in threads:
             label = f"{name}, {_threads(count)}"
             measured = tuple(_measured(rows, {**options, "threads": count}, label))
-            about = _about(() if model else (name,), count, given)
-            record = Record(name, about, measured, slopes(measured))
-            _publish(record, out / f"{_file_name(name, batch, dtype, device, keep)}-{count}t.json", console)
+            record = Record(name, _about(() if given["model"] else (name,), count, given), measured, slopes(measured))
+            _publish(record, out / f"{_file_name(name, given)}-{count}t.json", console)
             wrong += [f"{row.workload.name} ({label})" for row in measured if row.error]
     if wrong:
         raise ConversionError(f"outputs must be those of dense torch, got errors in {', '.join(wrong)}: see above")
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `measure`, the same for all workloads."""
+    if given["dtype"] not in _DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {given['dtype']}: leave it out for float32")
+    place = {"device": _device(given["device"]), "dtype": _DTYPES[given["dtype"]]}
+    return {**place, "memory": given["memory"], "rounds": given["rounds"], "compiled": given["compile"]}
 
 
 def _measured(rows: Sequence[Workload], options: dict[str, Any], label: str) -> Iterator[Row]:
@@ -157,33 +140,28 @@ def _suites(names: Sequence[str], only: Sequence[str] | None) -> dict[str, list[
     return {name: rows for name, rows in plan.items() if rows}
 
 
-def _own(
-    suites: Sequence[str],
-    model: str,
-    preset: str,
-    ratio: float,
-    shape: Sequence[int] | None,
-    only: Sequence[str] | None,
-) -> dict[str, list[Workload]]:
+def _own(suites: Sequence[str], given: Mapping[str, Any]) -> dict[str, list[Workload]]:
     from autosample.models import create
 
+    model, preset, ratio, shape = (given[name] for name in ("model", "spec", "ratio", "input"))
     if suites:
         raise ConfigError(f"bench takes suites or --model, got {suites[0]} and {model}: drop one of them")
     if not shape:
         raise ConfigError("--model needs the shape of one example, got none: write --input 3 224 224")
-    make_spec(preset, ratio=ratio)
+    spec(preset, ratio=ratio)
     with torch.device("meta"):  # only to see that there is such a model
         create(model, num_classes=10)
-    return {"model": chosen(own(model, preset, ratio, shape), only)}
+    return {"model": chosen(own(model, preset, ratio, shape), given["only"])}
 
 
-def _file_name(name: str, batch: int | None, dtype: str, device: str, keep: bool) -> str:
-    usual = {"float32": "", "cpu": ""}
-    parts = (name, f"b{batch}" if batch else "", usual.get(dtype, dtype), usual.get(device, device))
-    return "-".join(part for part in (*parts, "kept" if keep else "") if part)
+def _file_name(name: str, given: Mapping[str, Any]) -> str:
+    batch, usual = given["batch"], {"float32": "", "cpu": ""}
+    kinds = (usual.get(given[key], given[key]) for key in ("dtype", "device"))
+    parts = (name, f"b{batch}" if batch else "", *kinds, "kept" if given["keep"] else "")
+    return "-".join(part for part in parts if part)
 
 
-def _about(suites: Sequence[str], threads: int, given: dict[str, Any]) -> dict[str, Any]:
+def _about(suites: Sequence[str], threads: int, given: Mapping[str, Any]) -> dict[str, Any]:
     why = fused.why_not()
     return {
         "command": _command(suites, {"threads": [threads], **given}),
@@ -200,7 +178,7 @@ def _about(suites: Sequence[str], threads: int, given: dict[str, Any]) -> dict[s
     }
 
 
-def _command(suites: Sequence[str], given: dict[str, Any]) -> str:
+def _command(suites: Sequence[str], given: Mapping[str, Any]) -> str:
     """The line that measures this record again."""
     words = ["autosample", "bench", *suites]
     for name, value in given.items():

@@ -129,7 +129,7 @@ class AutosampleCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Add the CSV log to whatever loggers the configuration asks for."""
+        """Add the CSV log to the loggers that the configuration asks for."""
         config = self._get(self.config_init, "trainer", default={})
         asked = config.get("logger")
         if asked is not False and not config.get("fast_dev_run"):
@@ -144,7 +144,7 @@ class AutosampleCLI(LightningCLI):
             raise ConfigError(f"the trainer must accept its options, got: {one_line(error)}") from error
 
     def after_fit(self) -> None:
-        """Test the model as it stands at the end: hardened, on data that no choice was made on."""
+        """Test the last model, hardened, on data that were used for no choice."""
         if self._get(self.config, "test_after_fit") and not self.trainer.fast_dev_run:  # pyright: ignore
             self.trainer.test(self.model, datamodule=self.datamodule)
             result = self.model.size_report()

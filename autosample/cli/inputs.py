@@ -52,7 +52,7 @@ def check_checkpoint(path: Path) -> None:
         raise ConfigError(f"a checkpoint must be a file, got {path}: look for *.ckpt in the folder of the run")
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # whatever a broken archive makes torch raise
+    except Exception as error:  # torch raises many kinds for a broken archive
         raise ConfigError(f"a checkpoint must be readable, got {path}: {one_line(error)[:200]}: use another") from error
     if not isinstance(loaded, dict) or not {"state_dict", "hyper_parameters"} <= loaded.keys():
         raise ConfigError(f"a checkpoint must be one that `autosample fit` wrote, got {path}: use another")

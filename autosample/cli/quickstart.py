@@ -1,4 +1,4 @@
-"""The verb `quickstart`: sampling rules against one another in a few minutes, on data that need no download."""
+"""The verb `quickstart`: compares presets in a few minutes, on data that need no download."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ METHODS = ("dense", "wsnet", "random", "autosample")
 def declare(parser: Parser) -> None:
     """Declare the options of `quickstart`."""
     parser.description = (
-        "Train a small net on the bundled digits dense and with three sampling rules, and compare them. Finished runs "
+        "Train a small net on the bundled digits dense and with three presets, and compare them. Finished runs "
         "are kept: running it again trains only what is missing."
     )
     add = parser.add_argument
@@ -55,7 +55,7 @@ def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, ima
             "data": {"class": "Digits", "image_size": image_size, "batch_size": 64, "padding": 1},
             "model": {"name": model, "num_classes": 10, "in_chans": 1},
             "train": {"epochs": epochs, "lr": 4e-3, "weight_decay": 0.05},
-            # random positions are the same for all seeds here
+            # random offsets are the same for all seeds here
             "presets": ["dense", *({"preset": method, "seed": 0} for method in METHODS[1:])],
             "ratios": [ratio],
             "seeds": seeds,

@@ -37,7 +37,7 @@ class Verb:
 VERBS = {
     "quickstart": Verb(
         "autosample.cli.quickstart:main",
-        "train the bundled digits dense and with three sampling rules; a table and two pictures",
+        "train the bundled digits dense and with three presets; a table and pictures",
         "ablate",
     ),
     "ablate": Verb(

@@ -1,4 +1,4 @@
-"""A progress bar for whatever takes longer than a person waits without one."""
+"""A progress bar for work that takes longer than two seconds."""
 
 import contextlib
 import time

@@ -47,7 +47,7 @@ def time_in_turn(
     budget: float = 2.0,
     device: torch.device | None = None,
 ) -> list[Timing]:
-    """Time several functions in turn: every round calls each once, so that what else the machine does meets all.
+    """Time several functions in turn: every round calls each once, so that other work on the machine slows all of them.
 
     The order changes from round to round, so that none always finds the caches as the same other one left them.
 

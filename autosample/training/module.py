@@ -129,7 +129,7 @@ class Classifier(pl.LightningModule):
             self._check_shape(shape, name)
 
     def _check_shape(self, shape: tuple[int, ...], data: str) -> None:
-        # a net whose config does not say what it takes is left to say so itself
+        # a net without a config reports a wrong shape itself
         size = getattr(self.net, "pretrained_cfg", {}).get("input_size", shape)
         wanted = self.hparams["in_chans"] or size[0]
         if shape[0] != wanted:
@@ -141,7 +141,7 @@ class Classifier(pl.LightningModule):
             raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Offsets are frozen on their spec's schedule, whoever makes the trainer."""
+        """The schedule that freezes offsets; every trainer gets it."""
         return [HardenSchedule()] if compressed_layers(self.net) else []
 
     def forward(self, x: Tensor) -> Tensor:

@@ -63,22 +63,13 @@ def build_scheduler(
         raise ConfigError(f'no schedule of timm is called "{name}": {hint(name, SCHEDULERS)}')
     if name == "none":
         return None
+    lengths: Any = {"num_epochs": epochs, "warmup_epochs": warmup * epochs, "updates_per_epoch": per_epoch}
     settings = {"warmup_lr": lr / 25, "min_lr": lr / 1000, **(args or {})}
     try:
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched=name,
-            num_epochs=epochs,
-            warmup_epochs=warmup * epochs,  # pyright: ignore[reportArgumentType]
-            step_on_epochs=False,
-            updates_per_epoch=per_epoch,
-            **settings,
-        )
+        return create_scheduler_v2(optimizer, sched=name, step_on_epochs=False, **lengths, **settings)[0]
     except (AssertionError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f'schedule "{name}" must accept scheduler_args, got {one_line(error)}: change these'
-        ) from error
-    return scheduler
+        wanted = f'schedule "{name}" must accept scheduler_args'
+        raise ConfigError(f"{wanted}, got {one_line(error)}: change these") from error
 
 
 def rehearse(h: Mapping[str, Any]) -> None:
