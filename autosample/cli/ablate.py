@@ -1,4 +1,4 @@
-"""The verb `ablate`: run a grid, or resume it, and make its tables and pictures."""
+"""The verb `ablate`: run or resume a grid, and make its tables and pictures."""
 
 import argparse
 import os
@@ -9,27 +9,31 @@ from pathlib import Path
 from autosample.cli.options import Parser, number, parse, whole
 from autosample.errors import ConfigError
 
-_ABOUT = """Run a grid of {data x model x preset x size x seed or fold}: one record per run, then tables and figures.
+_ABOUT = """Run a grid of data x model x preset x size x seed or fold: a record per run, then tables and pictures.
 
-Re-running resumes: it runs the cells that have no record yet, and those that failed.
-Ends with code 0, or 1 if runs failed (their errors are in OUT/failed), or 2 after a mistake."""
+Running it again resumes: it starts the runs that have no record yet, and retries those that failed.
+Exit code: 0 if all runs succeeded, 1 if runs failed (their errors are in OUT/failed), 2 after a mistake."""
 
 
 def declare(parser: Parser) -> None:
     """Declare the options of `ablate`."""
     parser.description = _ABOUT
     add = parser.add_argument
-    add("config", help="a grid: a file, or the name of one that comes with autosample, such as ablation/quick")
-    add("--out", type=Path, help="folder of records, tables and figures (runs/ablation/NAME)")
-    add("--root", help="folder of the data, instead of the one that the grid names")
+    add("config", help="grid: a YAML file, or the name of a bundled one, such as ablation/quick")
+    add("--out", type=Path, help="folder of records, tables and pictures (runs/ablation/NAME)")
+    add("--root", help="data folder; replaces the grid's")
     add("--jobs", type=whole, default=1, help="worker processes on this machine (1)")
-    add("--threads", type=whole, help="threads of each worker (cores / jobs); with others, last digits may differ")
+    add(
+        "--threads",
+        type=whole,
+        help="threads per worker (cores / jobs); the number can change the last digits of results",
+    )
     add(
         "--only",
         nargs="+",
         default=[],
         metavar="PATTERN",
-        help="cells whose label, or else name, matches: random '*seed0*'",
+        help="only runs whose label or name matches, such as random or '*seed0*'",
     )
     add(
         "--choose",
@@ -37,17 +41,23 @@ def declare(parser: Parser) -> None:
         const=0.2,
         type=number,
         metavar="SHARE",
-        help="hold out a share (0.2) of the training data, score on it, and leave the test set alone",
+        help="score on a held-out share of the training data (0.2); do not read the test set",
     )
-    add("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; without an address a local one")
-    add("--collect", action="store_true", help="only make tables and figures of the records that are there")
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on a Ray cluster; starts a local one if no address is given",
+    )
+    add("--collect", action="store_true", help="only make tables and pictures from existing records")
     add(
         "--wandb",
         nargs="?",
         const="",
         choices=("", "offline", "online"),
         metavar="offline|online",
-        help="log every run to wandb: offline unless said here or in WANDB_MODE",
+        help="log every run to wandb (default: WANDB_MODE, else offline)",
     )
 
 
@@ -55,8 +65,8 @@ def main(args: Sequence[str]) -> None:
     """Run the verb.
 
     Raises:
-        AutosampleError: Something given is unusable.
-        SystemExit: With code 1, when runs failed.
+        AutosampleError: An option, the grid or its data are not usable.
+        SystemExit: With code 1, if runs failed.
     """
     given = argparse.Namespace(**parse(args, declare))
     for name in ("jobs", "threads"):

@@ -1,4 +1,4 @@
-"""The verb `bench`: how fast converted layers and models run."""
+"""The verb `bench`: the speed of converted layers and models."""
 
 import os
 import shlex
@@ -32,30 +32,35 @@ _ROUNDS = 31
 def declare(parser: Parser) -> None:
     """Declare the options of `bench`."""
     parser.description = (
-        "Time converted layers and models against the fastest dense torch, in turn in one process, and write a JSON\n"
-        "record and a picture for each suite and number of threads."
+        "Time converted layers and models against the fastest dense torch. Both sides take turns in one process.\n"
+        "Writes a JSON record and a picture for each suite and number of threads."
     )
     add = parser.add_argument
     add("suites", nargs="*", help=f"what to measure: {', '.join(SUITES)}")
-    add("--threads", nargs="+", type=whole, default=[1], help="numbers of threads, measured one after the other")
-    add("--batch", type=whole, help="examples in a batch, instead of the suite's own; targets hold for these only")
-    add("--dtype", default="float32", help=f"one of {', '.join(_DTYPES)}")
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--out", type=Path, default=Path("runs/bench"), help="folder for records and pictures")
-    add("--no-compile", dest="compile", action="store_false", default=True, help="leave torch.compile out")
+    add("--threads", nargs="+", type=whole, default=[1], help="numbers of threads; each is measured in turn (1)")
+    add("--batch", type=whole, help="batch size; targets apply only to the suite's own")
+    add("--dtype", default="float32", help=f"{' or '.join(_DTYPES)} (float32)")
+    add("--device", default="cpu", help="cpu or cuda (cpu)")
+    add("--out", type=Path, default=Path("runs/bench"), help="folder for records and pictures (runs/bench)")
+    add("--no-compile", dest="compile", action="store_false", default=True, help="do not measure compiled sides")
     add("--no-memory", dest="memory", action="store_false", default=True, help="do not measure peak memory")
-    add("--rounds", type=whole, default=_ROUNDS, help="most rounds; a row ends after two minutes")
+    add(
+        "--rounds",
+        type=whole,
+        default=_ROUNDS,
+        help=f"maximum number of rounds ({_ROUNDS}); a row takes about two minutes at most",
+    )
     add(
         "--keep-memory",
         dest="keep",
         action="store_true",
         default=False,
-        help="let the process keep freed memory, for both sides, as jemalloc and tcmalloc do",
+        help="keep freed memory in the process, for both sides (as jemalloc does)",
     )
-    add("--only", nargs="+", help="names of workloads, to measure only these")
-    add("--model", help="a model of your own choice instead of suites")
-    add("--spec", default="autosample", help="preset for --model")
-    add("--ratio", type=number, default=8.0, help="dense weights per stored number for --model")
+    add("--only", nargs="+", help="measure only the workloads with these names")
+    add("--model", help="measure this model instead of a suite")
+    add("--spec", default="autosample", help="preset for --model (autosample)")
+    add("--ratio", type=number, default=8.0, help="dense weights per stored number for --model (8)")
     add("--input", nargs="+", action=Several, each=whole, help="shape of one example for --model, without the batch")
 
 
@@ -63,8 +68,8 @@ def main(args: Sequence[str]) -> None:
     """Measure suites, or a user's own model; print tables and write records.
 
     Raises:
-        ConfigError: A suite, workload, model or option is not usable; found before anything is measured.
-        ConversionError: Outputs were wrong somewhere; all records are written before.
+        ConfigError: A suite, workload, model or option is not usable. Nothing has been measured then.
+        ConversionError: A side gave wrong outputs. All records have been written then.
     """
     given = parse(args, declare)
     suites, threads, out = given.pop("suites"), given.pop("threads"), given.pop("out")
@@ -98,7 +103,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured(rows: Sequence[Workload], options: dict[str, Any], label: str) -> Iterator[Row]:
-    # tracked() wants to see each row end
+    # a generator: tracked() moves the bar after each row
     return tracked((measure(work, **options) for work in rows), len(rows), label)
 
 
@@ -149,7 +154,7 @@ def _own(suites: Sequence[str], given: Mapping[str, Any]) -> dict[str, list[Work
     if not shape:
         raise ConfigError("--model needs the shape of one example, got none: write --input 3 224 224")
     spec(preset, ratio=ratio)
-    with torch.device("meta"):  # only to see that there is such a model
+    with torch.device("meta"):  # only checks that the model exists
         create(model, num_classes=10)
     return {"model": chosen(own(model, preset, ratio, shape), given["only"])}
 
@@ -179,7 +184,7 @@ def _about(suites: Sequence[str], threads: int, given: Mapping[str, Any]) -> dic
 
 
 def _command(suites: Sequence[str], given: Mapping[str, Any]) -> str:
-    """The line that measures this record again."""
+    """The command that measures this record again."""
     words = ["autosample", "bench", *suites]
     for name, value in given.items():
         if name == "keep":

@@ -1,4 +1,4 @@
-"""What Lightning's parser (jsonargparse) says about a mistake, in one line that names the fix."""
+"""Messages of Lightning's parser (jsonargparse) about a mistake, as one line that names the fix."""
 
 import importlib
 import re
@@ -17,7 +17,7 @@ _KEY = re.compile(r'Parser key "([\w.]+)"')
 _WANTED = re.compile(r"Expected a <class '([\w.]+)'>")
 _VALUE = re.compile(r"(?:Got value:|Given value:) (\S+)")
 _SPOKEN = {"NoneType": "null", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
-# where the classes live that may be given by their name alone, by the option's first words
+# modules of the classes that users may give by name alone, by the start of the option
 _CLASSES = {
     "data": "autosample.data",
     "trainer.logger": "pytorch_lightning.loggers",
@@ -29,8 +29,8 @@ def explain(error: Exception, options: Iterable[str]) -> str:
     """One line for an `ArgumentError`.
 
     Args:
-        error: What the parser raised.
-        options: Names of the options that there are, without dashes.
+        error: Error that the parser raised.
+        options: Names of all options, without dashes.
     """
     text = one_line(error)
     inside = _INSIDE.search(text)
@@ -49,7 +49,7 @@ def explain(error: Exception, options: Iterable[str]) -> str:
     if keys and (wanted := _WANTED.findall(text)):
         key = keys[0] if len(keys) == 1 else f"{keys[0]}.{keys[-1]}"
         values = _VALUE.findall(text)
-        # the reasons of an outer key end with "Expected … None", which is no part of what an inner one needs
+        # the reasons of an outer key end with "Expected … None", which does not apply to an inner key
         kinds = dict.fromkeys(_SPOKEN.get(w, f"a {w}") for w in (wanted if len(keys) == 1 else wanted[:1]))
         got = (values[-1] if len(keys) == 1 else values[0]) if values else "something else"
         return f"{key} must be {' or '.join(kinds)}, got {got}: see --help"
@@ -61,7 +61,7 @@ def explain(error: Exception, options: Iterable[str]) -> str:
 
 
 def original(error: BaseException) -> AutosampleError | None:
-    """The error of our own that `error` was made from, if there is one."""
+    """The `AutosampleError` that caused `error`, or `None`."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -73,12 +73,12 @@ def original(error: BaseException) -> AutosampleError | None:
 
 
 def _unknown(name: str, options: Iterable[str]) -> str:
-    """What to say of an option that there is not; there are too many to list where none is near."""
+    """Message for an unknown option. It lists no options if none is near: there are too many."""
     parts = name.split(".")
     if len(parts) > 1 and parts[1] in RENAMED:
         return f'no option is called "{name}" any more: write "{".".join([parts[0], RENAMED[parts[1]], *parts[2:]])}"'
     known = set(options)
-    if not closest(name, known):  # perhaps only the part before the dot is wrong
+    if not closest(name, known):  # perhaps only the part before the last dot is wrong
         known = {option for option in known if option.rpartition(".")[2] == name.rpartition(".")[2]}
     text = hint(name, known)
     return f'no option is called "{name}": {text if known and len(text) < 200 else "see --help"}'
@@ -95,7 +95,7 @@ def _near_class(key: str, name: str) -> str:
 
 
 def _options_of(class_path: str) -> list[str]:
-    """Names of the arguments of a class, those of its bases among them."""
+    """Names of the arguments of a class and of its bases."""
     from jsonargparse import ArgumentParser
 
     module, _, name = class_path.rpartition(".")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autosample.cli.options import Parser, Several, flag, parse, whole
 from autosample.errors import ConfigError, ExportError, hint
 
-# A saved model is no file for other runtimes, but this verb writes it too.
+# a saved model is not a file for other runtimes, but this verb can write it too
 _ARTIFACT, _SAVED = "artifact", "saved"
 
 
@@ -19,24 +19,24 @@ def declare(parser: Parser) -> None:
     from autosample.export import FORMATS
 
     parser.description = (
-        "Write a saved model or a checkpoint for other runtimes. The file is checked, and about as small as what the "
-        "model stores."
+        "Write a saved model or a checkpoint as a file for other runtimes. The file is checked against torch. It is "
+        "about as small as the saved model."
     )
     kinds = "; ".join(f"{name} ({form.about})" for name, form in FORMATS.items())
     add = parser.add_argument
     add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
-    add("--format", default="onnx", help=f"{kinds}; {_ARTIFACT} (a saved model)")
+    add("--format", default="onnx", help=f"{kinds}; {_ARTIFACT} (a saved model). Default: onnx")
     add("--out", type=Path,
-        help="file or folder to write; by default model.onnx and the like beside the path")  # fmt: skip
+        help="file to write, or folder for an artifact (default: model.onnx, model.pt2, … beside path)")  # fmt: skip
     add("--input", nargs="+", action=Several, each=whole,
-        help="shape of one example without the batch; by default the model's own")  # fmt: skip
-    add("--batch", type=whole, default=1, help="examples of a usual call: the layers' forms are chosen for it (1)")
+        help="shape of one example, without the batch (default: the model's own)")  # fmt: skip
+    add("--batch", type=whole, default=1, help="batch size that the layers' forms are chosen for (1)")
     yes = {"nargs": "?", "const": True, "type": flag}
-    add("--dynamic", default=True, **yes, help="let batch and length vary (true)")
+    add("--dynamic", default=True, **yes, help="let the batch size and the length of signals vary (true)")
     add("--dense", default=False, **yes, help="write dense weights (false)")
-    add("--opset", type=whole, help="of ONNX's operators (18)")
+    add("--opset", type=whole, help="ONNX opset (18)")
     add("--compare", default=False, **yes,
-        help="also print sizes and times of the dense model, of this one and of files of both (false)")  # fmt: skip
+        help="also print sizes and times of the dense model, this model and the files of both (false)")  # fmt: skip
 
 
 def main(args: Sequence[str]) -> None:
@@ -55,10 +55,10 @@ def export(
     opset: int | None,
     compare: bool,
 ) -> None:
-    """Write a saved model or a checkpoint; the options are those of `declare`.
+    """Write a saved model or a checkpoint as a file for other runtimes. For the options see `declare`.
 
     Raises:
-        AutosampleError: An option is unusable, or the model cannot be written.
+        AutosampleError: An option is not usable, or the model cannot be written.
     """
     from autosample.artifact import load_any, save
     from autosample.export import FORMATS, write_model
@@ -87,7 +87,7 @@ def export(
 
 
 def _example(model: nn.Module, preprocessing: dict[str, Any], shape: list[int] | None, batch: int) -> Tensor:
-    """Random numbers of the shape of the model's input."""
+    """Random numbers with the shape of the model's input: batch, then `shape`."""
     if shape is None and "sample_rate" in preprocessing:
         shape = [1, preprocessing.get("crop") or preprocessing["samples"]]
     if shape is None:

@@ -1,6 +1,6 @@
-"""The verbs `fit`, `validate`, `test` and `predict`: Lightning's command line over our module and data.
+"""The verbs `fit`, `validate`, `test` and `predict`: Lightning's command line with our module and data.
 
-There is always a CSV log, and one of wandb where the configuration asks for it.
+There is always a CSV log. If the configuration asks for wandb, there is a wandb log too.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import (
     MisconfigurationException,  # pyright: ignore[reportPrivateImportUsage]
 )
 
-import autosample.data  # noqa: F401  (its classes are known to --data by their short names)
+import autosample.data  # noqa: F401  (lets --data know its classes by their short names)
 from autosample.cli.explain import explain, original
 from autosample.cli.inputs import check_checkpoint, values_of, with_files
 from autosample.data import ClassificationData
@@ -27,7 +27,7 @@ from autosample.system.configs import read
 from autosample.training.callbacks import BestCheckpoint, OffsetLog, PredictionFile, SizeReport, last_checkpoint
 from autosample.training.module import Classifier
 
-# what `fit` trains when no data are named: these options come first, so that all others change them
+# what `fit` trains if no data are named; these options come first, so later ones override them
 EMBEDDED = (
     "--data=Digits",
     "--data.image_size=16",
@@ -39,11 +39,11 @@ EMBEDDED = (
 
 
 class AutosampleCLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict` for `Classifier` and any of `autosample.data`."""
+    """`fit`, `validate`, `test` and `predict` for `Classifier` and every data set of `autosample.data`."""
 
     @classmethod
     def start(cls, args: Sequence[str]) -> "AutosampleCLI":
-        """Parse, build and run: the verb, then its options.
+        """Parse the words (the verb, then its options), build everything and run.
 
         Raises:
             ConfigError: An option, a file or a checkpoint is not usable.
@@ -72,17 +72,17 @@ class AutosampleCLI(LightningCLI):
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False, verb: {"allow_abbrev": False}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            # the seed is always given: the checkpoint's check parses without defaults, yet the link needs it
+            # always give the seed: _parse_ckpt_path parses without defaults, but the link to model.seed needs a value
             args=[verb, "--seed_everything=0", *options],
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str, default="", help="Name of the run; its folder is made under it.")
-        parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the last model after `fit`.")
+        parser.add_argument("--name", type=str, default="", help="Name of the run and of its folder.")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the final model after `fit`.")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, with mistakes as one line each."""
+        """Parse the options. A mistake becomes a `ConfigError` of one line."""
         assert isinstance(args, list)
         self.args = args
         try:
@@ -94,17 +94,17 @@ class AutosampleCLI(LightningCLI):
             raise ConfigError(explain(error, [*options, "config", "data", "model", "trainer"])) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's arguments from the checkpoint, unless the user gives others.
+        """Take the model's arguments from the checkpoint, except those that the user gives.
 
         Raises:
-            ConfigError: What the user gives makes another model than that of the checkpoint.
+            ConfigError: The user's arguments make a different model than the checkpoint's.
         """
         chosen = self.config[self.config["subcommand"]]
         path = chosen.get("ckpt_path")
         if not path or not Path(path).is_file():
             return
         saved = torch.load(path, weights_only=True, map_location="meta")["hyper_parameters"]
-        if "spec" not in saved:  # version 0.1.0 wrote it
+        if "spec" not in saved:  # written by version 0.1.0
             saved = {**saved, **Recipe.of(saved).arguments()}
         given = self.parser.parse_args(self.args, defaults=False)[self.config["subcommand"]].get("model") or {}
         known = set(chosen["model"].keys())
@@ -120,7 +120,7 @@ class AutosampleCLI(LightningCLI):
                 )
 
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer; an error of our own comes out as it was raised."""
+        """Build data, model and trainer. Lightning wraps our errors in others; the original is raised."""
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -129,7 +129,7 @@ class AutosampleCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Add the CSV log to the loggers that the configuration asks for."""
+        """Build the trainer. Adds the CSV log to the loggers that the configuration asks for."""
         config = self._get(self.config_init, "trainer", default={})
         asked = config.get("logger")
         if asked is not False and not config.get("fast_dev_run"):
@@ -144,7 +144,7 @@ class AutosampleCLI(LightningCLI):
             raise ConfigError(f"the trainer must accept its options, got: {one_line(error)}") from error
 
     def after_fit(self) -> None:
-        """Test the last model, hardened, on data that were used for no choice."""
+        """Test the final model, hardened, on the test data."""
         if self._get(self.config, "test_after_fit") and not self.trainer.fast_dev_run:  # pyright: ignore
             self.trainer.test(self.model, datamodule=self.datamodule)
             result = self.model.size_report()
@@ -167,7 +167,7 @@ def _callbacks() -> list[pl.Callback]:
 
 
 def _names_data(options: Sequence[str]) -> bool:
-    """Whether an option or one of the configuration files says which data to use."""
+    """Whether an option or a configuration file names the data."""
     named = {option.partition("=")[0] for option in options}
     if named & {"--data", "--data.class_path"}:
         return True
@@ -186,7 +186,7 @@ def main(args: Sequence[str]) -> None:
     try:
         AutosampleCLI.start(args)
     except RuntimeError as error:
-        if "loading state_dict" in str(error):  # torch has no class of its own for it
+        if "loading state_dict" in str(error):  # torch has no own class for this error
             raise ConfigError(
                 f"a checkpoint must come from a model of the same configuration, got one that differs: "
                 f"{one_line(error)[:300]}: pass the --config that the run wrote beside its log"

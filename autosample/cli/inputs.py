@@ -1,4 +1,4 @@
-"""Files that the command line names: found and checked before minutes go into loading data."""
+"""Files that the command line names. They are found and checked first: loading data can take minutes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ _CONFIG = ("--config", "-c")
 
 
 def values_of(names: Sequence[str], args: Sequence[str]) -> list[str]:
-    """What is given for options, `--config a` and `--config=a` alike, in order."""
+    """The values given for these options, in order. Both `--config a` and `--config=a` count."""
     found = []
     for i, arg in enumerate(args):
         name, equals, value = arg.partition("=")
@@ -20,10 +20,10 @@ def values_of(names: Sequence[str], args: Sequence[str]) -> list[str]:
 
 
 def with_files(args: Sequence[str]) -> list[str]:
-    """The command line with the names of configurations replaced by their files, all of which have been read once.
+    """The command line, with names of configurations replaced by their paths. Each file is read once as a check.
 
     Raises:
-        ConfigError: A configuration is not there, or not usable.
+        ConfigError: A configuration does not exist or is not usable.
     """
     words = list(args)
     for i, word in enumerate(words):
@@ -46,13 +46,13 @@ def check_checkpoint(path: Path) -> None:
     """Raise `ConfigError` unless a file is a checkpoint that `autosample fit` wrote."""
     import torch
 
-    if str(path) in ("best", "last", "hpc"):  # Lightning's own words
+    if str(path) in ("best", "last", "hpc"):  # keywords of Lightning
         return
     if not path.is_file():
         raise ConfigError(f"a checkpoint must be a file, got {path}: look for *.ckpt in the folder of the run")
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken archive
+    except Exception as error:  # torch raises many types of errors for a damaged archive
         raise ConfigError(f"a checkpoint must be readable, got {path}: {one_line(error)[:200]}: use another") from error
     if not isinstance(loaded, dict) or not {"state_dict", "hyper_parameters"} <= loaded.keys():
         raise ConfigError(f"a checkpoint must be one that `autosample fit` wrote, got {path}: use another")

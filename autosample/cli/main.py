@@ -9,14 +9,14 @@ from autosample.cli.verbs import overview, run
 from autosample.errors import AutosampleError, one_line
 from autosample.system.quiet import quiet
 
-# Loggers that tell what hardware there is, which plug-ins there might be, and which seed was set.
+# loggers of notices about hardware, possible plug-ins and seeds
 _NOTICES = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed")
-# Modules whose warnings a user of the command line can do nothing about.
+# modules whose warnings do not help a user of the command line
 _WARN = r"(pytorch_lightning|torch|torchmetrics|lightning_fabric)\."
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit code: 0, or 2 after a mistake that one line on standard error explains."""
+    """Run a verb. Returns the exit code: 0, or 2 after a mistake, explained in one line on standard error."""
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(overview(), end="")

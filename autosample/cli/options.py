@@ -1,4 +1,4 @@
-"""The options of a verb: argparse, with every mistake as one line that names the fix."""
+"""The options of a verb: argparse, but a mistake gives one line that names the fix."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from autosample.errors import ConfigError, hint
 
-#: What options were called before: an error names the present one.
+#: Old names of options, with the present ones; errors mention these.
 RENAMED = {"summary": "spec", "summary_args": "spec_args"}
 
 
@@ -47,7 +47,7 @@ def parse(args: Sequence[str], declare: Callable[[Parser], None]) -> dict[str, A
 
 
 def unknown_option(name: str, known: Sequence[str]) -> str:
-    """What to say of an option that there is not."""
+    """Message for an unknown option."""
     if name in RENAMED:
         return f'no option is called "{name}" any more: write "{RENAMED[name]}"'
     return f'no option is called "{name}": {hint(name, [o for o in known if len(o) > 1], otherwise="see --help")}'
@@ -69,7 +69,7 @@ def number_or_null(text: str) -> float | None:
 
 
 def flag(text: str) -> bool:
-    """`true` or `false`; declare it with `nargs="?", const=True`, so that the name alone is enough."""
+    """`true` or `false`. Declare it with `nargs="?", const=True`: then the name alone means true."""
     return _as({"true": True, "false": False}.__getitem__, text.lower(), "true or false")
 
 
@@ -81,9 +81,9 @@ def _as(kind: Callable[[str], Any], text: str, wanted: str) -> Any:
 
 
 class Several(argparse.Action):
-    """Several values after one name, `--input 3 224 224`, or as a list, `--input [3,224,224]`.
+    """Several values after one name (`--input 3 224 224`), or a list (`--input [3,224,224]`).
 
-    Give the type of a value as `each`, and `nargs="+"`.
+    Declare it with `nargs="+"` and with the type of one value as `each`.
     """
 
     def __init__(self, *args: Any, each: Callable[[str], Any] = str, **options: Any) -> None:

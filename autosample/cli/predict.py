@@ -1,4 +1,4 @@
-"""The verb `predict`: classes of images and sounds with a saved model, or of a data set with a checkpoint."""
+"""The verb `predict`: classes of files with a saved model, or of a data set with a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from autosample.errors import ConfigError
 
 def declare(parser: Parser) -> None:
     """Declare the options of `predict` for a saved model."""
-    parser.description = "Print the likeliest classes of images or sounds, a line for each file."
-    parser.add_argument("folder", type=Path, help="of a saved model; inputs are prepared as it says")
+    parser.description = "Print the most likely classes of images or sounds, one line per file."
+    parser.add_argument("folder", type=Path, help="folder of a saved model, which also says how to prepare inputs")
     parser.add_argument("files", nargs="*", type=Path, help="images or sounds")
-    parser.add_argument("--top", type=whole, default=3, help="how many classes to print (3)")
+    parser.add_argument("--top", type=whole, default=3, help="number of classes to print (3)")
 
 
 def main(args: Sequence[str]) -> None:
-    """Run the verb: with a folder and files for a saved model, with options alone for a checkpoint."""
+    """Run the verb: a folder and files mean a saved model, options alone mean a checkpoint."""
     if len(args) > 1 and not args[1].startswith("-"):
         predict(**parse(args, declare))
         return
@@ -29,15 +29,15 @@ def main(args: Sequence[str]) -> None:
 
 
 def predict(folder: Path, files: list[Path], top: int = 3) -> None:
-    """Print the likeliest classes of images or sounds, a line for each file.
+    """Print the most likely classes of images or sounds, one line per file.
 
     Args:
-        folder: Of a saved model; inputs are prepared as it says.
+        folder: Folder of a saved model, which also says how to prepare inputs.
         files: Images or sounds.
-        top: How many classes to print.
+        top: Number of classes to print.
 
     Raises:
-        AutosampleError: The folder is no saved model, or a file cannot be read.
+        AutosampleError: The folder does not hold a saved model, or a file cannot be read.
     """
     from autosample.artifact import load_any
     from autosample.data.inputs import read_input
@@ -54,7 +54,7 @@ def predict(folder: Path, files: list[Path], top: int = 3) -> None:
 
 
 def _line(scores: Tensor, names: tuple[str, ...] | None, top: int) -> str:
-    """The likeliest classes with their probabilities."""
+    """The most likely classes with their probabilities, as text."""
     shares, classes = scores.softmax(0).topk(min(top, len(scores)))
     known = [str(i) if names is None else names[i] for i in classes.tolist()]
     return ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(known, shares.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The verb `quantize`: fewer bits for a saved model."""
+"""The verb `quantize`: quantise a saved model or a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,15 +15,15 @@ def declare(parser: Parser) -> None:
     add = parser.add_argument
     add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
     add("--out", type=Path, help="folder to save to")
-    add("--bits", type=whole, default=8, help="of a stored number, 2 to 8 (8)")
-    add("--method", default="linear", help="linear: even levels (the default); codebook: levels found by k-means")
+    add("--bits", type=whole, default=8, help="bits per stored number, 2 to 8 (8)")
+    add("--method", default="linear", help="linear: evenly spaced levels (default); codebook: levels found by k-means")
     add(
         "--layers",
         default="sampled",
-        help="sampled: layers that sample their filters (the default); all: all convolutions and linear layers",
+        help="sampled: only layers that sample their filters (default); all: all convolutions and linear layers",
     )
-    add("--rest", help="fp16 or bf16: precision of everything else that is stored")
-    add("--compression", default="none", help="none (the default) or xz: entropy-code the file of tensors")
+    add("--rest", help="fp16 or bf16: precision of all other stored numbers (default: unchanged)")
+    add("--compression", default="none", help="none (default), or xz to entropy-code the tensors")
 
 
 def main(args: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def quantize(path: Path, out: Path, bits: int, method: Any, compression: str, **options: Any) -> None:
-    """Quantise a saved model or a checkpoint, and save it; see `autosample.quantize_` for the options."""
+    """Quantise a saved model or a checkpoint, and save it. For the options see `autosample.quantize_`."""
     from autosample.artifact.loading import load_any
     from autosample.artifact.saving import save
     from autosample.model.quantize import quantize_

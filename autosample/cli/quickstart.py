@@ -1,4 +1,4 @@
-"""The verb `quickstart`: compares presets in a few minutes, on data that need no download."""
+"""The verb `quickstart`: compare presets in a few minutes, on bundled data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,16 +21,21 @@ METHODS = ("dense", "wsnet", "random", "autosample")
 def declare(parser: Parser) -> None:
     """Declare the options of `quickstart`."""
     parser.description = (
-        "Train a small net on the bundled digits dense and with three presets, and compare them. Finished runs "
-        "are kept: running it again trains only what is missing."
+        "Train a small net on bundled digits, dense and with three presets, and compare them. Finished runs "
+        "are kept: running it again trains only the missing ones."
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/quickstart"), help="folder for records, results.json and pictures")
-    add("--model", default="test_resnet", help="name of a timm model or of one of autosample's nets (test_resnet)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/quickstart"),
+        help="folder for records, results.json and pictures (runs/quickstart)",
+    )
+    add("--model", default="test_resnet", help="name of a net of timm or autosample (test_resnet)")
     add("--ratio", type=number, default=16, help="dense weights per stored number in each converted layer (16)")
-    add("--epochs", type=whole, default=12, help="epochs of each run (12)")
-    add("--seeds", type=whole, default=3, help="runs of each method (3)")
-    add("--image_size", type=whole, default=16, help="digits are scaled to this many pixels a side (16)")
+    add("--epochs", type=whole, default=12, help="epochs per run (12)")
+    add("--seeds", type=whole, default=3, help="runs per preset, each with its own seed (3)")
+    add("--image_size", type=whole, default=16, help="height and width of the scaled digits, in pixels (16)")
 
 
 def main(args: Sequence[str]) -> None:
@@ -39,11 +44,11 @@ def main(args: Sequence[str]) -> None:
 
 
 def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, image_size: int) -> None:
-    """Train and compare; the options are those of `declare`.
+    """Train and compare. For the options see `declare`.
 
     Raises:
-        ConfigError: A count is below 1, or a record in `out` is damaged.
-        SpecError: The ratio is unusable.
+        ConfigError: A count is below 1, a run failed, or a record in `out` is damaged.
+        SpecError: The ratio is not usable.
     """
     for name, count in (("epochs", epochs), ("seeds", seeds), ("image_size", image_size)):
         if count < 1:
@@ -55,7 +60,7 @@ def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, ima
             "data": {"class": "Digits", "image_size": image_size, "batch_size": 64, "padding": 1},
             "model": {"name": model, "num_classes": 10, "in_chans": 1},
             "train": {"epochs": epochs, "lr": 4e-3, "weight_decay": 0.05},
-            # random offsets are the same for all seeds here
+            # a fixed seed in the spec: random offsets are the same in all runs
             "presets": ["dense", *({"preset": method, "seed": 0} for method in METHODS[1:])],
             "ratios": [ratio],
             "seeds": seeds,

@@ -11,20 +11,20 @@ def declare(parser: Parser) -> None:
     """Declare the options of `report`."""
     parser.description = "Print what a model stores, layer by layer."
     add = parser.add_argument
-    add("model", help="name of a timm model or of one of autosample's nets")
+    add("model", help="name of a net of timm or autosample")
     add("--spec", default="autosample", help="preset (autosample)")
-    add("--ratio", type=number_or_null, default=8, help="dense weights per stored number (8)")
-    add("--num_classes", type=whole, default=10, help="classes (10)")
-    add("--in_chans", type=whole, help="input channels")
+    add("--ratio", type=number_or_null, default=8, help="dense weights per stored number, or null (8)")
+    add("--num_classes", type=whole, default=10, help="number of classes (10)")
+    add("--in_chans", type=whole, help="input channels (default: the net's own)")
     add(
         "--input",
         nargs="+",
         action=Several,
         each=whole,
-        help="shape of one example without the batch, to count multiply-adds; by default the model's own",
+        help="shape of one example, without the batch, to count multiply-adds (default: the net's own)",
     )
-    add("--include", nargs="+", action=Several, help="patterns of the layers to convert")
-    add("--exclude", nargs="+", action=Several, help="patterns of the layers to leave dense")
+    add("--include", nargs="+", action=Several, help="convert only the layers that these patterns match")
+    add("--exclude", nargs="+", action=Several, help="leave the layers dense that these patterns match")
     add("--out", type=Path, help="folder for report.json, report.csv and report.md")
 
 

@@ -1,4 +1,4 @@
-"""The verbs of the command line. Help, dispatch and suggestions are made from this table."""
+"""The table of verbs. The help text, the dispatch and the suggestions come from it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class Verb:
     """A verb.
 
     Attributes:
-        place: `module:function`. The function takes all words of the command line, the verb first.
+        place: `module:function`. The function gets all words of the command line, the verb first.
         about: One line for the overview.
-        extra: The extra of autosample without which it cannot run; empty if it needs none.
+        extra: Extra of autosample that the verb needs; empty for none.
     """
 
     place: str
@@ -37,7 +37,7 @@ class Verb:
 VERBS = {
     "quickstart": Verb(
         "autosample.cli.quickstart:main",
-        "train the bundled digits dense and with three presets; a table and pictures",
+        "train a small net on bundled digits, dense and with three presets; makes a table and pictures",
         "ablate",
     ),
     "ablate": Verb(
@@ -47,20 +47,20 @@ VERBS = {
     ),
     "report": Verb(
         "autosample.cli.report:main",
-        "what a model would store: autosample report resnet18 --spec autosample --ratio 8",
+        "print what a model would store: autosample report resnet18 --spec autosample --ratio 8",
     ),
     "quantize": Verb(
         "autosample.cli.quantize:main",
-        "fewer bits for a saved model or a checkpoint: autosample quantize DIR_OR_CKPT --bits 8 --out DIR",
+        "quantise a saved model or a checkpoint: autosample quantize DIR_OR_CKPT --bits 8 --out DIR",
     ),
-    "card": Verb("autosample.cli.card:main", "the model card of a saved model: autosample card DIR [--write]"),
+    "card": Verb("autosample.cli.card:main", "print the model card of a saved model: autosample card DIR [--write]"),
     "export": Verb(
         "autosample.cli.export:main",
-        "a file for other runtimes: autosample export DIR_OR_CKPT --format onnx|onnx-int8|pt2|artifact --out FILE",
+        "write a file for other runtimes: autosample export DIR_OR_CKPT --format onnx|onnx-int8|pt2 --out FILE",
     ),
     "bench": Verb(
         "autosample.cli.bench:main",
-        "how fast it runs: autosample bench layers models, or --model resnet18 --ratio 6 --input 3 224 224",
+        "measure speed: autosample bench layers models, or --model resnet18 --ratio 6 --input 3 224 224",
         "ablate",
     ),
     "fit": Verb(
@@ -70,10 +70,12 @@ VERBS = {
         "autosample.cli.fit:main", "evaluate a checkpoint on the validation set: … validate --config C --ckpt_path F",
         "train",
     ),
-    "test": Verb("autosample.cli.fit:main", "… and on the test set", "train"),
+    "test": Verb(
+        "autosample.cli.fit:main", "evaluate a checkpoint on the test set: … test --config C --ckpt_path F", "train"
+    ),
     "predict": Verb(
         "autosample.cli.predict:main",
-        "… and write predictions.csv; of files, with a saved model: autosample predict DIR FILE…",
+        "print classes of files: autosample predict DIR FILE…; or write predictions.csv, with a checkpoint",
         "train",
     ),
 }  # fmt: skip
@@ -82,8 +84,8 @@ _FRAME = """usage: autosample VERB [options]
 
 {verbs}
 
-`autosample VERB --help` lists the options of a verb. --config takes a file or the name of one that comes with
-autosample; several compose from left to right. Mistakes end with one line on standard error and exit code 2.
+`autosample VERB --help` lists the options of a verb. --config takes a file, or the name of a bundled one; you can give
+several, and later ones override earlier ones. On a mistake, one line on standard error explains it, with exit code 2.
 """
 
 
@@ -97,7 +99,7 @@ def run(args: Sequence[str]) -> None:
     """Run the verb that comes first in `args`.
 
     Raises:
-        AutosampleError: There is no such verb, its extra is not installed, or something given is not usable.
+        AutosampleError: The verb does not exist, its extra is not installed, or an option is not usable.
     """
     if args[0] not in VERBS:
         raise ConfigError(f'no verb is called "{args[0]}": {hint(args[0], VERBS)}')
