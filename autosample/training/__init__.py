@@ -1,4 +1,4 @@
-"""Training through Lightning: module, parameter groups, callbacks. It needs `autosample[train]`."""
+"""Training with Lightning: module, parameter groups, callbacks. It needs `autosample[train]`."""
 
 from autosample.system.extras import require
 

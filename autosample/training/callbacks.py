@@ -1,4 +1,4 @@
-"""Callbacks of our own: the hardening schedule, the size report, and how offsets move."""
+"""Callbacks: freezing of offsets, checkpoints, the size report, a log of moved offsets, predictions."""
 
 import csv
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from autosample.nn import compressed_layers
 
 
 class HardenSchedule(pl.Callback):
-    """Anneals what is being learned, and freezes offsets when each layer's `freeze_at` has come.
+    """Anneals learned offsets, and freezes them at each layer's `freeze_at`.
 
-    Testing and predicting freeze too, so that an accuracy is always that of the integers which a file holds; training
-    that is resumed afterwards uses these. What is frozen is in the model's buffers, so a resumed run needs no state of
-    this callback. In distributed training, buffers are broadcast from the first rank before each forward pass, like
-    those of batch norm; what ranks froze after the last pass agrees again from the next one on.
+    Testing and predicting freeze offsets too, so a measured accuracy is that of the saved model. If training is
+    resumed afterwards, it uses the frozen offsets. Frozen offsets are buffers of the model, so this callback has no
+    state to save. In distributed training, the first rank's buffers are broadcast before each forward pass, like those
+    of batch norm. So all ranks have the same offsets from the next forward pass on.
     """
 
     def on_train_batch_start(
@@ -39,13 +39,13 @@ class HardenSchedule(pl.Callback):
 
 
 def progress(trainer: pl.Trainer, steps: int | None = None) -> float:
-    """The share of the training that is done, 0 … 1, after `steps` steps (by default those made so far)."""
+    """Share of the training that is done after `steps` steps, 0 … 1; by default after the steps made so far."""
     done = trainer.global_step if steps is None else steps
     return done / max(float(trainer.estimated_stepping_batches), 1.0)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint that is best on the validation set, where there is one."""
+    """Keeps the checkpoint with the best validation accuracy, if there is a validation set."""
 
     def __init__(self) -> None:
         super().__init__(monitor="val/acc", mode="max")
@@ -58,15 +58,15 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def last_checkpoint() -> ModelCheckpoint:
-    """A callback that keeps `last.ckpt` up to date after each epoch.
+    """A callback that writes `last.ckpt` after each epoch.
 
-    Lightning's own `save_last` renews that file only when the best one is renewed.
+    Lightning's own `save_last` writes that file only together with the best one.
     """
     return ModelCheckpoint(filename="last", enable_version_counter=False)
 
 
 class SizeReport(pl.Callback):
-    """Writes `report.json`, `report.csv` and `report.md` beside the log, and logs the totals, as training starts."""
+    """Writes `report.json`, `report.csv` and `report.md` beside the log when training starts, and logs the totals."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.done = False
@@ -127,7 +127,7 @@ _HEADER = ["epoch", "layer", "share_moved", "mean", "p10", "p50", "p90", "frozen
 
 
 def learned_offsets(module: nn.Module) -> dict[str, Tensor]:
-    """The integer offsets `(N, G)` of the layers that learn them, by name, on the CPU; also after freezing."""
+    """Integer offsets `(N, G)` of each layer that learns or has learned them, by name, on the CPU."""
     found = {name: layer.learned_offsets() for name, layer in compressed_layers(module).items()}
     return {name: offsets.cpu() for name, offsets in found.items() if offsets is not None}
 
@@ -135,7 +135,7 @@ def learned_offsets(module: nn.Module) -> dict[str, Tensor]:
 def distances(
     trainer: pl.Trainer, module: nn.Module, start: Mapping[str, Tensor]
 ) -> dict[str, dict[str, float | bool]]:
-    """How far learned offsets are from `start`, by layer: share moved, mean and quantiles [rows], whether frozen."""
+    """Distance of learned offsets from `start`, by layer: share moved, mean and quantiles [rows], whether frozen."""
     last, layers = progress(trainer, trainer.global_step - 1), compressed_layers(module)
     found = {}
     for name, offsets in learned_offsets(module).items():
@@ -181,7 +181,7 @@ class PredictionFile(BasePredictionWriter):
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """The folder of this run's log, made if needed."""
+    """The folder of this run's log, created if needed."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

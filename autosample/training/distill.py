@@ -1,4 +1,4 @@
-"""Distillation: a net with sampled filters also learns what the dense net that it comes from says."""
+"""Distillation: a compressed net also learns from the scores of the dense net with trained weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from autosample.model.recipe import Recipe
 
 
 def check_distillation(settings: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` unless a `Classifier` with these arguments can have a teacher, or wants none."""
+    """Raise `ConfigError` unless these arguments of `Classifier` are usable for distillation, or ask for none."""
     share, temperature = settings["distill"], settings["temperature"]
     if not 0 <= share <= 1 or not temperature > 0:
         raise ConfigError(
@@ -29,7 +29,7 @@ def check_distillation(settings: Mapping[str, Any]) -> None:
 
 
 def make_teacher(settings: Mapping[str, Any], device: torch.device) -> nn.Module:
-    """The dense net of a `Classifier` with these arguments, with its trained weights, in evaluation mode."""
+    """The dense net of a `Classifier` with these arguments: with trained weights, frozen, in evaluation mode."""
     return Recipe.of(settings).bare().requires_grad_(False).eval().to(device)
 
 

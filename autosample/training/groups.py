@@ -1,4 +1,4 @@
-"""Parameter groups: decay for summaries and weights, none for norms and biases, own rates for offsets."""
+"""Parameter groups: decay for summaries and weights, no decay for norms and biases, own rates for offsets."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from autosample.nn import compressed_layers
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Groups for an optimizer, each with a `name`; every trainable parameter is in exactly one.
 
-    What stands for the weight of a compressed layer decays like the weight. (timm's own grouping takes a one-column
-    summary, which is long and thin, for a bias.) Offsets and other selections never decay; they learn at the rate that
-    their layer asks for [rows, or scores of a choice, per step of Adam], or at `lr` if it asks for none.
+    The tensors that a compressed layer stores instead of its weight decay like a weight. (timm's own grouping would
+    take a summary with one column for a bias.) Offsets and other selections never decay. They learn at the `rate` of
+    their options [rows or scores per Adam step], or at `lr` if that is `None`.
 
     Args:
-        model: Converted or not.
-        lr: Learning rate of everything else.
+        model: Model, converted or not.
+        lr: Learning rate of all other parameters.
         weight_decay: Decay of summaries and of weights with two axes or more.
     """
     exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # pyright: ignore

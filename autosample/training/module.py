@@ -1,4 +1,4 @@
-"""The LightningModule: a timm or autosample model, compressed as a spec says, trained as a classifier."""
+"""The LightningModule: a model of timm or autosample, compressed by a spec and trained as a classifier."""
 
 from typing import Any
 
@@ -26,33 +26,34 @@ class Classifier(pl.LightningModule):
 
     Args:
         model: Name of a timm model, or of one of autosample's nets (`soundnet8`, `m5`, `mlp784`, …).
-        num_classes: Classes; must be those of the data.
-        in_chans: Input channels, if not the model's usual number.
+        num_classes: Number of classes; must equal that of the data.
+        in_chans: Input channels; by default the model's own number.
         model_args: More arguments for the model, such as `drop_rate` or `pretrained`.
-        spec: Preset that the layers are compressed with; `dense` compresses nothing.
-        ratio: Dense weights per stored number, for each compressed layer.
+        spec: Preset that compresses the layers; `dense` compresses nothing.
+        ratio: Dense weights per stored number, as in `Spec`.
         spec_args: More fields of `Spec`, such as `options`.
         include, exclude, overrides: Which layers, as for `autosample.convert_`.
-        planned_bits: Bits that a stored number will have, as for `autosample.convert_`; it does not quantise.
+        planned_bits: Bits per stored number after a later quantisation, as for `autosample.convert_`. It only affects
+            sizes: it does not quantise.
         warm_start: Fit summaries to the model's weights (useful with `pretrained`).
-        distill: Share of the loss that asks for the scores of the dense net, whose trained weights `model_args` names
-            (`pretrained` or `checkpoint_path`; Hinton et al. 2015).
-        temperature: Of both nets' scores in that share.
-        label_smoothing: Share of the target spread over all classes.
+        distill: Share of the loss that compares with the scores of a dense teacher, 0 … 1. `model_args` names its
+            trained weights (`pretrained` or `checkpoint_path`; Hinton et al. 2015).
+        temperature: Temperature of both nets' scores in that share of the loss.
+        label_smoothing: Share of the target that is spread over all classes.
         mixup, cutmix: Alphas of timm's Mixup; `cutmix` needs images.
-        channels_last: Lay images out with channels last in training and evaluation: often faster in two dimensions.
-        optimizer: An optimizer that timm knows, by name.
-        lr: Peak learning rate of weights and summaries. Offsets have their spec's `rate`.
+        channels_last: Store images with channels last, in training and evaluation; often faster in 2-D nets.
+        optimizer: Name of an optimizer that timm knows.
+        lr: Peak learning rate of weights and summaries. Offsets learn at the `rate` of the spec's options.
         weight_decay: Decay of weights and summaries.
         optimizer_args: More arguments for the optimizer.
-        scheduler: A timm scheduler by name, stepped after each batch; `none` keeps the rate.
-        warmup: Share of the training during which the rate climbs.
+        scheduler: Name of a timm schedule, stepped after each batch; `none` keeps the rate constant.
+        warmup: Share of the training in which the rate rises to `lr`.
         scheduler_args: More arguments for the scheduler.
-        seed: Seed of each epoch's randomness, so that a resumed run repeats an undisturbed one.
+        seed: Seed of each epoch's random numbers; a resumed run gives the same results as one without a break.
 
     Raises:
-        ConfigError: The model or one of its arguments is unknown, or classes or channels do not fit the data.
-        SpecError: The preset or one of its fields is unusable.
+        ConfigError: The model or one of its arguments is unknown, or the classes or channels do not match the data.
+        SpecError: The preset or one of its fields is not usable.
         ConversionError: No layer can be converted.
     """
 
@@ -86,10 +87,10 @@ class Classifier(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        # data have arguments of the same names, which Lightning would refuse to log beside these
+        # logger=False: data modules have arguments of the same names, and Lightning refuses to log both
         self.save_hyperparameters(logger=False)
         check_distillation(self.hparams)
-        self._teacher: list[torch.nn.Module] = []  # in a list: no part of the module
+        self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
         self.net = Recipe.of(self.hparams).build(warm_start)
         self.accuracy = torch.nn.ModuleDict(
             {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("on_train", "on_val", "on_test")}
@@ -100,17 +101,17 @@ class Classifier(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> "Classifier":
-        """As Lightning's, also for checkpoints that version 0.1.0 wrote."""
+        """Like Lightning's method, but also reads checkpoints of version 0.1.0."""
         saved = torch.load(checkpoint_path, map_location="meta", weights_only=True)["hyper_parameters"]
         options = {**Recipe.of(saved).arguments(), **options} if "spec" not in saved else options
         return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def prepare_data(self) -> None:
-        """Find mistakes before loggers and callbacks write anything; each process checks again in `setup`."""
+        """Check the arguments before loggers and callbacks write anything. Each process checks again in `setup`."""
         self._check()
 
     def setup(self, stage: str) -> None:
-        """Check that data, optimizer and schedule fit the model, before anything is trained."""
+        """Check that data, optimizer and schedule fit the model."""
         self._check()
 
     def _check(self) -> None:
@@ -129,7 +130,7 @@ class Classifier(pl.LightningModule):
             self._check_shape(shape, name)
 
     def _check_shape(self, shape: tuple[int, ...], data: str) -> None:
-        # a net without a config reports a wrong shape itself
+        # a net without a pretrained_cfg raises its own error about a wrong shape
         size = getattr(self.net, "pretrained_cfg", {}).get("input_size", shape)
         wanted = self.hparams["in_chans"] or size[0]
         if shape[0] != wanted:
@@ -141,7 +142,7 @@ class Classifier(pl.LightningModule):
             raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """The schedule that freezes offsets; every trainer gets it."""
+        """Adds `HardenSchedule` to every trainer if the net has compressed layers."""
         return [HardenSchedule()] if compressed_layers(self.net) else []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,12 +150,12 @@ class Classifier(pl.LightningModule):
         return self.net(x)
 
     def _laid_out(self, x: Tensor) -> Tensor:
-        """A batch in the memory format that was asked for; signals have but one."""
+        """A batch in the requested memory format; only images have a choice."""
         images_last = self.hparams["channels_last"] and x.ndim == 4
         return x.contiguous(memory_format=torch.channels_last) if images_last else x
 
     def size_report(self) -> Report:
-        """The report of the model, with multiply-adds for one example of the data if a trainer is attached."""
+        """The report of the model. If a trainer is attached, it counts multiply-adds for one example of the data."""
         shape = getattr(getattr(self._trainer, "datamodule", None), "input_shape", None)
         return report(self.net, torch.zeros(1, *shape, device=self.device) if shape else None)
 
@@ -167,7 +168,7 @@ class Classifier(pl.LightningModule):
         self._teacher = []
 
     def on_train_epoch_start(self) -> None:
-        # the stream of random numbers depends on the epoch alone, so that resuming repeats it
+        # random numbers depend only on the seed and the epoch, so a resumed run draws the same ones
         pl.seed_everything((self.hparams["seed"] + 1) * 100_003 + self.current_epoch, verbose=False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -227,7 +228,7 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what a saved model should know of its data."""
+        """Add what a saved model needs to know about its data: class names, preprocessing and facts."""
         data = getattr(self._trainer, "datamodule", None)
         if data is not None and hasattr(data, "preprocessing"):
             facts: dict[str, Any] = {"data": type(data).__name__}

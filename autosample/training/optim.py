@@ -1,4 +1,4 @@
-"""Optimizers and schedules by their names in timm, with errors that name the nearest."""
+"""Optimizers and schedules of timm, by name. Errors name the nearest known name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,17 @@ from torch import nn
 
 from autosample.errors import ConfigError, hint, one_line
 
-#: timm's schedules that can be stepped after each batch, and `none`
+#: Schedules of timm that can be stepped after each batch, and `none`.
 SCHEDULERS = ("constant", "cosine", "multistep", "none", "poly", "rsqrt", "step", "tanh", "wsd")
 
 
 def build_optimizer(
     groups: list[dict[str, Any]], name: str, lr: float, weight_decay: float, args: Mapping[str, Any] | None = None
 ) -> torch.optim.Optimizer:
-    """timm's optimizer `name` over parameter groups.
+    """Make the timm optimizer `name` for these parameter groups.
 
     Raises:
-        ConfigError: timm does not know the name, or the optimizer does not take an argument.
+        ConfigError: timm does not know the name, or the optimizer rejects an argument.
     """
     base = name.removeprefix("lookahead_").lower().replace("_", "")
     known = [str(n) for n in list_optimizers()]
@@ -45,19 +45,19 @@ def build_scheduler(
     warmup: float,
     args: Mapping[str, Any] | None = None,
 ) -> Any:
-    """timm's schedule `name`, to be stepped after each batch; `None` for `"none"`.
+    """Make the timm schedule `name`, to be stepped after each batch; `None` for `"none"`.
 
     Args:
-        optimizer: Whose rates it sets.
+        optimizer: Optimizer whose rates the schedule sets.
         name: One of `SCHEDULERS`.
-        lr: Peak rate; warm-up starts at 1/25 and decay ends at 1/1000 of it.
-        epochs: Length.
-        per_epoch: Batches of an epoch.
-        warmup: Share of the length during which the rate climbs.
+        lr: Peak rate. Warm-up starts at 1/25 of it, and decay ends at 1/1000 of it.
+        epochs: Number of epochs.
+        per_epoch: Batches per epoch.
+        warmup: Share of the epochs in which the rate rises to `lr`.
         args: More arguments of timm's `create_scheduler_v2`.
 
     Raises:
-        ConfigError: The name is unknown, or an argument is not taken.
+        ConfigError: The name is unknown, or timm rejects an argument.
     """
     if name not in SCHEDULERS:
         raise ConfigError(f'no schedule of timm is called "{name}": {hint(name, SCHEDULERS)}')
@@ -73,13 +73,13 @@ def build_scheduler(
 
 
 def rehearse(h: Mapping[str, Any]) -> None:
-    """Build optimizer and schedule once over a parameter that is thrown away, to find mistakes before any work.
+    """Build optimizer and schedule once for a dummy parameter, to find mistakes early.
 
     Args:
         h: Hyperparameters of a `Classifier`.
 
     Raises:
-        ConfigError: As `build_optimizer` and `build_scheduler`.
+        ConfigError: As for `build_optimizer` and `build_scheduler`.
     """
     groups = [{"params": [nn.Parameter(torch.zeros(2, 2))]}]
     optimizer = build_optimizer(groups, h["optimizer"], h["lr"], h["weight_decay"], h["optimizer_args"])

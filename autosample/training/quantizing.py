@@ -1,4 +1,4 @@
-"""Fake quantisation in training: summaries are used at the levels that they will be stored with."""
+"""Fake quantisation in training: layers compute with the levels that will be stored."""
 
 from typing import Any
 
@@ -11,21 +11,21 @@ from autosample.training.callbacks import progress
 
 
 class FakeQuantize(pl.Callback):
-    """Trains with quantised summaries after a share of the training; at its end the model is quantised.
+    """Trains with quantised summaries from a share of the training on. At the end the model is quantised.
 
-    `linear` levels follow the least and largest value at each step, with gradients straight through (FSNet-WQ of Yang
-    et al. 2020 trains so after quantising); `codebook` learns its levels by DKM's differentiable k-means (Cho et al.
-    2022). A layer begins after its offsets have become integers. What validation shows is what is stored in the end.
-    Testing and predicting fix the levels, as `HardenSchedule` does with offsets.
+    `linear` levels follow the minimum and maximum at each step, with straight-through gradients, as FSNet-WQ does
+    after quantising (Yang et al. 2020). `codebook` learns its levels by DKM's differentiable k-means (Cho et al. 2022).
+    A layer starts to use its levels once its offsets are integers. Validation then measures what will be stored.
+    Testing and predicting fix the levels, as `HardenSchedule` fixes offsets.
 
     Args:
-        bits: Of a stored number, 2 to 8.
+        bits: Bits per stored number, 2 to 8.
         method: `linear` or `codebook`.
-        start: Share of the training after which layers begin; those whose offsets are learned for longer, later.
+        start: Share of the training after which layers use their levels; never before their offsets are frozen.
         temperature: DKM's `τ`, as a share of the mean distance between levels.
 
     Raises:
-        QuantizationError: An argument is unusable.
+        QuantizationError: `bits` or `method` is not usable.
         ConfigError: The model has no compressed layer, or `start` or `temperature` is out of range.
     """
 
@@ -46,7 +46,7 @@ class FakeQuantize(pl.Callback):
         self.temperature = temperature
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give each layer its quantizers before a checkpoint is read, which holds their levels."""
+        """Attach quantizers to each layer. This comes before a checkpoint is read, which may hold their levels."""
         layers = compressed_layers(pl_module)
         if not layers:
             raise ConfigError("FakeQuantize needs compressed layers, got none: leave the callback out")
@@ -58,7 +58,7 @@ class FakeQuantize(pl.Callback):
     ) -> None:
         for layer in compressed_layers(pl_module).values():
             if progress(trainer) >= max(self.start, layer.learns_until):
-                layer.freeze_()  # whichever of the callbacks comes first
+                layer.freeze_()  # in case `HardenSchedule` runs after this callback
                 for name in layer.quantizers or ():
                     layer.start_levels(name)
 
