@@ -1,6 +1,6 @@
 """Data sets as LightningDataModules. Batches are pairs `(x, y)`; see `ClassificationData`.
 
-A new set is a file in `sets/` and a row in `DATASETS`. Grids find a set there by name, and so does `--data`.
+A new set is a file in `sets/` and a row in `DATASETS`. Grids and `--data` find it there by name.
 """
 
 from autosample.system.extras import require
@@ -34,5 +34,5 @@ DATASETS: dict[str, type[ClassificationData]] = {
     "AudioCSV": AudioCSV,
 }
 
-# the sets are exported by their rows in DATASETS
+# data sets are exported through DATASETS
 __all__ = ["DATASETS", "AudioData", "BatchPlan", "ClassificationData", "ResidentLoader"]

@@ -19,12 +19,12 @@ from autosample.errors import DataError
 
 @dataclass
 class ClipList:
-    """The files of an audio set, before any is read.
+    """The files of an audio set. None of them has been read.
 
     Args:
         paths: N audio files.
         labels: N labels, 0 .. number of classes - 1.
-        class_names: in the order of the labels.
+        class_names: names of the classes, in the order of the labels.
         train, test: rows of these parts.
         val: rows of an official validation part, or None.
         groups: N names of the recordings that clips were cut from, or None; see `hold_out`.
@@ -42,18 +42,19 @@ class ClipList:
 class AudioData(ClassificationData):
     """Base of the audio sets: x is float32 (B, 1, T), with T = sample_rate × seconds (or × crop_seconds).
 
-    Files of any format and rate that libsndfile reads become mono clips of one length: longer files keep their middle,
-    shorter ones get silence on both sides. Decoded clips are cached in one file.
+    Reads files of any format and rate that libsndfile knows. They become mono clips of one length: longer files keep
+    their middle, shorter ones get silence on both sides. Decoded clips are cached in one file.
 
     Args:
         root: folder of the data.
-        sample_rate: of the clips, Hz.
-        seconds: length of the clips.
+        sample_rate: sample rate of the clips [Hz].
+        seconds: length of the clips [s].
         normalize: level of each clip: "peak" (largest absolute value 1), "rms" (RMS 0.1) or "none".
-        crop_seconds: length that the model sees, cut at random in training and from the middle otherwise; None for
-            the whole clip.
-        shift_seconds: training clips move by up to this much either way, silence comes in; 0 for none.
-        gain_db: training clips change in level by up to this many decibels either way; 0 for none.
+        crop_seconds: length that the model sees [s]: a random part in training, else the middle; None for the whole
+            clip.
+        shift_seconds: training clips are shifted by up to this time in both directions, filled with silence [s];
+            0 for none.
+        gain_db: the level of training clips changes by up to this many decibels up or down; 0 for none.
         cache_dir: folder for decoded clips; None for `.autosample-cache` in the set's own folder, if writable.
         common: `batch_size`, `val_fraction`, ... of `ClassificationData`.
     """
@@ -88,26 +89,26 @@ class AudioData(ClassificationData):
         self.max_shift, self.gain_db = round(sample_rate * shift_seconds), gain_db
 
     def _list(self) -> ClipList:
-        """Find the set's files and labels. Called once; must not read audio."""
+        """Find the set's files and labels, without reading audio. Called once."""
         raise NotImplementedError
 
     def _home(self) -> Path:
-        """The set's own folder, which the cache goes into."""
+        """The set's own folder; the cache is written there."""
         return self.root
 
     @classmethod
     def folds(cls) -> tuple[int, ...]:
-        """The set's official folds; empty for a set without."""
+        """The set's official folds; empty if it has none."""
         return cls.has_folds
 
     @cached_property
     def clips(self) -> ClipList:
-        """The set's files and labels; no audio is read for it."""
+        """The set's files and labels. Reads no audio."""
         return self._list()
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes' names, in the order of their labels; found when first asked for, without reading audio."""
+        """Names of the classes, in the order of their labels. Found at the first use, without reading audio."""
         return self.clips.class_names
 
     @property
@@ -117,7 +118,7 @@ class AudioData(ClassificationData):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Rate [Hz], length of a clip and of the middle that the model sees [samples], and how levels are set."""
+        """Sample rate [Hz], length of a clip and of the part that the model sees [samples], and how levels are set."""
         made = {"sample_rate": self.sample_rate, "samples": self.samples, "crop": self.crop}
         return {**super().preprocessing, **made, "normalize": self.normalize}
 
@@ -126,7 +127,7 @@ class AudioData(ClassificationData):
         y = torch.tensor(clips.labels, dtype=torch.int64)
         train, test = (torch.tensor(rows, dtype=torch.int64) for rows in (clips.train, clips.test))
         val = None if clips.val is None else torch.tensor(clips.val, dtype=torch.int64)
-        # before the long decoding
+        # check before the slow decoding
         Examples([], y, train, test, val).check(clips.class_names, str(self._home()))
         cache = cache_folder(self._home(), self.cache_dir)
         x = read_clips(clips.paths, self._home(), cache, self.sample_rate, self.samples, self.normalize)

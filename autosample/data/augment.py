@@ -1,8 +1,8 @@
-"""Augmentations and fixed transforms for whole batches, in plain torch, on whatever device the batch lives.
+"""Augmentations and fixed transforms for whole batches, in plain torch, on the device of the batch.
 
-Each is a small callable `step(x, generator)`, where `x` is a batch, `(B, C, H, W)` for images or `(B, C, T)` for
-audio, and `generator` is a `torch.Generator` on the device of `x`. All randomness comes from that generator, so the
-same batch with the same generator state gives the same result. Every example of a batch draws its own numbers.
+Each is a callable `step(x, generator)`. `x` is a batch, `(B, C, H, W)` for images or `(B, C, T)` for audio;
+`generator` is a `torch.Generator` on the device of `x`. All random numbers come from it, so the same batch with the
+same generator state gives the same result. Each example of a batch gets its own random numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def _need(rule: str, ok: bool, got: object) -> None:
 
 
 class Compose:
-    """The given steps one after the other.
+    """Applies the given steps one after the other.
 
     Args:
         steps: callables `(x, generator) -> x`; `None` entries are left out.
@@ -49,10 +49,10 @@ class Compose:
 
 
 class Normalize:
-    """`(x - mean) / std` for each channel, in float32; integer images are divided by 255 first.
+    """`(x - mean) / std` per channel, in float32. Integer images are divided by 255 first.
 
     Args:
-        mean, std: one number for each channel, in units of [0, 1] for images.
+        mean, std: one number per channel; images have the range 0 … 1.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -68,7 +68,7 @@ class Normalize:
 
 
 class Resize:
-    """Images resized to `size` × `size` pixels: bilinear, anti-aliased when shrinking. Needs a float batch."""
+    """Resizes images to `size` × `size` pixels: bilinear, anti-aliased when shrinking. Needs a float batch."""
 
     def __init__(self, size: int) -> None:
         _need("size must be at least 1 pixel", size >= 1, size)
@@ -81,14 +81,14 @@ class Resize:
 
 
 class RandomCropFlip:
-    """Zero-pad each image by `padding` pixels, cut the original size at a random place, and mirror every second one.
+    """Pads each image with zeros, cuts the original size at a random place, and mirrors half of the images.
 
     Works on integer and float images, `(B, C, H, W)` in and out. On raw (not yet normalised) pixels the padding is
-    black, which is the usual CIFAR recipe.
+    black, as usual for CIFAR.
 
     Args:
-        padding: pixels added on each side; 0 leaves the position as it is.
-        flip: mirror left to right with probability 1/2.
+        padding: pixels added on each side; 0 for no random crop.
+        flip: mirror each image left to right with probability 1/2.
     """
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
@@ -100,7 +100,7 @@ class RandomCropFlip:
             height, width = x.shape[-2:]
             top = _offsets(x, 2 * self.padding + 1, generator)
             left = _offsets(x, 2 * self.padding + 1, generator)
-            # all crops are one strided view of the padded batch, of which each image picks its own
+            # one strided view holds all possible crops; each image takes its own
             windows = F.pad(x, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
             x = windows[torch.arange(len(x), device=x.device), :, top, left]
         if self.flip:
@@ -114,7 +114,7 @@ def _crop1d(x: Tensor, start: Tensor, length: int) -> Tensor:
 
 
 class RandomShift1d:
-    """Move each clip by up to `max_shift` samples either way; what comes in at the end is silence. `(B, C, T)`."""
+    """Shifts each clip by up to `max_shift` samples in both directions, filled with silence. `(B, C, T)` in and out."""
 
     def __init__(self, max_shift: int) -> None:
         _need("max_shift must be at least 0 samples", max_shift >= 0, max_shift)
@@ -128,7 +128,7 @@ class RandomShift1d:
 
 
 class RandomCrop1d:
-    """Cut `length` samples out of each clip at a random place: `(B, C, T)` to `(B, C, length)`.
+    """Cuts `length` samples out of each clip at a random place: `(B, C, T)` to `(B, C, length)`.
 
     Raises:
         DataError: the clips are shorter than `length`.
@@ -145,7 +145,7 @@ class RandomCrop1d:
 
 
 class CenterCrop1d(RandomCrop1d):
-    """Cut the middle `length` samples out of each clip: what evaluation uses where training uses `RandomCrop1d`."""
+    """Cuts the middle `length` samples out of each clip: `RandomCrop1d` for evaluation."""
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         spare = x.shape[-1] - self.length
@@ -154,7 +154,7 @@ class CenterCrop1d(RandomCrop1d):
 
 
 class RandomGain:
-    """Make each example louder or quieter by up to `db` decibels, uniformly in decibels. Float batches."""
+    """Makes each example louder or quieter by up to `db` decibels, uniformly in decibels. Needs a float batch."""
 
     def __init__(self, db: float) -> None:
         _need("db must be at least 0", db >= 0, db)
@@ -165,7 +165,7 @@ class RandomGain:
 
 
 class AddNoise:
-    """Add white Gaussian noise to each example, at `level` times that example's own RMS. Float batches."""
+    """Adds white Gaussian noise to each example, at `level` times the RMS of that example. Needs a float batch."""
 
     def __init__(self, level: float) -> None:
         _need("level must be at least 0", level >= 0, level)

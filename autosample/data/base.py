@@ -1,4 +1,4 @@
-"""What all data sets have in common: parts, loaders, and where the batches are made."""
+"""The base class of all data sets: parts, loaders, and the place where batches are made."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -21,25 +21,26 @@ class ClassificationData(pl.LightningDataModule):
     """Base of the data sets: batches are pairs `(x, y)`, x float32 (B, *input_shape) and y int64 (B,).
 
     With `resident=True` the whole set is one tensor on the training device, and batches are cut and augmented there
-    (`ResidentLoader`); with `resident=False` a torch DataLoader does so in `num_workers` processes. The device, the
-    epoch and the rank are the trainer's; without a trainer they are the CPU, the attribute `epoch`, and 0 of 1. Both
-    ways the order of the examples depends on (`seed`, epoch) alone.
+    (`ResidentLoader`). With `resident=False` a torch DataLoader does this in `num_workers` processes. Device, epoch
+    and rank come from the trainer; without one they are the CPU, the attribute `epoch`, and 0 of 1. In both cases the
+    order of examples depends only on (`seed`, epoch).
 
-    Subclasses give `class_names`, `input_shape` and `_load`, and where needed `_train_transform` and `_eval_transform`.
+    Subclasses give `class_names`, `input_shape` and `_load`, and if needed `_train_transform` and `_eval_transform`.
 
     Args:
         root: folder of the data; `~` is the home folder.
         batch_size: examples per batch on each device.
         val_fraction: share of the training examples held out for validation, class by class, 0 <= val_fraction < 1.
-            With 0, validation uses the test examples, except in sets with official folds (which say so).
-        split_seed: of the choice of these examples; keep it the same between runs that are to be compared.
-        seed: of the order of the training examples and of their augmentation.
+            With 0, validation uses the test examples, except in sets with official folds, where there is none.
+        split_seed: seed of this choice; keep it the same in runs that you compare.
+        seed: seed of the order of the training examples and of their augmentation.
         num_workers: processes that make batches; used with `resident=False` only.
         resident: keep all examples as one tensor on the training device.
-        drop_last: leave out the last training batch of an epoch where it is short, unless it is the only one.
+        drop_last: leave out the last training batch of an epoch if it is short, unless it is the only one.
 
     Raises:
-        DataError: an argument is out of range (at once), or the data are missing or unusable (when first needed).
+        DataError: an argument is out of range (raised at once), or the data are missing or unusable (raised when they
+            are first needed).
     """
 
     validates_on_test: ClassVar[bool] = True
@@ -74,12 +75,12 @@ class ClassificationData(pl.LightningDataModule):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes' names, in the order of their labels."""
+        """Names of the classes, in the order of their labels."""
         raise NotImplementedError
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
     @property
@@ -89,7 +90,7 @@ class ClassificationData(pl.LightningDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How inputs are made, as plain data that a saved model keeps."""
+        """How to prepare inputs, as plain data; a saved model keeps it."""
         return {"input_size": list(self.input_shape)}
 
     def _load(self) -> Examples:
@@ -97,16 +98,16 @@ class ClassificationData(pl.LightningDataModule):
         raise NotImplementedError
 
     def _train_transform(self) -> Callable[..., Tensor] | None:
-        """`(x, generator) -> x` on training batches; for image files, from a PIL image to a tensor."""
+        """Augmentation `(x, generator) -> x` of training batches; for image files, from a PIL image to a tensor."""
         return self._eval_transform()
 
     def _eval_transform(self) -> Callable[..., Tensor] | None:
-        """The same for validation, test and prediction: nothing random."""
+        """The same for validation, test and prediction, without random numbers."""
         return None
 
     @cached_property
     def examples(self) -> Examples:
-        """The whole data set, in main memory, without transforms; its `val` rows are those in use."""
+        """The whole data set in main memory, without transforms. Its `val` rows are the ones that validation uses."""
         examples = self._load()
         examples.check(self.class_names, str(self.root))
         if examples.val is None and self.val_fraction > 0:
@@ -125,11 +126,11 @@ class ClassificationData(pl.LightningDataModule):
         return {"train": len(examples.train), "val": val, "test": len(examples.test)}
 
     def prepare_data(self) -> None:
-        """Read the data in the node's first process, so that the others find decoded files in the cache."""
+        """Read the data in the node's first process. The others then find decoded files in the cache."""
         _ = self.examples
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data if they are not yet read; the same for every stage."""
+        """Read the data unless they have been read. All stages do the same."""
         _ = self.examples
 
     def teardown(self, stage: str | None = None) -> None:
@@ -141,9 +142,9 @@ class ClassificationData(pl.LightningDataModule):
         return self._loader(self.examples.train, self._train_transform(), train=True)
 
     def val_dataloader(self) -> Loader:
-        """Batches of the validation examples; an empty list where there are none.
+        """Batches of the validation examples; an empty list if there are none.
 
-        Lightning then does no validation and says so in a warning, unless `Trainer(limit_val_batches=0)` is given.
+        Lightning then skips validation and warns, unless you pass `Trainer(limit_val_batches=0)`.
         """
         val = self.examples.val
         return [] if val is None or not len(val) else self._loader(val, self._eval_transform())
@@ -182,7 +183,7 @@ class ClassificationData(pl.LightningDataModule):
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _resident_tensors(self) -> tuple[Tensor, Tensor]:
-        """All examples and labels on the training device; one copy serves all parts."""
+        """All examples and labels on the training device. All parts share one copy."""
         device, x = self._device(), self.examples.x
         if not isinstance(x, Tensor):
             raise NotImplementedError(f"{type(self).__name__} with resident=True must load a tensor")
@@ -206,7 +207,7 @@ def require_folder(candidates: list[Path], layout: str) -> Path:
     """The first of `candidates` that is a folder.
 
     Raises:
-        DataError: none is; the message says where it looked and what `layout` it expected.
+        DataError: none is a folder; the message names the places and the expected `layout`.
     """
     for folder in candidates:
         if folder.is_dir():

@@ -1,4 +1,4 @@
-"""Decoded data kept in one `.npy` file, so that only the first run decodes it."""
+"""A cache of decoded data in one `.npy` file. Only the first run decodes."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder(root: Path, cache_dir: str | None) -> Path | None:
-    """A folder for the cache of what is in `root`.
+    """The folder for the cache of the data in `root`.
 
-    It is one of `root`'s own in `cache_dir` where that is given, else `.autosample-cache` in `root` if `root` is
-    writable, else None.
+    If `cache_dir` is given, it is a folder in there that belongs to `root` only. Otherwise it is `.autosample-cache`
+    in `root`, or None if `root` is not writable.
     """
     if cache_dir is not None:
         place = str(root.expanduser().resolve())
@@ -32,7 +32,7 @@ def cache_folder(root: Path, cache_dir: str | None) -> Path | None:
 
 
 def file_stamp(files: Iterable[Path], root: Path) -> str:
-    """A digest of the files' names (below `root`), sizes and times of change: differs once any file changed."""
+    """A digest of the files' names (relative to `root`), sizes and times of change. It differs if a file changed."""
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
@@ -48,16 +48,16 @@ def cached_array(
     dtype: str,
     fill: Callable[[np.ndarray], None],
 ) -> np.ndarray:
-    """The array that `fill` makes, from the cache where that holds it and from `fill` where not.
+    """The array that `fill` makes, read from the cache if it is there.
 
-    The cache is `name.npy`, mapped into memory copy-on-write, with an index `name.json` beside it. A cache for another
-    `key`, or one that is damaged, is made anew; one that cannot be written is done without. Nothing is pickled.
+    The cache is `name.npy`, mapped into memory copy-on-write, with an index `name.json` beside it. A cache that is
+    damaged or has another `key` is rebuilt. If the folder cannot be written, there is no cache. Nothing is pickled.
 
     Args:
-        folder: where the two files are; None for no cache.
+        folder: folder of the two files; None for no cache.
         name: file name without suffix.
-        key: all that the content depends on, as JSON values.
-        shape, dtype: of the array.
+        key: everything that the content depends on, as JSON values.
+        shape, dtype: shape and type of the array.
         fill: writes the content into an array of zeros.
     """
     index = {"version": _VERSION, "key": key, "shape": list(shape), "dtype": dtype}
@@ -79,7 +79,7 @@ def _read(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray | None:
     try:
         if json.loads((folder / f"{name}.json").read_text("utf-8")) != index:
             return None
-        # copy-on-write: torch wants writable memory, and nothing must reach the file
+        # copy-on-write: torch needs writable memory, but the file must not change
         array = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
@@ -88,8 +88,8 @@ def _read(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray | None:
 
 
 def _write(folder: Path, name: str, index: dict[str, Any], array: np.ndarray) -> None:
-    """Write the array, then the index, each whole or not at all."""
-    # an old index must not be found with the new array
+    """Write the array, then the index, each atomically."""
+    # remove an old index first: it must not stand beside the new array
     (folder / f"{name}.json").unlink(missing_ok=True)
     with whole(folder / f"{name}.npy") as partial:
         np.save(partial, array, allow_pickle=False)
@@ -97,9 +97,9 @@ def _write(folder: Path, name: str, index: dict[str, Any], array: np.ndarray) ->
 
 
 def in_threads(work: Callable[[int], None], count: int, label: str) -> None:
-    """Call `work(0)` .. `work(count - 1)` in threads, with a progress bar on stderr when it takes more than 2 s.
+    """Call `work(0)` .. `work(count - 1)` in threads, with a progress bar on stderr if it takes more than 2 s.
 
-    Decoders release the interpreter lock, so threads are enough. The first error ends it.
+    Decoders release the interpreter lock, so threads are enough. The first error stops all.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:

@@ -1,4 +1,4 @@
-"""Audio files to float32 clips of one length and rate."""
+"""Reading audio files as float32 clips of one length and sample rate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +18,18 @@ _SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = "none") -> np.ndarray:
     """One audio file as a mono clip, float32 (samples,).
 
-    Channels are averaged, other rates resampled by soxr (HQ). Longer files keep their middle, shorter ones get silence
-    on both sides.
+    Channels are averaged. Files with another rate are resampled by soxr (HQ). Longer files keep their middle, shorter
+    ones get silence on both sides.
 
     Args:
-        path: any format that libsndfile reads.
-        sample_rate: of the clip, Hz.
-        samples: length of the clip.
-        normalize: "peak" scales the largest absolute value to 1, "rms" the RMS over the file's own samples to 0.1;
-            "none" leaves the level as it is. Silence stays silence.
+        path: a file in any format that libsndfile reads.
+        sample_rate: sample rate of the clip [Hz].
+        samples: length of the clip [samples].
+        normalize: "peak" scales the largest absolute value to 1; "rms" scales the RMS over the file's own samples to
+            0.1; "none" keeps the level. Silence stays silence.
 
     Raises:
-        DataError: the file is missing, unreadable, empty, or holds values that are not finite.
+        DataError: the file is missing, unreadable or empty, or holds values that are not finite.
     """
     mono, rate = _decoded(path)
     if rate != sample_rate:
@@ -47,7 +47,7 @@ def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = 
 
 
 def _decoded(path: Path) -> tuple[np.ndarray, int]:
-    """The samples of a file, channels averaged, and their rate [Hz]."""
+    """The samples of a file, averaged over channels, and their rate [Hz]."""
     require("train", "soundfile", "soxr")
     import soundfile
 
@@ -79,7 +79,7 @@ def _level(mono: np.ndarray, normalize: Loudness) -> float:
 def read_clips(
     paths: Sequence[Path], root: Path, cache: Path | None, sample_rate: int, samples: int, normalize: Loudness
 ) -> np.ndarray:
-    """All of `paths` by `read_clip`, float32 (N, 1, samples); from the cache in folder `cache` where it fits."""
+    """Read all `paths` with `read_clip`: float32 (N, 1, samples). A valid cache in the folder `cache` is used."""
 
     def fill(array: np.ndarray) -> None:
         def one(i: int) -> None:
@@ -93,11 +93,11 @@ def read_clips(
 
 
 def find_files(listed: Sequence[Path], source: str) -> list[Path]:
-    """`listed` files, or where one is missing, the file of the same name with another audio suffix.
+    """The `listed` files. For a missing one, takes the file of the same name with another audio suffix.
 
     Args:
-        listed: files as the set's table names them.
-        source: what lists them, for the message.
+        listed: files, as the set's table names them.
+        source: name of the table, for the message.
 
     Raises:
         DataError: files are missing.

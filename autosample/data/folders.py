@@ -1,4 +1,4 @@
-"""Folders of images, one folder per class, in ImageNet's layout."""
+"""Folders of images in ImageNet's layout: one folder per class."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from autosample.errors import DataError
 
 
 def list_classes(folder: Path) -> tuple[str, ...]:
-    """The names of the class folders in `folder`, sorted; hidden folders do not count.
+    """Names of the class folders in `folder`, sorted, without hidden folders.
 
     Raises:
-        DataError: `folder` is missing or has no folders in it.
+        DataError: `folder` is missing or contains no folders.
     """
     require_folder([folder], f"a folder {folder} with one folder of images per class")
     names = tuple(sorted(e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")))
@@ -27,7 +27,7 @@ def list_classes(folder: Path) -> tuple[str, ...]:
 
 
 def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], Tensor]:
-    """The image files below the class folders of `folder`, and their labels (N,) int64; sorted by class and name.
+    """The image files in the class folders of `folder`, and their labels (N,) int64; sorted by class and name.
 
     Raises:
         DataError: a class folder is not one of `class_names`, or there are no images.
@@ -48,17 +48,17 @@ def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], 
 def read_images(
     folder: Path, class_names: tuple[str, ...], name: str, cache: Path | None, shape: tuple[int, ...] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Decode all images below `folder`: uint8 (N, 3, H, W), and labels (N,) int64.
+    """Decode all images in `folder`: uint8 (N, 3, H, W), and labels (N,) int64.
 
     Args:
-        folder: holds one folder per class.
-        class_names: in the order of the labels.
-        name: of the cache file.
+        folder: folder with one folder per class.
+        class_names: names of the classes, in the order of the labels.
+        name: name of the cache file.
         cache: folder of the cache, or None.
-        shape: that every image must have; None for that of the first image.
+        shape: shape that every image must have, (3, H, W); None for that of the first image.
 
     Raises:
-        DataError: an image cannot be read or is of another size.
+        DataError: an image cannot be read or has another size.
     """
     paths, y = list_images(folder, class_names)
     height, width = shape[1:] if shape is not None else open_image(paths[0]).size[::-1]

@@ -1,4 +1,4 @@
-"""Base of the small image sets, which fit on the training device."""
+"""Base of the small image sets, which fit into the memory of the training device."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from autosample.data.splits import Examples
 from autosample.errors import DataError, one_line
 
 _DIGITS = tuple("0123456789")
-# what torchvision's readers raise on damaged files
+# errors of torchvision's readers for damaged files
 _BROKEN = (RuntimeError, OSError, ValueError, AssertionError, EOFError, KeyError, TypeError, IndexError, ImportError)
 
 
@@ -23,9 +23,9 @@ class SmallImages(ClassificationData):
 
     Args:
         root: folder of the data.
-        padding: random crops come from images padded with this many black pixels on each side; 0 for none.
+        padding: black pixels added on each side before a random crop; 0 for no random crops.
         flip: mirror training images at random.
-        image_size: height and width that the model sees, by bilinear resizing; None for the images' own.
+        image_size: height and width that the model sees, after bilinear resizing [pixels]; None for the original size.
         common: `batch_size`, `val_fraction`, ... of `ClassificationData`.
     """
 
@@ -45,7 +45,7 @@ class SmallImages(ClassificationData):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes' names, in the order of their labels; known before `setup`."""
+        """Names of the classes, in the order of their labels; known before `setup`."""
         return self.names
 
     @property
@@ -56,7 +56,7 @@ class SmallImages(ClassificationData):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Shape, mean and standard deviation of the channels in units of [0, 1]."""
+        """Shape of the input, and mean and standard deviation of its channels, for pixels from 0 to 1."""
         return {**super().preprocessing, "mean": list(self.mean), "std": list(self.std)}
 
     def _train_transform(self) -> Callable[..., Tensor]:
@@ -84,7 +84,11 @@ class SmallImages(ClassificationData):
 
 
 def through_torchvision(reader: Callable[..., Any], root: Path, download: bool, layout: str) -> tuple[Any, Any]:
-    """The training and test part as torchvision reads them."""
+    """The training part and the test part, as torchvision reads them.
+
+    Raises:
+        DataError: Files are missing or damaged.
+    """
     try:
         return tuple(reader(str(root), train=train, download=download) for train in (True, False))  # pyright: ignore[reportReturnType]
     except (*_BROKEN, np.exceptions.DTypePromotionError) as error:

@@ -1,4 +1,4 @@
-"""One file as a model wants it: an image or a sound, prepared as a saved model's `preprocessing` says."""
+"""One file as input of a model: an image or a sound, prepared by the `preprocessing` of a saved model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,16 +12,16 @@ from autosample.errors import DataError, one_line
 
 
 def read_input(path: Path, preprocessing: Mapping[str, Any]) -> Float[Tensor, "c *size"]:
-    """A file as one example, without the batch: `(1, samples)` of a sound, `(C, H, W)` of an image.
+    """A file as one example, without the batch: `(1, samples)` for a sound, `(C, H, W)` for an image.
 
     Args:
-        path: Of the file.
-        preprocessing: As a saved model keeps it. With `sample_rate` [Hz] and `samples` files are sounds, of which
-            `normalize` sets the level and `crop` takes the middle [samples]; else with `input_size` they are images,
-            which are resized, cropped (`interpolation`, `crop_pct`) and brought to `mean` and `std`.
+        path: File to read.
+        preprocessing: As a saved model keeps it. With `sample_rate` [Hz] and `samples`, files are sounds: `normalize`
+            sets the level, and `crop` takes the middle [samples]. Otherwise, with `input_size`, files are images: they
+            are resized, cropped (`interpolation`, `crop_pct`) and normalised by `mean` and `std`.
 
     Raises:
-        DataError: The file is missing or unreadable, or the preprocessing does not say enough.
+        DataError: The file is missing or unreadable, or the preprocessing lacks a setting.
     """
     if not path.is_file():
         raise DataError(f"an input must be a file, got {path}: check the path")
@@ -61,7 +61,7 @@ def _image(path: Path, preprocessing: Mapping[str, Any]) -> Tensor:
     for key in ("mean", "std"):
         if key in preprocessing:
             known[key] = tuple(preprocessing[key])
-    # images of a set of one size are used whole
+    # without `interpolation` all images of the set had one size: use the whole image
     pct = preprocessing.get("crop_pct", None if "interpolation" in preprocessing else 1.0)
     transform = cast(Any, create_transform)((channels, *size), is_training=False, crop_pct=pct, **known)
     return transform(image)

@@ -1,4 +1,4 @@
-"""Batches cut from tensors that live on the training device, in an order fixed by (seed, epoch) alone."""
+"""Batches cut from tensors on the training device, in an order that depends only on (seed, epoch)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from autosample.errors import DataError
 
 
 def mixed_seed(*parts: int) -> int:
-    """One 63-bit seed out of several non-negative numbers, such as (seed, epoch, batch, rank).
+    """One 63-bit seed from several non-negative numbers, such as (seed, epoch, batch, rank).
 
-    Unlike a sum, it differs between (0, 1) and (1, 0). NumPy keeps `SeedSequence` the same over versions.
+    Unlike a sum, it differs between (0, 1) and (1, 0). `SeedSequence` is the same in all versions of NumPy.
     """
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
@@ -25,21 +25,20 @@ def _never_changes() -> int:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which examples make up which batch, for one rank out of `world_size`.
+    """Which examples are in which batch, for one rank out of `world_size`.
 
-    The order depends on `seed` and the epoch only, so that a run which resumes from a checkpoint sees the batches that
-    it would have seen. Over the ranks together each example comes exactly once an epoch, and each rank has the same
-    number of batches (sizes may differ by one), so no rank waits for another. Two exceptions: `drop_last` leaves out
-    up to one batch per rank, and where there are fewer examples than ranks × batches, some ranks repeat an example
-    rather than have an empty batch.
+    The order depends only on `seed` and the epoch, so a resumed run sees the same batches as one without a break. Over
+    all ranks, each example comes exactly once per epoch. Each rank has the same number of batches (sizes may differ by
+    one), so no rank waits for another. There are two exceptions. `drop_last` leaves out up to one batch per rank. If
+    there are fewer examples than ranks × batches, some ranks repeat an example instead of having an empty batch.
 
     Args:
         size: number of examples over all ranks.
-        batch_size: examples in a batch on one rank.
-        shuffle: new order every epoch; else the order of the examples.
-        seed: of the order, at least 0.
-        rank, world_size: this process and how many there are.
-        drop_last: leave out the last batch where it is short, unless it is the only one.
+        batch_size: examples per batch on one rank.
+        shuffle: draw a new order every epoch; otherwise keep the order of the examples.
+        seed: seed of the order, at least 0.
+        rank, world_size: number of this process, and number of processes.
+        drop_last: leave out the last batch if it is short, unless it is the only one.
 
     Raises:
         DataError: no examples, or a batch size below 1.
@@ -70,7 +69,7 @@ class BatchPlan:
         return -(-largest_shard // self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
-        """This rank's examples in the order of epoch `epoch`: int64 positions, shape (n,)."""
+        """This rank's examples in the order of epoch `epoch`: int64 indices, shape (n,)."""
         if self.shuffle:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
             everything = torch.randperm(self.size, generator=generator)
@@ -88,19 +87,19 @@ class BatchPlan:
         if self.drop_last and self.size // self.world_size >= self.batch_size:
             return batch * self.batch_size, (batch + 1) * self.batch_size
         size = max(count, len(range(self.rank, self.size, self.world_size)))
-        # a rank with one example fewer may be short of a whole batch: each batch leaves one for every batch after it
+        # a rank with one example fewer could run out: each batch leaves at least one example for every later batch
         start, stop = (min(b * self.batch_size, size - (count - b)) for b in (batch, batch + 1))
         return start, stop
 
 
 class Resumable:
-    """Position within the epoch for loaders, as Lightning stores it in a checkpoint taken in mid-epoch."""
+    """A loader that can resume within an epoch: Lightning stores its position in checkpoints."""
 
     _at: tuple[int, int] = (0, 0)
     _resume_at: tuple[int, int] | None = None
 
     def _first_batch(self, epoch: int, count: int) -> int:
-        """The batch that epoch `epoch` begins with: 0, unless a checkpoint was taken within this epoch."""
+        """The first batch of epoch `epoch`: 0, unless training resumes within this epoch."""
         first = 0
         if self._resume_at is not None and self._resume_at[0] == epoch and self._resume_at[1] < count:
             first = self._resume_at[1]
@@ -108,30 +107,30 @@ class Resumable:
         return first
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and how many of its batches have been handed out."""
+        """The epoch, and the number of its batches that have been returned."""
         return {"epoch": self._at[0], "batch": self._at[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batches of `state_dict` when the next pass is over the same epoch."""
+        """Continue after the batches of `state_dict` if the next pass is over the same epoch."""
         self._resume_at = (int(state_dict["epoch"]), int(state_dict["batch"]))
 
 
 class ResidentLoader(Resumable):
-    """An iterable over `(x, y)` batches of tensors that stay on their device; no workers, no copies per batch.
+    """An iterable over `(x, y)` batches of tensors that stay on their device, without worker processes.
 
-    The order of the examples depends on (`seed`, epoch) alone and the augmentation's random numbers on (`seed`, epoch,
-    batch, `rank`); see `BatchPlan` for how ranks share the examples. CPU and CUDA generators give different numbers.
+    The order of the examples depends only on (`seed`, epoch), and the augmentation's random numbers on (`seed`, epoch,
+    batch, `rank`). `BatchPlan` says how ranks share the examples. CPU and CUDA generators give different numbers.
 
     Args:
         x: examples, (N, ...), of any dtype; uint8 images stay uint8 until `augment` turns them into floats.
         y: labels, (N,), int64, on the device of `x`.
         batch_size: examples per batch on this rank.
         shuffle: draw a new order every epoch.
-        augment: called as `augment(x, generator)` on each batch; None hands batches out as they are stored.
-        seed: of order and augmentation, at least 0.
-        epoch: returns the current epoch when a pass begins, such as `lambda: trainer.current_epoch`.
-        rank, world_size: this process and how many there are.
-        drop_last: leave out the last batch where it is short, unless it is the only one.
+        augment: called as `augment(x, generator)` on each batch; None leaves batches unchanged.
+        seed: seed of order and augmentation, at least 0.
+        epoch: returns the current epoch; called when a pass begins, such as `lambda: trainer.current_epoch`.
+        rank, world_size: number of this process, and number of processes.
+        drop_last: leave out the last batch if it is short, unless it is the only one.
         indices: use only these rows of `x` and `y`, (n,) int64; None for all.
 
     Raises:
@@ -164,7 +163,7 @@ class ResidentLoader(Resumable):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch()
-        # one small copy an epoch, then every batch is cut on the device
+        # one small copy per epoch; all batches are then cut on the device
         order = self.plan.order(epoch).to(self.x.device)
         order = order if self.indices is None else self.indices[order]
         generator = torch.Generator(self.x.device)

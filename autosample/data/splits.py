@@ -1,4 +1,4 @@
-"""Parts of a data set: training, validation and test rows, and the hold-out that makes one from another."""
+"""Parts of a data set: rows for training, validation and test, and the hold-out split."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Examples:
         x: examples (N, ...) as a tensor, or N image files.
         y: labels, (N,), int64.
         train, test: rows of these parts, (n,) int64.
-        val: rows of an official validation part, or None where the set has none.
-        groups: N names; examples of one group (cuts of one recording, say) stay together when rows are held out.
+        val: rows of an official validation part, or None if the set has none.
+        groups: N names; examples of one group (for example cuts of one recording) stay together when rows are held out.
     """
 
     x: Tensor | list[str]
@@ -30,7 +30,7 @@ class Examples:
     groups: Sequence[Hashable] | None = None
 
     def check(self, class_names: Sequence[str], where: str) -> None:
-        """Raise a `DataError` unless there are training and test examples and each class has a training one."""
+        """Raise `DataError` unless there are test examples, and training examples of each class."""
         for part, rows in (("training", self.train), ("test", self.test)):
             if not len(rows):
                 raise DataError(f"{where} must have at least one {part} example, got none: check the folder's layout")
@@ -48,14 +48,14 @@ def hold_out(
 ) -> tuple[Tensor, Tensor]:
     """Split rows in two, class by class.
 
-    Of a class with n rows, about `fraction` × n are held out: at least one where n > 1, and at most n - 1. With
-    `groups`, rows of one group and class stay on one side, and a class of a single group stays whole in the rest.
+    Of a class with n rows, about `fraction` × n are held out: at least one if n > 1, and at most n - 1. With `groups`,
+    rows of one class and group stay on one side, and a class with a single group is not held out at all.
 
     Args:
-        labels: (N,) int64.
+        labels: labels, (N,) int64.
         fraction: share to hold out, 0 <= fraction < 1; 0 holds out nothing.
-        seed: of the choice, at least 0. The same on every machine and version.
-        groups: N names, or None for each row by itself.
+        seed: seed of the choice, at least 0. The choice is the same on every machine and version.
+        groups: N names, or None if each row is its own group.
 
     Returns:
         The rows that stay and the rows held out, both int64 in ascending order.
@@ -65,7 +65,7 @@ def hold_out(
     """
     if not 0 <= fraction < 1:
         raise DataError(f"a fraction to hold out must be in [0, 1), got {fraction}")
-    # RandomState's stream is frozen for good: the split must not change with a later NumPy
+    # NumPy never changes the numbers of RandomState, so the split stays the same with a later NumPy
     rng = np.random.RandomState(seed)
     y = labels.cpu().numpy()
     held = np.zeros(len(y), dtype=bool)
@@ -81,7 +81,7 @@ def hold_out(
 
 
 def _choose(bundles: list[list[int]], target: int, rng: np.random.RandomState) -> list[list[int]]:
-    """Bundles of at most `target` rows together, at least one bundle, and never all of them."""
+    """Random bundles with at most `target` rows in total; at least one bundle, but never all of them."""
     chosen, count = [], 0
     shuffled = [bundles[i] for i in rng.permutation(len(bundles))]
     for bundle in shuffled:

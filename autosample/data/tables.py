@@ -1,4 +1,4 @@
-"""Tables of audio sets: their rows, labels and folds."""
+"""CSV tables of audio sets: rows, labels and folds."""
 
 import csv
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of the CSV table in `path`.
 
     Raises:
-        DataError: it is missing, unreadable or empty, lacks one of `columns`, or has a row too short for them.
+        DataError: the file is missing, unreadable or empty, lacks one of `columns`, or has an empty cell in them.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a byte order mark first
@@ -41,12 +41,12 @@ def number(text: str, column: str, path: Path) -> int:
 
 
 def by_fold(folds: Sequence[int], fold: int) -> tuple[list[int], list[int]]:
-    """Rows outside and inside of `fold`."""
+    """Rows outside `fold`, and rows in it."""
     return [i for i, f in enumerate(folds) if f != fold], [i for i, f in enumerate(folds) if f == fold]
 
 
 def ranked(ids: Sequence[int], names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-    """Labels 0, 1, ... in the order of the official numbers, and the names that belong to them."""
+    """Labels 0, 1, ... in the order of the official numbers, and the name of each label."""
     named = dict(zip(ids, names, strict=True))
     rank = {number: label for label, number in enumerate(sorted(named))}
     return [rank[number] for number in ids], tuple(named[number] for number in sorted(named))

@@ -1,4 +1,4 @@
-"""The path for data too large for the device: an ordinary DataLoader whose batches follow the same `BatchPlan`."""
+"""Loading of data too large for the device: an ordinary DataLoader that follows the same `BatchPlan`."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +18,14 @@ from autosample.errors import DataError, one_line
 
 
 class BatchKey(NamedTuple):
-    """What the sampler asks a worker for: batch number `batch` of epoch `epoch`."""
+    """The key that the sampler sends to a worker: batch number `batch` of epoch `epoch`."""
 
     epoch: int
     batch: int
 
 
 class PlanSampler(DistributedSampler):
-    """Yields one `BatchKey` per batch. A `DistributedSampler`, so that Lightning keeps it as it is under DDP."""
+    """Yields one `BatchKey` per batch. It is a `DistributedSampler` because Lightning replaces others under DDP."""
 
     def __init__(self, dataset: "PlannedBatches", epoch: Callable[[], int]) -> None:
         super().__init__(dataset, num_replicas=dataset.plan.world_size, rank=dataset.plan.rank, shuffle=False)
@@ -40,11 +40,11 @@ class PlanSampler(DistributedSampler):
 
 
 class PlannedBatches(Dataset):
-    """A dataset of whole batches: item `BatchKey(epoch, b)` is batch b of that epoch, item b that of epoch 0.
+    """A dataset of whole batches: item `BatchKey(epoch, b)` is batch b of that epoch, item b is batch b of epoch 0.
 
     Args:
-        plan: which examples make up which batch.
-        indices: the rows of the data that this part consists of, (n,) int64.
+        plan: which examples are in which batch.
+        indices: rows of the data that belong to this part, (n,) int64.
     """
 
     def __init__(self, plan: BatchPlan, indices: Tensor) -> None:
@@ -67,7 +67,7 @@ class PlannedBatches(Dataset):
 
 
 class TensorBatches(PlannedBatches):
-    """Batches cut from tensors in main memory: the very batches that `ResidentLoader` gives on the CPU.
+    """Batches cut from tensors in main memory: the same batches that `ResidentLoader` gives on the CPU.
 
     Args:
         x, y: examples (N, ...) and labels (N,).
@@ -91,7 +91,7 @@ class TensorBatches(PlannedBatches):
 
 @contextmanager
 def seeded(*parts: int) -> Iterator[None]:
-    """Within the block, Python's, NumPy's and torch's CPU random numbers depend on `parts` alone."""
+    """In the block, random numbers of Python, NumPy and torch (on the CPU) depend only on `parts`."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - timm draws from these
     seed = mixed_seed(*parts)
     random.seed(seed)
@@ -109,7 +109,7 @@ def open_image(path: str) -> Image.Image:
     """The image in `path` as RGB.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the image cannot be read.
     """
     try:
         return default_loader(path)
@@ -120,15 +120,15 @@ def open_image(path: str) -> Image.Image:
 
 
 class FileBatches(PlannedBatches):
-    """Batches of image files, each decoded and transformed on its own.
+    """Batches of image files. Each image is decoded and transformed alone.
 
-    The random numbers of an image's transform depend on (seed, epoch, row) alone, so the number of workers and ranks
-    changes nothing.
+    The random numbers of an image's transform depend only on (seed, epoch, row), so the number of workers and ranks
+    does not matter.
 
     Args:
-        paths: image files, all N of the data.
+        paths: all N image files of the data.
         y: labels, (N,).
-        transform: from a PIL image to a float tensor (C, H, W).
+        transform: makes a float tensor (C, H, W) from a PIL image.
         plan, indices: as in `PlannedBatches`.
     """
 
@@ -136,7 +136,7 @@ class FileBatches(PlannedBatches):
         self, paths: Sequence[str], y: Tensor, transform: Callable[[Any], Tensor], plan: BatchPlan, indices: Tensor
     ) -> None:
         super().__init__(plan, indices)
-        # one array rather than a list of strings: forked workers would copy a list's pages as they count references
+        # one array instead of a list of strings: reference counts would make forked workers copy the list's pages
         self.paths, self.y, self.transform = np.array([str(path).encode() for path in paths]), y, transform
 
     def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
@@ -158,7 +158,7 @@ class WorkerLoader(Resumable, DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         sampler = self.sampler
-        if not isinstance(sampler, PlanSampler):  # Lightning puts its own in place for `overfit_batches`
+        if not isinstance(sampler, PlanSampler):  # Lightning uses its own sampler for `overfit_batches`
             yield from super().__iter__()
             return
         epoch = sampler.current_epoch()
@@ -169,7 +169,7 @@ class WorkerLoader(Resumable, DataLoader):
 
 
 def worker_loader(dataset: PlannedBatches, epoch: Callable[[], int], num_workers: int, pin_memory: bool) -> DataLoader:
-    """A DataLoader which gives the batches of `dataset` in the order of the epoch that `epoch()` returns."""
+    """A DataLoader that gives the batches of `dataset` in the order of the epoch that `epoch()` returns."""
     return WorkerLoader(
         dataset,
         batch_size=None,  # the dataset gives whole batches
@@ -178,5 +178,5 @@ def worker_loader(dataset: PlannedBatches, epoch: Callable[[], int], num_workers
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         collate_fn=_as_it_is,
-        generator=torch.Generator(),  # else each pass would draw from torch's global numbers
+        generator=torch.Generator(),  # otherwise each pass would draw from torch's global generator
     )

@@ -1,4 +1,4 @@
-"""Any set of audio files that a CSV table lists."""
+"""Audio files listed in a CSV table."""
 
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,22 @@ from autosample.errors import DataError
 
 
 class AudioCSV(AudioData):
-    """Any set of audio files listed in a CSV table with the columns `path` and `label`.
+    """Audio files listed in a CSV table with the columns `path` and `label`.
 
-    A column `split` (train, val or valid or validation, test) or else `fold` gives the parts; without either,
+    A column `split` (train, val or valid or validation, test) gives the parts, or else a column `fold`. Without both,
     `test_fraction` of each class is the test part. With folds, the test fold is never used for validation.
     Classes are the sorted labels.
 
     Args:
         root: folder that `path` entries are relative to.
         table: the CSV file, relative to `root`.
-        fold: the test fold, as the table writes it; needed with a column `fold` only.
-        test_fraction: share of each class for testing, in a table without parts; chosen by `split_seed`.
+        fold: the test fold, as in the table; needed only with a column `fold`.
+        test_fraction: share of each class for testing, if the table gives no parts; chosen by `split_seed`.
         sample_rate, seconds, normalize: as in `AudioData`.
         common: `crop_seconds`, ... of `AudioData`, `batch_size`, `val_fraction`, ... of `ClassificationData`.
 
     Raises:
-        DataError: the table or files are missing, a column is missing or holds something else, or a file comes twice.
+        DataError: the table, a file or a column is missing, a column has an unusable value, or a file is listed twice.
     """
 
     _parts = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}  # noqa: RUF012
@@ -80,7 +80,7 @@ class AudioCSV(AudioData):
             if self.fold not in folds:
                 raise DataError(f"fold must be one of {sorted(set(folds))}, got {self.fold}: say which fold to test on")
             train, test = by_fold(folds, self.fold)
-            # an empty part rather than None: a fold must not pick the model that it tests
+            # an empty part, not None: the test fold must not be used for validation
             return train, test, None if self.val_fraction else []
         kept, held = hold_out(torch.tensor(labels), self.test_fraction, self.split_seed)
         return kept.tolist(), held.tolist(), None

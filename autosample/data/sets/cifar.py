@@ -25,15 +25,15 @@ willow_tree wolf woman worm
 
 
 class CIFAR10(SmallImages):
-    """CIFAR-10: 32×32 colour images, 50,000 and 10,000.
+    """CIFAR-10: 32×32 colour images, 50,000 for training and 10,000 for testing.
 
     Reads torchvision's layout (`root/cifar-10-batches-py`) or folders of images, `root/cifar10/{train,test}/CLASS/*`
     or `root/{train,test}/CLASS/*`. Decoded folders are cached.
 
     Args:
-        root: the folder that holds one of these.
+        root: folder that contains one of these.
         padding, flip, image_size, download: as in `MNIST`.
-        cache_dir: folder for decoded images; None for `.autosample-cache` beside them where that can be written.
+        cache_dir: folder for decoded images; None for `.autosample-cache` beside them, if writable.
         common: `batch_size`, `val_fraction`, ... of `ClassificationData`.
     """
 

@@ -1,4 +1,4 @@
-"""The small digits that come with scikit-learn."""
+"""The small digits bundled with scikit-learn."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from autosample.system.extras import require
 
 
 class Digits(SmallImages):
-    """The 1,797 8×8 grey digits that come with scikit-learn: 10 classes, no files needed.
+    """The 1,797 grey digits of 8×8 pixels bundled with scikit-learn: 10 classes, no download.
 
-    The set has no official test part: a fixed fifth of each class is the test part, whatever the seeds.
+    The set has no official test part. A fixed fifth of each class is the test part; seeds do not change it.
 
     Args:
         padding, flip, image_size: as in `SmallImages`.

@@ -12,13 +12,13 @@ from autosample.errors import DataError
 class ESC50(AudioData):
     """ESC-50: 2,000 clips of 5 s in 50 classes of environmental sounds, five official folds.
 
-    Trains on four folds and tests on `fold`; the test fold is never used for validation. `val_fraction` of the
-    training folds, by class and with all cuts of one recording on one side, is the validation part; with
-    `val_fraction=0` there is none, which is the published protocol: train on all four folds, test once.
+    Trains on four folds and tests on `fold`; the test fold is never used for validation. The validation part is
+    `val_fraction` of the training folds, class by class, with all cuts of one recording on one side. With
+    `val_fraction=0` there is none. That is the published protocol: train on all four folds, test once.
 
     Args:
-        root: the folder `ESC-50` (or `ESC-10`), which has `meta/esc50.csv` and `audio/`, or its parent. Audio files may
-            have another suffix than the table says.
+        root: the folder `ESC-50` (or `ESC-10`), which has `meta/esc50.csv` and `audio/`, or its parent. The suffix of
+            audio files may differ from the table's.
         fold: the test fold, 1 to 5.
         esc10: use only the 10 classes of ESC-10.
         val_fraction: share of the training folds held out; 0 for no validation.

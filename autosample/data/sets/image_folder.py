@@ -20,31 +20,31 @@ from autosample.errors import DataError
 
 
 class ImageFolder(ClassificationData):
-    """Images in `root/train/CLASS/*` and `root/val/CLASS/*`, and `root/test/CLASS/*` where there is a test part.
+    """Images in `root/train/CLASS/*` and `root/val/CLASS/*`, and in `root/test/CLASS/*` if there is a test part.
 
     Without `root/test` the test part is `root/val`; without `root/val` the validation part is `root/test`. With
-    `val_fraction` above 0 the validation examples come out of `root/train` instead. Transforms are timm's; with
-    `resident=True` (images all of one size) training uses random crops after padding, and flips, on the device.
+    `val_fraction` above 0 the validation examples are taken from `root/train` instead. Transforms are timm's. With
+    `resident=True`, all images must have one size, and training uses padding, random crops and flips on the device.
 
     Args:
-        root: the folder that holds `train`.
-        img_size: height and width that the model sees, pixels.
-        scale: range of the share of an image that a training crop covers.
-        hflip: probability of mirroring a training image; with `resident=True`, one half for anything above 0.
-        auto_augment: timm's name of a policy, such as "rand-m9-mstd0.5"; None for none.
-        color_jitter: strength of timm's colour jitter without a policy; 0 for none.
-        interpolation: timm's name: "bilinear", "bicubic", "random".
-        crop_pct: share of the resized image's side that the evaluation's middle crop covers; None for timm's 0.875.
-        mean, std: of the channels, in units of [0, 1].
+        root: folder that contains `train`.
+        img_size: height and width that the model sees [pixels].
+        scale: smallest and largest share of an image that a training crop covers.
+        hflip: probability of mirroring a training image; with `resident=True`, any value above 0 means one half.
+        auto_augment: name of a timm policy, such as "rand-m9-mstd0.5"; None for none.
+        color_jitter: strength of timm's colour jitter if there is no policy; 0 for none.
+        interpolation: timm's name: "bilinear", "bicubic" or "random".
+        crop_pct: share of the resized image's side that the middle crop in evaluation covers; None for timm's 0.875.
+        mean, std: mean and standard deviation of the channels, for pixels from 0 to 1.
         padding: pixels around training images; used with `resident=True` only.
         val_fraction: share of `root/train` held out; 0 for `root/val`.
         resident: keep all images on the training device.
-        cache_dir: for decoded images with `resident=True`; None for `.autosample-cache` in root, if writable.
+        cache_dir: folder for decoded images with `resident=True`; None for `.autosample-cache` in root, if writable.
         common: `batch_size`, `num_workers`, ... of `ClassificationData`.
 
     Raises:
-        DataError: a folder is missing, a class has no training image, an image is unreadable, or an option does not
-            go with `resident`.
+        DataError: a folder is missing, a class has no training image, an image is unreadable, or an option cannot be
+            used with `resident`.
     """
 
     def __init__(

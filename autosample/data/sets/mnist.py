@@ -9,12 +9,14 @@ from autosample.data.splits import Examples
 
 
 class MNIST(SmallImages):
-    """MNIST: 28×28 grey digits, 60,000 and 10,000, from `root/MNIST/raw/*-ubyte` (torchvision's layout).
+    """MNIST: 28×28 grey digits, 60,000 for training and 10,000 for testing.
+
+    Reads `root/MNIST/raw/*-ubyte` (torchvision's layout).
 
     Args:
-        root: the folder that holds `MNIST`.
+        root: folder that contains `MNIST`.
         padding, flip, image_size: as in `SmallImages`.
-        download: fetch the files when they are not there; else nothing touches the network.
+        download: download the files if they are missing; otherwise the network is not used.
         common: `batch_size`, `val_fraction`, ... of `ClassificationData`.
     """
 
@@ -40,10 +42,12 @@ class MNIST(SmallImages):
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 28×28 grey clothes, 60,000 and 10,000, from `root/FashionMNIST/raw/*-ubyte`.
+    """Fashion-MNIST: 28×28 grey clothes, 60,000 for training and 10,000 for testing.
+
+    Reads `root/FashionMNIST/raw/*-ubyte` (torchvision's layout).
 
     Args:
-        root: the folder that holds `FashionMNIST`.
+        root: folder that contains `FashionMNIST`.
         padding, flip, image_size, download: as in `MNIST`.
         common: `batch_size`, `val_fraction`, ... of `ClassificationData`.
     """

@@ -10,14 +10,14 @@ from autosample.errors import DataError
 
 
 class SpokenDigits(AudioData):
-    """The Free Spoken Digit Dataset: 3,000 clips of ten digits by six speakers, 8 kHz.
+    """The Free Spoken Digit Dataset: 3,000 clips of ten digits by six speakers, at 8 kHz.
 
-    Takes 0 to 4 of each speaker and digit are the official test part (300 clips); the speakers are the same in both
-    parts. 20 clips are longer than the default 1 s and keep their middle.
+    The official test part is takes 0 to 4 of each speaker and digit (300 clips). Both parts have the same speakers.
+    20 clips are longer than the default of 1 s; they keep their middle.
 
     Args:
-        root: the folder with `DIGIT_SPEAKER_TAKE.wav` files, or one that has them in `recordings`, `fsdd/recordings` or
-            `free-spoken-digit-dataset/recordings`.
+        root: folder with `DIGIT_SPEAKER_TAKE.wav` files, or a folder that has them in `recordings`, `fsdd/recordings`
+            or `free-spoken-digit-dataset/recordings`.
         sample_rate, seconds, normalize: as in `AudioData`.
         common: `crop_seconds`, ... of `AudioData`, `batch_size`, `val_fraction`, ... of `ClassificationData`.
 
