@@ -1,4 +1,4 @@
-"""Running a grid: finished runs are kept; failed and missing ones run."""
+"""Running a grid: finished runs are kept, failed and missing ones run."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -15,23 +15,23 @@ from autosample.experiments.record import Record
 from autosample.experiments.store import Queue, Store
 from autosample.system.machine import threads_for
 
-# Takes a queue and a function to tell of progress, and runs all of the queue.
+# Runs a whole queue, and reports progress through a function.
 Runner = Callable[[Queue, Tell], None]
 
 
 def default_console() -> Console:
-    """As wide as the terminal, or 110 columns where there is none."""
+    """A console as wide as the terminal, or with 110 columns if there is no terminal."""
     return Console(width=None if Console().is_terminal else 110)
 
 
 def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[str, Record]:
-    """Run the cells of a grid that have no record yet; returns all records by the cells' ids.
+    """Run the cells of a grid that have no record yet. Returns all records, by the ids of their cells.
 
     Args:
-        grid: What to run.
+        grid: Grid to run.
         out: Folder of the records.
-        runner: Runs a queue: `run_here`, or another with its options bound.
-        console: For progress.
+        runner: Function that runs a queue: made by `inline_runner`, `worker_runner` or `ray_runner`.
+        console: Console for progress and errors.
 
     Raises:
         ConfigError: A record in `out` is damaged.
@@ -57,7 +57,7 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
 
 
 def prepare_data(grid: Grid, out: Path) -> None:
-    """Read each data set once, so that a wrong folder is one error, and files are decoded before workers need them.
+    """Read each data set once. A wrong folder then gives one error, and files are decoded before workers need them.
 
     Raises:
         DataError: Data are missing or unusable.
@@ -76,7 +76,7 @@ def prepare_data(grid: Grid, out: Path) -> None:
 
 @contextmanager
 def progress(console: Console, cells: list[Cell]) -> Iterator[Tell]:
-    """A bar over the epochs of all cells; without a terminal, a line for every cell that ends."""
+    """A progress bar over the epochs of all cells; without a terminal, one line per finished cell."""
     epochs = {cell.id: cell.train.get("epochs", 1) for cell in cells}
     seen = dict.fromkeys(epochs, 0)
     columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -101,7 +101,7 @@ def progress(console: Console, cells: list[Cell]) -> Iterator[Tell]:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C: workers are stopped, claims given back, nothing half-written stays."""
+    """Treat SIGTERM like Ctrl-C: workers stop, claims are released, and no partial file stays."""
 
     def stop(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
@@ -118,11 +118,11 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def worker_runner(jobs: int, threads: int | None = None, wandb: dict[str, str] | None = None) -> Runner:
-    """Runs a queue in `jobs` processes; threads are shared out between them unless their number is given."""
+    """A runner with `jobs` processes. By default they share the cores; `threads` sets the threads of each."""
     each = threads or threads_for(jobs)
     return lambda queue, tell: run_workers(queue, tell, jobs, each, wandb)
 
 
 def inline_runner(wandb: dict[str, str] | None = None) -> Runner:
-    """Runs a queue in this process."""
+    """A runner that runs a queue in this process."""
     return lambda queue, tell: run_here(queue, tell, wandb)

@@ -29,15 +29,15 @@ def unpack_cell(data: dict[str, Any]) -> Cell:
 def attempt(
     cell: Cell, tick: Callable[[], None] = lambda: None, wandb: dict[str, str] | None = None
 ) -> Record | Failure:
-    """Run a cell; an error becomes a `Failure`, interrupts go through.
+    """Run a cell. An error becomes a `Failure`; interrupts are not caught.
 
     Args:
-        cell: Of a grid.
+        cell: Cell of a grid.
         tick: Called after each epoch.
         wandb: `group`, `folder` and `mode` of wandb's log; `None` for no log.
     """
     try:
-        from autosample.experiments.run import run_cell  # brings in torch and Lightning
+        from autosample.experiments.run import run_cell  # imports torch and Lightning
 
         if wandb is None:
             return run_cell(cell, tick)

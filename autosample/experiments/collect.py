@@ -16,7 +16,7 @@ from autosample.system.extras import require
 from autosample.system.files import write_json, write_text
 from autosample.system.tables import as_markdown
 
-# Sides of a test whose bytes differ by more than this are marked.
+# tests of two methods whose bytes differ by more than this share are marked
 _EQUAL_BYTES = 0.01
 Group = tuple[str, str, str, str]
 
@@ -51,13 +51,13 @@ def grouped(grid: Grid) -> dict[Group, list[Cell]]:
 
 
 def _order(grid: Grid, cell: Cell) -> tuple[Any, ...]:
-    """Tables go by data and net, then by size, then by method; dense first."""
+    """Sort key of tables: data and net, then size, then method; dense first."""
     sizes = list(dict.fromkeys(str(c.size) for c in grid.cells))
     return cell.data, cell.model, cell.size is not None, sizes.index(str(cell.size)), grid.labels.index(cell.label)
 
 
 def rows(grid: Grid, records: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """One row a group that has a record: `summarise`, and which group it is, and how many runs it should have."""
+    """One row per group that has a record: the group, the result of `summarise`, and the number of wanted runs."""
     found = []
     for (data, model, label, size), cells in grouped(grid).items():
         runs = [records[cell.id] for cell in cells if cell.id in records]
@@ -69,15 +69,15 @@ def rows(grid: Grid, records: Mapping[str, Record]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Paired:
-    """A method against another on the same seeds and folds.
+    """Comparison of two methods on the same seeds and folds.
 
     Attributes:
-        data, model, size: Where.
-        method, against: Labels.
-        pairs: How many seeds and folds both have.
-        wanted: How many there are in the grid; the tests are made only when both have all.
-        difference: Mean of `method − against` [percentage points], over the pairs there are.
-        wins: Pairs in which `method` is better.
+        data, model, size: Data, net and size of both.
+        method, against: Labels of both methods.
+        pairs: Number of seeds and folds that both have.
+        wanted: Number of these in the grid. Tests are made only if both methods have all of them.
+        difference: Mean of `method − against` over the pairs [percentage points].
+        wins: Number of pairs in which `method` is better.
         t_p, wilcoxon_p: Two-sided p-values of the paired t-test and of Wilcoxon's signed-rank test, or `None`.
         bytes_ratio: Mean bytes of `method` divided by those of `against`.
     """
@@ -102,9 +102,9 @@ class Paired:
 
 
 def paired_p(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float | None]:
-    """Two-sided p-values that `a` and `b` come out alike: paired t-test, Wilcoxon signed-rank.
+    """Two-sided p-values of a difference between `a` and `b`: paired t-test, Wilcoxon's signed-rank test.
 
-    `None` where there are fewer than two pairs. Where all differences are zero both are 1.
+    `None` if there are fewer than two pairs. If all differences are zero, both are 1.
     """
     require("ablate", "scipy")
     from scipy.stats import ttest_rel, wilcoxon
@@ -114,13 +114,13 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, floa
     if all(x == y for x, y in zip(a, b, strict=True)):
         return 1.0, 1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few pairs, or differences that are all the same
+        warnings.simplefilter("ignore")  # about few pairs, or differences that are all equal
         t, w = float(ttest_rel(a, b).pvalue), float(wilcoxon(a, b).pvalue)  # pyright: ignore
     return (None if math.isnan(t) else t), (None if math.isnan(w) else w)
 
 
 def paired_tests(grid: Grid, records: Mapping[str, Record]) -> list[Paired]:
-    """`grid.compare` against every other method, at each size; dense nets stand at every size."""
+    """Compare `grid.compare` with every other method, at each size. Dense nets take part at every size."""
     groups = grouped(grid)
     found = []
     for (data, model, label, size), mine in groups.items():
@@ -163,7 +163,7 @@ def markdown(title: str, compare: str, table: Sequence[Mapping[str, Any]], tests
 
 
 def table_markdown(table: Sequence[Mapping[str, Any]]) -> str:
-    """The table of results as Markdown; the columns that have nothing are left out."""
+    """The table of results as Markdown, without empty columns."""
     heads: list[tuple[str, Any]] = []
     if len({(r["data"], r["model"]) for r in table}) > 1:
         heads += [("data", lambda r: r["data"]), ("net", lambda r: r["model"])]
@@ -209,7 +209,7 @@ def tests_markdown(compare: str, tests: Sequence[Paired]) -> str:
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """A line a row under a header."""
+    """The rows as CSV: a header, then one line per row."""
     out = io.StringIO()
     if table:
         writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
@@ -219,7 +219,7 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_tables(grid: Grid, records: Mapping[str, Record], out: Path) -> str:
-    """Write `table.md`, `table.csv`, `tests.csv` and `results.json` into a folder; returns the Markdown."""
+    """Write `table.md`, `table.csv`, `tests.csv` and `results.json` to a folder. Returns the Markdown."""
     table, tests = rows(grid, records), paired_tests(grid, records)
     text = markdown(grid.title, grid.compare, table, tests)
     write_text(out / "table.md", text)

@@ -1,4 +1,4 @@
-"""One colour and one marker a method, the same in every picture."""
+"""One colour and one marker per method, the same in all pictures."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ class Style(NamedTuple):
     dashes: str = "-"
 
 
-#: The methods that have a colour of their own; no colour is used twice in the project.
+#: Methods that have their own colour; each colour is used only once in the project.
 METHODS: dict[str, Style] = {
     "dense": Style("#3c3c3c", "s"),
     "narrow": Style("#9b9b9b", "s"),
@@ -33,7 +33,7 @@ METHODS: dict[str, Style] = {
     "low-rank": Style("#e8a0a0", "X"),
     "pruned": Style("#93cf5f", "v"),
 }
-#: The ways to run a layer, in the pictures of `autosample bench`; dense torch has the colour of `dense`.
+#: Plans of layers, in the pictures of `autosample bench`; dense torch has the colour of `dense`.
 PLANS: dict[str, str] = {
     "materialize": "#c9b79c",
     "fold": "#4e8098",
@@ -41,24 +41,24 @@ PLANS: dict[str, str] = {
     "fused": "#ff8fa3",
     "deployed": "#00a878",
 }
-#: Colours for labels that the tables above do not know, in the order in which a picture needs them.
+#: Colours for all other labels, in the order in which a picture needs them.
 OTHERS: tuple[str, ...] = (
     "#a2785a", "#7fb7be", "#c77dff", "#5f6f52", "#6b8cff", "#b5446e", "#d4b2d8", "#495867", "#bfd200", "#4dd0a6",
 )  # fmt: skip
 _OTHER_MARKERS = "ph<>*8d"
-# Summaries with few bits are dashed; the colour is that of the method.
+# methods with few bits get dashed lines in the colour of the method
 _BITS = re.compile(r" (\d+) bits")
 _DASHES = {"8": "--", "4": ":"}
 _OTHER_DASHES = "-."
-# Letters are not lighter than this [0 … 1].
+# maximum lightness of text [0 … 1]
 _LIGHTEST = 0.5
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """How to draw each label of a picture; no two are alike.
+    """The style of each label of a picture.
 
-    Labels such as `autosample 4 bits` have the colour of the method and dashes. Any other label gets the next colour of
-    `OTHERS`, in the order given.
+    Labels such as `autosample 4 bits` get the colour of the method, and dashes. Every other label gets the next colour
+    of `OTHERS`, in the order given.
     """
     found: dict[str, Style] = {}
     used = 0
@@ -74,7 +74,7 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
 
 
 def for_text(colour: str) -> str:
-    """A colour made darker where letters of it would be hard to read on white."""
+    """A colour for text on white: darker if the given one would be hard to read."""
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     light = (0.299 * parts[0] + 0.587 * parts[1] + 0.114 * parts[2]) / 255
     factor = min(1.0, _LIGHTEST / max(light, 1e-9))

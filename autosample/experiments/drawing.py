@@ -1,4 +1,4 @@
-"""What all pictures share: sizes of letters, plain numbers on axes, and files written whole."""
+"""Shared parts of all pictures: font sizes, plain numbers on axes, and atomic writing."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 from autosample.system.extras import require
 from autosample.system.files import whole
 
-#: Pictures are shown about 800 pixels wide: at 8 inches, 11 points are then 15 pixels high.
+#: Pictures are shown about 800 pixels wide. With a width of 8 inches, 11 points are then 15 pixels.
 WIDTH = 8.0
 _LETTERS: dict[Any, Any] = {
     "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11.5, "xtick.labelsize": 10.5, "ytick.labelsize": 10.5,
@@ -21,12 +21,12 @@ _STEPS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 
 @contextmanager
 def drawn(path: Path, down: int = 1, across: int = 1, **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure and an array of its axes, written to a PNG at the end of the block.
+    """A figure and an array of its axes. At the end of the block the figure is written as a PNG.
 
     Args:
-        path: Of the file.
-        down, across: How many axes.
-        options: Of `matplotlib.pyplot.subplots`.
+        path: File to write.
+        down, across: Number of axes in each direction.
+        options: Options of `matplotlib.pyplot.subplots`.
     """
     require("ablate", "matplotlib")
     import matplotlib
@@ -47,7 +47,7 @@ def plain_log(axis: Any, most: int = 6) -> None:
 
     Args:
         axis: `axes.xaxis` or `axes.yaxis`, with its final limits.
-        most: How many ticks there may be.
+        most: Maximum number of ticks.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -59,7 +59,7 @@ def plain_log(axis: Any, most: int = 6) -> None:
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers between `low` and `high`, as many as there can be, at most `most`."""
+    """Round numbers between `low` and `high` for ticks: as many as possible, but at most `most`."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in _STEPS:
         ticks = [step * 10.0**power for power in decades for step in steps if low <= step * 10.0**power <= high]

@@ -9,7 +9,7 @@ from autosample.experiments.plots import Series, plot_moved, plot_overview, plot
 from autosample.experiments.record import Record
 from autosample.experiments.windows import WindowMap, plot_windows
 
-#: What the axes of pictures show.
+#: Labels of the axes.
 SIZE = "stored size [kB]"
 TIME = "time of one forward pass [ms]"
 ACCURACY = {"test": "test accuracy [%]", "val": "accuracy on held-out data [%]"}
@@ -17,10 +17,10 @@ Place = tuple[str, str]
 
 
 def draw(grid: Grid, records: Mapping[str, Record], out: Path) -> list[Path]:
-    """Draw everything that the records allow; returns the pictures.
+    """Draw all pictures for which there are records. Returns their paths.
 
-    `accuracy.png` against stored size and `latency.png` against measured time, for each data set and net; for the first
-    run of each method `windows-METHOD.png`, and `moved-METHOD.png` where offsets are learned.
+    For each data set and net: `accuracy.png`, over stored size, and `latency.png`, over measured time. For the first
+    run of each method: `windows-METHOD.png`, and `moved-METHOD.png` if offsets are learned.
     """
     drawn = []
     places = list(dict.fromkeys((cell.data.rpartition(".")[2], cell.model) for cell in grid.cells))
@@ -41,13 +41,13 @@ def draw(grid: Grid, records: Mapping[str, Record], out: Path) -> list[Path]:
 def draw_overview(
     grid: Grid, records: Mapping[str, Record], latency: Mapping[tuple[str, str], float], path: Path
 ) -> None:
-    """Accuracy against stored size and against time, side by side: the picture of the README.
+    """Draw accuracy over stored size and over time, side by side: the picture of the README.
 
     Args:
-        grid: Of one data set and net.
-        records: By the ids of its cells.
+        grid: Grid with one data set and one net.
+        records: Records by the ids of their cells.
         latency: Time of a forward pass [ms], by label and size of a group of cells.
-        path: Of the picture.
+        path: File to write.
     """
     place = grid.cells[0].group[:2]
     by_size = sizes_of(grid, records, place)

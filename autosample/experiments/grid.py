@@ -10,18 +10,19 @@ from autosample.errors import ConfigError, hint
 from autosample.experiments.identity import id_of, identity_of, recipe_identity, spec_identity
 from autosample.model.recipe import Recipe
 
-# What says where data are and how they are read, but not what they are.
+# arguments that say where data are and how to read them; they do not change the data
 _PLACES = ("root", "cache_dir", "num_workers", "download", "resident")
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a net may weigh.
+    """The stored size that a net should have.
 
     Attributes:
-        kind: `ratio` is for each layer; `net_ratio` for the whole net; `bytes` [bytes] too; `like` is a preset
-            with its fields, whose bytes every other preset is given too.
-        value: A number, or for `like` a mapping.
+        kind: `ratio`: the ratio of the spec. `net_ratio`: dense bytes divided by stored bytes, for the whole net.
+            `bytes`: stored bytes of the whole net. `like`: a preset with its fields; all methods get the bytes that
+            this preset stores.
+        value: A number; for `like` a mapping.
     """
 
     kind: Literal["ratio", "net_ratio", "bytes", "like"]
@@ -40,20 +41,20 @@ class Cell:
     """One run of a grid: everything that decides its result.
 
     Attributes:
-        data: Name of a row of `autosample.data.DATASETS`, or the full path of a class.
-        data_args: Its arguments, without those that the seed, the fold and the hold-out decide.
+        data: Name in `autosample.data.DATASETS`, or the full path of a class.
+        data_args: Arguments of the data, without those that depend on seed, fold and hold-out.
         recipe: The net and how its layers are compressed, without a size. Its spec is a preset with changes, or
             `narrow` for the dense net with fewer channels.
-        size: What the net may weigh; `None` for dense.
+        size: Stored size of the net; `None` for dense.
         quantize: `bits`, `method` and `rest` of `quantize_`, and `start` of `FakeQuantize`; empty for float32.
-        seed: Of weights, order, augmentation, and of random offsets where the spec has none.
+        seed: Seed of weights, order and augmentation, and of random offsets if the spec has no seed.
         fold: Test fold of the data, if they have folds.
         train: `epochs`, `precision`, and other arguments of `Classifier`.
-        holdout: Share of the training data kept for choices: trained without it, evaluated on it at the end.
-        test: Whether the test set is read, once, at the end.
-        latency: Whether the deployed net is timed at batch 1.
-        tolerance: How far stored bytes may be from those of the size [share].
-        label: What the tables call it; decides nothing.
+        holdout: Share of the training data that is held out and scored at the end.
+        test: Whether to read the test set, once, at the end.
+        latency: Whether to time the deployed net at batch 1.
+        tolerance: How far stored bytes may be from the size [share].
+        label: Name in tables; it does not change the run.
     """
 
     data: str
@@ -82,7 +83,7 @@ class Cell:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The canonical configuration: plain data in which equal cells are equal, whatever their labels."""
+        """The canonical configuration as plain data. Equal cells have equal ones; labels do not count."""
         kept = {name: value for name, value in vars(self).items() if name not in ("label", "identity", "id")}
         kept["recipe"] = recipe_identity(self.recipe, self.quantize.get("bits", 32))
         kept["data_args"] = {k: v for k, v in self.data_args.items() if k not in _PLACES}
@@ -99,7 +100,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A file name: what a person looks for, then the hash."""
+        """A file name: a readable part, then the hash."""
         size = f"-{self.size}" if self.size else ""
         fold = f"-fold{self.fold}" if self.fold is not None else ""
         readable = f"{self.data.rpartition('.')[2]}-{self.model}-{self.preset}{size}{fold}-seed{self.seed}"
@@ -107,12 +108,12 @@ class Cell:
 
     @property
     def group(self) -> tuple[str, str, str, str]:
-        """Cells that differ by seed or fold only: data, model, label and size."""
+        """Data, model, label and size: the same for cells that differ only by seed or fold."""
         return self.data.rpartition(".")[2], self.model, self.label, str(self.size or "")
 
     @property
     def repetition(self) -> tuple[int, int | None]:
-        """Which of its group it is: seed and fold."""
+        """Seed and fold: they tell the cells of a group apart."""
         return self.seed, self.fold
 
 
@@ -121,10 +122,10 @@ class Grid:
     """All cells of an ablation, and how to compare them.
 
     Attributes:
-        name: Of the ablation, for its folder.
-        title: For tables and figures.
-        cells: In the order in which they run: seed by seed, so that a grid that is stopped has whole seeds.
-        compare: The label that all others are tested against.
+        name: Name of the ablation and of its folder.
+        title: Title of tables and pictures.
+        cells: Cells in the order in which they run: seed by seed, so a grid that is stopped has complete seeds.
+        compare: Label that all others are tested against.
     """
 
     name: str
@@ -134,18 +135,18 @@ class Grid:
 
     @property
     def labels(self) -> list[str]:
-        """The methods compared, in the order of the configuration."""
+        """The compared methods, in the order of the configuration."""
         return list(dict.fromkeys(cell.label for cell in self.cells))
 
     def only(self, patterns: list[str]) -> "Grid":
-        """The cells that one of the patterns matches: by label (`random`), or by name (`*seed0*`) where no label fits.
+        """The cells that a pattern matches: by label (`random`), or by name (`*seed0*`) if it matches no label.
 
         Raises:
             ConfigError: A pattern matches nothing.
         """
         kept: set[str] = set()
         for pattern in patterns:
-            # names hold the preset, so that `*random*` would find what is called otherwise too
+            # labels first: names contain the preset, so `*random*` would also match runs with other labels
             hits = {c.id for c in self.cells if fnmatch(c.label, pattern)}
             hits = hits or {c.id for c in self.cells if fnmatch(c.name, pattern)}
             if not hits:

@@ -1,7 +1,7 @@
-"""What makes two cells of a grid the same: plain data in which equal configurations are equal.
+"""Identities of cells: plain data that are equal for equal configurations.
 
-Records keep the identity of their cell. Those that version 0.1.0 wrote are brought into the present form, so that grids
-find them.
+Each record keeps the identity of its cell. Identities written by version 0.1.0 are translated, so grids find these
+records.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from autosample.sampling.presets import PRESETS
 from autosample.sampling.spec import Spec, spec
 from autosample.sampling.upgrade import upgraded
 
-#: A method beside the presets: the dense net with fewer channels.
+#: A method that is not a preset: the dense net with fewer channels.
 NARROW = "narrow"
 #: Methods that compress no layer.
 UNCOMPRESSED = ("dense", NARROW)
 
-# Fields of 0.1.0 that are gone, with the values at which they did nothing: a record with another value is history.
+# removed fields of 0.1.0, with the values at which they had no effect; a record with another value is history
 _IDLE = {"gains": "none", "scale_gradient": "none", "kernel": "linear", "radius": 1}
-# WSNet in the terms of 0.1.0; the rule strided is the same. What else `separable` could do is gone.
+# the spec of `wsnet` in 0.1.0: the rule strided computes the same; all other settings of `separable` were removed
 _SEPARABLE_WSNET = {"along": "strided", "across": "strided", "spread": 0}
 
 
 def identity_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity with these parts: empty ones are left out, so that new options do not change old identities."""
+    """The identity with these parts. Empty parts are left out, so new options do not change old identities."""
     return {name: value for name, value in plain(parts).items() if value not in (None, False, 0, {}) or name == "seed"}
 
 
@@ -38,26 +38,27 @@ def id_of(identity: Mapping[str, Any]) -> str:
 
 
 def recipe_identity(recipe: Recipe, usual_bits: int) -> dict[str, Any]:
-    """What of a recipe differs from the defaults. The spec is told by its values, so that a preset which changes
-    leaves its old records behind.
+    """The values of a recipe that differ from the defaults.
+
+    The spec is written out with its values. If a preset changes, its old records then no longer match.
 
     Args:
-        recipe: Of a cell.
-        usual_bits: `planned_bits` that are not worth telling.
+        recipe: Recipe of a cell.
+        usual_bits: Value of `planned_bits` that is left out.
     """
     given = {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
     usual = {field.name: field.default for field in fields(Recipe)} | {"planned_bits": usual_bits}
     own = {name: value for name, value in given.items() if value not in (usual[name], {})}
     if recipe.preset in UNCOMPRESSED:
-        own.pop("planned_bits", None)  # plans nothing
+        own.pop("planned_bits", None)  # no effect here
         return plain(own | {"spec": recipe.preset})
     return plain(own | {"spec": spec_identity(recipe.spec)})
 
 
 def spec_identity(given: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The preset of a spec, and what of its values differs from the defaults of `Spec`."""
+    """The preset of a spec, and its values that differ from the defaults of `Spec`."""
     seed = {} if isinstance(given, str) or "seed" not in given else {"seed": given["seed"]}
-    return _told(spec(given)) | seed  # without a seed in the spec, it is the cell's
+    return _told(spec(given)) | seed  # without a seed in the spec, the cell's seed is used
 
 
 def _told(made: Spec) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def _without_empty(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """JSON data with whole floats as integers: 8 and 8.0 are the same ratio."""
+    """JSON data, with whole floats as integers: 8 and 8.0 are the same ratio."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -89,10 +90,10 @@ def plain(value: Any) -> Any:
 
 
 def present(identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """An identity in the present form; `None` if it used what is gone, so that no grid asks for it.
+    """An identity in the present form; `None` if it used something that was removed, as no grid can ask for it.
 
     Args:
-        identity: As a record keeps it, of this version or of 0.1.0.
+        identity: Identity in a record, of this version or of 0.1.0.
     """
     if "recipe" in identity or "model" not in identity:
         return dict(identity)
@@ -108,7 +109,7 @@ def _since_010(old: Mapping[str, Any]) -> dict[str, Any] | None:
     if any(_used(data) for data in (changes, like, *overrides.values())):
         return None
     kept = {k: v for k, v in old.items() if k not in ("model", "model_args", "preset", "changes", "overrides", "size")}
-    quantize = {k: v for k, v in old.get("quantize", {}).items() if k != "gains"}  # without gains it did nothing
+    quantize = {k: v for k, v in old.get("quantize", {}).items() if k != "gains"}  # had no effect without gains
     bits = quantize.get("bits", 32)
     if like:
         size["like"] = _spec_since_010(like, like["preset"])
@@ -127,13 +128,13 @@ def _since_010(old: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _spec_since_010(old: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """The identity of a spec; 0.1.0 wrote all fields of the preset, with the changes on top."""
+    """The identity of a spec. 0.1.0 wrote all fields of the preset, merged with the changes."""
     made = Spec.from_dict({**upgraded(old, PRESETS[preset].get("rule")), "preset": preset})
     return _told(made) | ({"seed": old["seed"]} if "seed" in old else {})
 
 
 def _used(data: Any) -> bool:
-    """Whether fields of a spec of 0.1.0 make use of what is gone."""
+    """Whether fields of a 0.1.0 spec use something that was removed."""
     if not isinstance(data, Mapping):
         return False
     if data.get("rule") == "gumbel":

@@ -1,18 +1,18 @@
-"""Labels beside the right ends of lines, pushed apart so that none covers another, a point or a line."""
+"""Labels beside the right ends of lines. They are pushed apart and cover no other label, point or line."""
 
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-# Room between a point and its label, and between a point and a label that has moved away from it [points].
+# distance between a point and its label, and between a point and a label that has moved away from it [points]
 _NEAR, _FAR = 8.0, 24.0
-# Labels of a column that is in the way of lines are tried so many of their heights higher or lower.
+# if a column covers lines, its labels are tried this many label heights higher or lower
 _SHIFTS = (0, 1, -1, 2, -2, 3, -3)
 
 
 class End(NamedTuple):
-    """The right end of a line, and what to write beside it."""
+    """The right end of a line, and its label."""
 
     label: str
     x: float
@@ -43,7 +43,7 @@ class Box(NamedTuple):
         return self.left < other.right and other.left < self.right and self.low < other.high and other.low < self.high
 
     def crossed(self, a: tuple[float, float], b: tuple[float, float]) -> bool:
-        """Whether the straight line from `a` to `b` passes through (Liang and Barsky 1984)."""
+        """Whether the straight line from `a` to `b` passes through the rectangle (Liang and Barsky 1984)."""
         enter, leave = 0.0, 1.0
         for start, end, low, high in ((a[0], b[0], self.left, self.right), (a[1], b[1], self.low, self.high)):
             if start == end:
@@ -56,7 +56,7 @@ class Box(NamedTuple):
 
 
 def widest(figure: Any, labels: Iterable[str], size: float) -> float:
-    """Width of the widest label with the room before it [pixels], for letters of a size [points]."""
+    """Width of the widest label with the gap before it [pixels], at a font size [points]."""
     renderer, found = figure.canvas.get_renderer(), 0.0
     for label in labels:
         text = figure.text(0, 0, label, fontsize=size)
@@ -66,15 +66,15 @@ def widest(figure: Any, labels: Iterable[str], size: float) -> float:
 
 
 def label_ends(axes: Any, ends: Sequence[End], size: float) -> list[Box]:
-    """Write a label beside the right end of each line; returns their boxes.
+    """Write a label beside the right end of each line. Returns the boxes of the labels.
 
-    Labels stand in columns, in the order of their ends. A column that would cover points or lines moves to the next one
-    on its right. Labels that are not at the height of their end get a thin line to it.
+    Labels stand in columns, in the order of their ends. If a column would cover points or lines, its labels move to
+    the next column on the right. A label that is not at the height of its end gets a thin line to it.
 
     Args:
-        axes: With its final limits and its final place in the figure; the last column may stand on its right.
-        ends: Of the lines.
-        size: Of the letters [points].
+        axes: Axes with final limits and a final place in the figure; the last column may be to the right of them.
+        ends: Right ends of the lines.
+        size: Font size [points].
     """
     pixel = axes.figure.dpi / 72
     frame = axes.get_window_extent(axes.figure.canvas.get_renderer())
@@ -112,7 +112,7 @@ def _occupied(axes: Any, pixel: float) -> tuple[list[Box], list[list[tuple[float
 
 
 def _columns(items: Sequence[_Item], gap: float) -> list[list[_Item]]:
-    """Ends in groups from left to right: the labels of a group end before the next group begins."""
+    """Groups of ends, from left to right: the labels of one group end before the next group begins."""
     found: list[list[_Item]] = []
     for item in sorted(items, key=lambda item: item.x):
         last = found[-1] if found else []
@@ -138,9 +138,9 @@ def _laid(column: Sequence[_Item], pixel: float, bounds: tuple[float, float], sh
 
 
 def spread(wanted: Sequence[float], apart: float, bounds: tuple[float, float]) -> list[float]:
-    """Numbers as near as possible to ascending ones, each at least `apart` from the next, between bounds if they fit.
+    """Numbers as near as possible to the ascending `wanted`, at least `apart` from each other, in bounds if they fit.
 
-    Least squares, by pooling neighbours (isotonic regression of `wanted[i] - i * apart`).
+    Least squares by pooling neighbours: isotonic regression of `wanted[i] - i * apart`.
     """
     pools: list[list[float]] = []
     for number, value in enumerate(wanted):

@@ -7,14 +7,14 @@ from autosample.system.timing import Timing, time_in_turn
 
 
 def measure_latency(net: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
-    """Time of a forward pass of the deployed net at batch 1, where the net is and with the present threads.
+    """Time of a forward pass of the deployed net at batch 1, on the net's device with the current threads.
 
     Args:
-        net: The net, in evaluation mode.
-        shape: Of one example.
+        net: Net in evaluation mode.
+        shape: Shape of one example, without the batch.
 
     Returns:
-        `median`, `low` and `high` quartile [ms], and `threads`.
+        `median`, `low` and `high` quartile [ms], and the number of `threads`.
     """
     from autosample.deployment.deploy import deploy
 

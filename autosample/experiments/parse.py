@@ -1,4 +1,4 @@
-"""From a YAML file to a grid, with every mistake that can be found before the first run as one line."""
+"""From a YAML file to a grid. Mistakes are found before the first run where possible, as one line."""
 
 import inspect
 import itertools
@@ -26,25 +26,25 @@ _KEYS = {
     "bytes": [], "like": [], "seeds": 3, "folds": None, "holdout": 0.0, "test": True, "latency": False,
     "tolerance": 0.01, "compare": "",
 }  # fmt: skip
-# What an entry of model may say: a recipe, but for the spec; two of its fields have shorter names here.
+# keys of a model entry: those of a recipe without its spec; two fields have shorter names here
 _SHORT = {"model": "name", "model_args": "args"}
 _MODEL_KEYS = {_SHORT.get(f.name, f.name): f.name for f in fields(Recipe) if f.name not in ("spec", "planned_bits")}
 _SIZES = {"ratios": "ratio", "net_ratios": "net_ratio", "bytes": "bytes", "like": "like"}
-# What an entry of presets may say beside fields of the spec.
+# keys of a presets entry beside the fields of the spec
 _OF_METHODS = ("preset", "label", "train", "overrides", "quantize", "planned_bits")
 _OF_SPECS = tuple(f.name for f in fields(Spec))
 
 
 def read_grid(path: str | Path, root: str | None = None, **changes: Any) -> Grid:
-    """The grid that a YAML file describes.
+    """Read a grid from a YAML file.
 
     Args:
-        path: Of the file, or the name of a grid that comes with autosample, such as `ablation/quick`.
-        root: Folder of the data, instead of the one that the file names.
-        changes: Keys of the grid, instead of the file's.
+        path: A file, or the name of a bundled grid, such as `ablation/quick`.
+        root: Data folder; replaces the file's.
+        changes: Keys of the grid; they replace the file's.
 
     Raises:
-        ConfigError, SpecError, DataError: The file, or something in it, is unusable; the message names the nearest.
+        ConfigError, SpecError, DataError: The file, or a key or value in it, is not usable.
     """
     loaded = read(path, *KINDS)
     if root is not None and isinstance(loaded.get("data"), dict | list):
@@ -53,7 +53,7 @@ def read_grid(path: str | Path, root: str | None = None, **changes: Any) -> Grid
 
 
 def make_grid(config: Mapping[str, Any]) -> Grid:
-    """The grid that plain data describe; see `read_grid`, and the grid `ablation/quick` for an example."""
+    """Make a grid from plain data, with the errors of `read_grid`. The grid `ablation/quick` is an example."""
     _known(config, _KEYS, "a grid")
     c = {**_KEYS, **config}
     for key in ("data", "model", "presets"):
@@ -76,7 +76,7 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
         for method, size in _pairs(methods, sizes):
             common = {"seed": seed, "fold": fold, **{k: c[k] for k in ("holdout", "test", "latency", "tolerance")}}
             cells.append(_cell(checked, net, method, size, train, common))
-    # seed by seed: a grid that is stopped early has all methods for the seeds that it has
+    # seed by seed: a grid that is stopped early has all methods for the finished seeds
     cells.sort(key=lambda cell: repeats.index(cell.repetition))
     _check_twice(cells)
     labels = [method["label"] for method in methods]
@@ -133,7 +133,7 @@ def _sizes(c: Mapping[str, Any]) -> list[Size]:
 
 
 def _method(entry: Any) -> dict[str, Any]:
-    """A row of the table: label, spec without a size, overrides of layers, bits, training of its own."""
+    """A row of the table: label, spec without a size, overrides of layers, bits, and its own training options."""
     entry = {"preset": entry} if isinstance(entry, str) else entry
     _known(entry, (*_OF_METHODS, *_OF_SPECS), "an entry of presets")
     preset, known = entry.get("preset"), {*PRESETS, *RULES, NARROW}
@@ -160,7 +160,7 @@ def _method(entry: Any) -> dict[str, Any]:
 
 
 def _quantize(given: Any) -> dict[str, Any]:
-    """How the stored numbers are quantised: arguments of `quantize_`, and the `start` of training with their levels."""
+    """Settings of quantisation: arguments of `quantize_`, and the `start` of `FakeQuantize`."""
     from autosample.training import FakeQuantize
 
     if given is None:
@@ -172,7 +172,7 @@ def _quantize(given: Any) -> dict[str, Any]:
 
 
 def _train(given: Any) -> dict[str, Any]:
-    """Arguments of the training: `epochs`, `precision`, `teacher_epochs`, and those of `Classifier` left to decide."""
+    """Arguments of the training: `epochs`, `precision`, `teacher_epochs`, and those of `Classifier` that are free."""
     from autosample.training import Classifier
     from autosample.training.optim import rehearse
 
@@ -186,7 +186,7 @@ def _train(given: Any) -> dict[str, Any]:
 
 
 def _data(entry: Any, c: Mapping[str, Any], seed: int, fold: int | None) -> tuple[str, dict[str, Any]]:
-    """Class and arguments of the data, after building them once: nothing is read yet."""
+    """Class and arguments of the data. They are built once as a check, but nothing is read."""
     from autosample.experiments.run import make_data
 
     if not isinstance(entry, Mapping) or "class" not in entry:
@@ -200,7 +200,7 @@ def _data(entry: Any, c: Mapping[str, Any], seed: int, fold: int | None) -> tupl
 
 
 def _model(entry: Any) -> Recipe:
-    """The dense net, with overrides of its layers for the methods that compress it."""
+    """The dense net, with the overrides that methods use when they compress it."""
     import torch
 
     entry = {"name": entry} if isinstance(entry, str) else entry

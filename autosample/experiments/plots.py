@@ -1,4 +1,4 @@
-"""Pictures: accuracy against what it costs, and how far offsets have moved."""
+"""Pictures: accuracy over cost, and how far offsets have moved."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,18 +9,18 @@ from autosample.experiments.colours import for_text, styles
 from autosample.experiments.drawing import WIDTH, drawn, plain_log
 from autosample.experiments.labels import End, label_ends, widest
 
-#: By method and size: points (cost, accuracy in percent) of its runs.
+#: Points (cost, accuracy in percent) of all runs, by method and size.
 Series = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 _SAME = 1.01
 _LETTERS, _SMALL = 10.5, 9.5
-_LONGEST = 75  # letters of a title that fit; longer ones are smaller
+_LONGEST = 75  # letters; longer titles get a smaller font
 _LARGE = 14.0  # in a picture of 1.4 times the width
 _FRONT = "ringed: no method is both cheaper and more accurate"
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points (cost, gain) that no other one beats, by cost; costs within 1 % count as the same."""
+    """Names of the points (cost, gain) that no other point beats, by cost. Costs within 1 % count as equal."""
 
     def beaten(cost: float, gain: float) -> bool:
         as_cheap = [(c, g) for c, g in points.values() if c <= cost * _SAME]
@@ -31,13 +31,13 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def plot_tradeoff(series: Series, path: Path, title: str, cost: str, gain: str) -> None:
-    """Accuracy over a cost: a dot for each run, and a line through the means of each method.
+    """Draw accuracy over a cost: a dot for each run, and a line through the means of each method.
 
     Args:
-        series: What to draw.
-        path: Of the picture.
-        title: Above the picture.
-        cost, gain: What the axes show, with units.
+        series: Points to draw.
+        path: File to write.
+        title: Title above the picture.
+        cost, gain: Labels of the axes, with units.
     """
     with drawn(path, figsize=(WIDTH, 5.0)) as (figure, axes):
         figure.subplots_adjust(left=0.11, right=_right(figure, series, _LETTERS), bottom=0.12, top=0.87)
@@ -46,18 +46,18 @@ def plot_tradeoff(series: Series, path: Path, title: str, cost: str, gain: str) 
 
 
 def plot_overview(panels: Mapping[str, Series], path: Path, title: str, gain: str) -> None:
-    """Accuracy over several costs, side by side.
+    """Draw accuracy over several costs, side by side.
 
     Args:
-        panels: What to draw, by what the horizontal axis shows, with units.
-        path: Of the picture.
-        title: Above the picture.
-        gain: What the vertical axes show, with units.
+        panels: Points to draw, by the label of the horizontal axis, with units.
+        path: File to write.
+        title: Title above the picture.
+        gain: Label of the vertical axes, with units.
     """
     with drawn(path, across=len(panels), figsize=(1.4 * WIDTH, 5.4), sharey=True) as (figure, axes):
         labels = {label for series in panels.values() for label in series}
         right = _right(figure, labels, _LARGE)
-        # the room between panels is a share of their width
+        # the space between panels is a share of their width
         wide = (right - 0.07 - (len(panels) - 1) * (1 - right)) / len(panels)
         figure.subplots_adjust(left=0.07, right=right, bottom=0.12, top=0.86, wspace=(1.02 - right) / wide)
         figure.suptitle(title, x=0.02, ha="left", fontsize=16)
@@ -97,7 +97,7 @@ def _headline(figure: Any, title: str, below: str) -> None:
 
 
 def _right(figure: Any, labels: Iterable[str], letters: float) -> float:
-    """Where axes end in a figure, so that labels have room on their right [share of the width]."""
+    """The right end of the axes that leaves room for labels [share of the figure's width]."""
     return 1 - widest(figure, labels, letters) / figure.bbox.width
 
 
@@ -106,18 +106,18 @@ def _centre(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _widen(axes: Any, costs: Sequence[float]) -> None:
-    """Limits a little wider than the data, also where all costs are the same."""
+    """Set limits a little wider than the data, also if all costs are equal."""
     room = 1.15 if max(costs) > 1.3 * min(costs) else 2.0
     axes.set_xlim(min(costs) / room, max(costs) * room)
 
 
 def plot_moved(layers: Mapping[str, Sequence[Sequence[float]]], path: Path, title: str) -> None:
-    """How far offsets are from their start: median and upper tenth of each layer, over the epochs.
+    """Draw how far offsets are from their start: median and 90th percentile of each layer, over the epochs.
 
     Args:
-        layers: Rows `epoch, share moved, mean, p10, p50, p90, frozen` by layer, distances in rows of the summary.
-        path: Of the picture.
-        title: Above the picture.
+        layers: Rows `epoch, share moved, mean, p10, p50, p90, frozen` by layer; distances in rows of the summary.
+        path: File to write.
+        title: Title above the picture.
     """
     labels = {name: f"{name.removeprefix('net.')}: {rows[-1][1]:.0%} moved" for name, rows in layers.items()}
     with drawn(path, figsize=(WIDTH, 5.0)) as (figure, axes):

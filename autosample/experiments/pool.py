@@ -15,7 +15,7 @@ from autosample.experiments.attempt import attempt, pack_cell, unpack_outcome
 from autosample.experiments.grid import Cell
 from autosample.experiments.store import Failure, Queue
 
-# How long to wait before looking again for cells that another runner has [s].
+# time between two looks for cells that another runner has [s]
 _PATIENCE = 1.0
 
 Tell = Callable[[str, Cell], None]
@@ -25,8 +25,9 @@ def run_here(jobs: Queue, tell: Tell, wandb: dict[str, str] | None = None) -> No
     """Run all cells of a queue in this process, one after the other.
 
     Args:
-        jobs: What to run.
-        tell: Called with `start`, `epoch` and `end` of each cell.
+        jobs: Queue to run.
+        tell: Called at the start of each cell, after each epoch, and at the end: `start`, `epoch` or `end`, and the
+            cell.
         wandb: As for `attempt`.
     """
     while not jobs.done:
@@ -41,7 +42,7 @@ def run_here(jobs: Queue, tell: Tell, wandb: dict[str, str] | None = None) -> No
 def run_workers(jobs: Queue, tell: Tell, count: int, threads: int, wandb: dict[str, str] | None = None) -> None:
     """Run all cells of a queue in `count` processes of `threads` threads each.
 
-    A worker that dies (out of memory, a crash in native code) fails its cell and is replaced.
+    If a worker dies (out of memory, a crash in native code), its cell fails and a new worker replaces it.
     """
     workers = [_Worker(threads) for _ in range(min(count, len(jobs.waiting)))]
     try:
@@ -92,13 +93,13 @@ class _Worker:
             self.process.stdin.write(f"{order}\n".encode())
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has died; its output ends, and the cell fails with what it said
+            pass  # the worker has died: its output ends, and `autopsy` makes the failure
 
     def _spawn(self) -> None:
         one = str(self.threads)
         env = os.environ | {"OMP_NUM_THREADS": one, "MKL_NUM_THREADS": one, "OPENBLAS_NUM_THREADS": one}
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
-        # in a session of its own: Ctrl-C is for the runner, which then stops its workers
+        # in its own session: Ctrl-C goes only to the runner, which then stops its workers
         self.process = subprocess.Popen(
             [sys.executable, "-m", "autosample.experiments.worker"],
             stdin=subprocess.PIPE,
@@ -114,13 +115,13 @@ class _Worker:
         return self.process.stdout
 
     def hear(self) -> list[dict[str, Any]]:
-        """The messages that have come whole; `{"died": true}` if the process has ended."""
+        """The complete messages so far; `{"died": true}` if the process has ended."""
         got = os.read(self.output.fileno(), 1 << 20)
         *lines, self.rest = (self.rest + got).split(b"\n")
         return [json.loads(line) for line in lines] + ([] if got else [{"died": True}])
 
     def autopsy(self) -> Failure:
-        """What is known of a process that ended in the middle of a cell."""
+        """The failure of a process that ended in the middle of a cell, with the end of its output."""
         assert self.process is not None
         code = self.process.wait()
         self.log.seek(0)
@@ -129,7 +130,7 @@ class _Worker:
         return Failure("WorkerDied", f"the worker ended with code {code} (negative: the signal that ended it)", said)
 
     def stop(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self.process is None:
             return
         self.process.kill()

@@ -12,13 +12,13 @@ from autosample.experiments.pool import Tell
 from autosample.experiments.store import Failure, Queue
 from autosample.system.extras import require
 
-# Times that a task is started again after its worker or its node is lost.
+# how often a task is started again after its worker or its node is lost
 _RETRIES = 5
 _PATIENCE = 2.0  # seconds between two looks for cells that another runner has
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns unless this is said
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise Ray warns
     require("ray", "ray")
     import ray  # pyright: ignore[reportMissingImports]
 
@@ -26,11 +26,11 @@ def _import_ray() -> Any:
 
 
 def ray_runner(address: str | None, threads: int, wandb: dict[str, str] | None = None) -> Runner:
-    """Runs a queue on a Ray cluster; every node needs autosample and the data at the same path.
+    """A runner for a Ray cluster. Every node needs autosample, and the data at the same path.
 
     Args:
-        address: Of the cluster, `auto` for the one that this machine belongs to; `None` starts a local one.
-        threads: Processors and threads of each task.
+        address: Address of the cluster, or `auto` for the one of this machine; `None` starts a local one.
+        threads: CPUs and threads per task.
         wandb: As for `attempt`.
 
     Raises:
@@ -56,11 +56,11 @@ def ray_runner(address: str | None, threads: int, wandb: dict[str, str] | None =
 
 def _run_tasks(ray: Any, queue: Queue, tell: Tell, threads: int, wandb: dict[str, str] | None) -> None:
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    # a lost node takes the task's process with it; the task is pure, so Ray may start it again elsewhere
+    # a task has no side effects, so Ray may start it again elsewhere when a node is lost
     task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES)(_remote_attempt)
     tasks: dict[Any, Cell] = {}
     while not queue.done:
-        # all cells at once: Ray queues those that do not fit yet
+        # submit all cells at once: Ray queues those that do not fit yet
         while (cell := queue.take()) is not None:
             tasks[task.remote(pack_cell(cell), threads, wandb)] = cell
             tell("start", cell)
@@ -77,7 +77,7 @@ def _run_tasks(ray: Any, queue: Queue, tell: Tell, threads: int, wandb: dict[str
 def _outcome(ray: Any, reference: Any) -> Any:
     try:
         return unpack_outcome(ray.get(reference))
-    except ray.exceptions.RayError as error:  # the worker was lost more often than it is retried
+    except ray.exceptions.RayError as error:  # the worker was lost too often
         return Failure(type(error).__name__, one_line(error)[:1000], [])
 
 

@@ -1,4 +1,4 @@
-"""The record of a run: one JSON file, written whole or not at all."""
+"""The record of a run: one JSON file, written atomically."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,19 +17,20 @@ class Record:
 
     Attributes:
         settings: The configuration, as given to the training.
-        accuracy: Of the hardened model [0 … 1] on the test set, or on the held-out part where that is not read.
-        stored_bytes, dense_bytes: Size as saved, and of the dense model [bytes].
+        accuracy: Accuracy of the hardened model [0 … 1] on the test set, or on the held-out part if the test set is
+            not read.
+        stored_bytes, dense_bytes: Size of the saved model, and of the dense model [bytes].
         macs: Multiply-adds for one example.
-        seconds: Wall time of the training.
-        torch: Version.
+        seconds: Wall time of the training [s].
+        torch: Version of torch.
         cell: The canonical configuration of the grid's cell.
-        scored_on: `test` or `val`.
-        val_accuracy: On the held-out part of the training data [0 … 1], if there is one.
+        scored_on: `test` or `val`: the part that `accuracy` is measured on.
+        val_accuracy: Accuracy on the held-out part of the training data [0 … 1], if there is one.
         position_bits: Bits of all stored offsets and selections.
         dense_params: Numbers that the dense model stores.
-        latency: Milliseconds of the deployed net at batch 1: `median`, `low` and `high` quartile, `threads`.
-        moved: Per layer that learns offsets, how far they are from their start after each epoch [rows].
-        windows: Per layer (the largest two), where its windows lie; see `windows.WindowMap`.
+        latency: Time of the deployed net at batch 1: `median`, `low` and `high` quartile [ms], and `threads`.
+        moved: For each layer that learns offsets, how far they are from their start after each epoch [rows].
+        windows: For the two largest layers, where their windows lie; see `windows.WindowMap`.
         machine: `device`, `hardware`, `threads` and `date` of the training.
     """
 
@@ -52,23 +53,23 @@ class Record:
 
     @property
     def ratio(self) -> float:
-        """Bytes of the dense model divided by the stored ones."""
+        """Bytes of the dense model divided by the stored bytes."""
         return self.dense_bytes / self.stored_bytes
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits divided by the numbers of the dense model."""
+        """Stored bits divided by the number of numbers in the dense model."""
         return 8 * self.stored_bytes / (self.dense_params or self.dense_bytes / 4)
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Keep a record as JSON, a line for each of its parts."""
+    """Write a record as JSON, one line per field."""
     parts = (f'"{name}": {json.dumps(value)}' for name, value in asdict(record).items())
     write_text(path, "{" + ",\n ".join(parts) + "}\n")
 
 
 def read_record(path: Path) -> Record | None:
-    """A kept record, or `None` if there is none.
+    """Read a record; `None` if the file does not exist.
 
     Raises:
         ConfigError: The file is not a record.
@@ -85,13 +86,13 @@ def read_record(path: Path) -> Record | None:
 
 
 def as_record(data: Mapping[str, Any]) -> Record:
-    """A record from plain data, also as version 0.1.0 wrote them.
+    """A record from plain data, also from data of version 0.1.0.
 
-    The cell of such a record is brought into the present form; one that used what is gone is left as it is, so that it
-    is kept and nothing finds it.
+    The cell of an old record is translated. If it used something that was removed, it stays unchanged: the record is
+    kept, but no grid finds it.
 
     Raises:
-        TypeError: Something is missing or unknown.
+        TypeError: A field is missing or unknown.
     """
     record = Record(**data)
     maps = {name: _present_map(found) for name, found in record.windows.items()}
@@ -99,7 +100,7 @@ def as_record(data: Mapping[str, Any]) -> Record:
 
 
 def _present_map(found: dict[str, Any]) -> dict[str, Any]:
-    """A window map with the names of today."""
+    """A window map with the present names."""
     return {"offsets" if name == "positions" else name: value for name, value in found.items()}
 
 

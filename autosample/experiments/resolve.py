@@ -1,4 +1,4 @@
-"""From a cell to what it trains: sizes in bytes become ratios, widths and overrides."""
+"""From a cell to the net that it trains: sizes in bytes become ratios, widths and overrides."""
 
 import json
 import math
@@ -21,12 +21,12 @@ from autosample.models.narrow import width_args
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a cell trains.
+    """The net that a cell trains.
 
     Attributes:
-        recipe: The net at the size that the cell asks for.
-        quantize: Arguments of `quantize_` for the trained net; empty where it stays in float32.
-        dense_bytes, dense_params: Of the dense net at its full width.
+        recipe: The net, at the size that the cell asks for.
+        quantize: Arguments of `quantize_` for the trained net; empty if it stays in float32.
+        dense_bytes, dense_params: Bytes and numbers of the dense net at its full width.
     """
 
     recipe: Recipe
@@ -39,7 +39,7 @@ def resolve(cell: Cell) -> Resolved:
     """The net of a cell at the size that it asks for.
 
     Raises:
-        ConfigError: That size is out of reach; the message says what is possible.
+        ConfigError: The size is not possible; the message says what is.
     """
     net, quantize = replace(cell.recipe, spec="dense", planned_bits=32), quantization(cell)
     dense = report(_meta(_factory(net)))
@@ -57,17 +57,17 @@ def resolve(cell: Cell) -> Resolved:
 
 
 def quantization(cell: Cell) -> dict[str, Any]:
-    """Arguments of `quantize_` for a cell's net: layers that sample, or where none does, all of them."""
+    """Arguments of `quantize_` for a cell's net: for the layers that sample, or for all layers if none samples."""
     given = {name: value for name, value in cell.quantize.items() if name != "start"}
     sampled = "all" if cell.preset in UNCOMPRESSED else "sampled"
     return {**given, "layers": sampled} if given else {}
 
 
 def _sized(cell: Cell, size: Size, quantize: dict[str, Any], target: float | None) -> Recipe:
-    """A recipe that compresses, with a ratio and overrides that meet the size."""
+    """A compressing recipe with the ratio and overrides that reach the size."""
     recipe, like = cell.recipe, size.value if size.kind == "like" else None
     changes = {} if isinstance(recipe.spec, str) else dict(recipe.spec)
-    # random offsets are drawn anew for every seed, unless the preset fixes them
+    # each seed draws other random offsets, unless the preset has a seed
     spec = {"preset": recipe.preset, "seed": cell.seed, **changes}
     if like and like["preset"] == recipe.preset and not changes:
         return replace(recipe, spec={**spec, **like})
@@ -79,7 +79,7 @@ def _sized(cell: Cell, size: Size, quantize: dict[str, Any], target: float | Non
 
 
 def _target(net: Recipe, size: Size, dense: int) -> float | None:
-    """Bytes of the whole net, or `None` where the layer ratio is given."""
+    """Bytes of the whole net, or `None` if the size is a layer ratio."""
     if size.kind == "like":
         return _bytes_like(_key(net, size.value))
     return {"ratio": None, "net_ratio": dense / size.value, "bytes": size.value}[size.kind]
@@ -94,7 +94,7 @@ def _meta(factory: Callable[[], nn.Module]) -> nn.Module:
         return factory()
 
 
-# Cells that differ by seed or fold ask the same; the keys are JSON, since mappings cannot be hashed.
+# cached: cells that differ by seed or fold have the same size; keys are JSON, because mappings cannot be hashed
 
 
 def _key(recipe: Recipe, other: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ def _key(recipe: Recipe, other: Mapping[str, Any]) -> str:
 
 
 def _opened(key: str) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
-    """A recipe, the patterns that choose its layers as arguments of `convert_`, and the other part of the key."""
+    """The parts of a key: a recipe, its patterns as arguments of `convert_`, and the other data."""
     recipe, other = json.loads(key)
     made = Recipe.from_dict(recipe)
     patterns = {"include": made.include, "exclude": made.exclude, "overrides": made.overrides}
@@ -126,7 +126,7 @@ def _fit(key: str, target: float, tolerance: float) -> tuple[float, dict[str, An
 
 @lru_cache(maxsize=256)
 def _fit_width(key: str, target: float) -> dict[str, Any]:
-    """The width whose bytes are nearest to the target: channels are whole, so a few percent may be missed."""
+    """The width whose bytes are nearest to the target; they may differ by a few percent, as channels are whole."""
     net, _, quantize = _opened(key)
     full = _meta(_factory(net))
 

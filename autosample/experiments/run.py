@@ -30,10 +30,10 @@ from autosample.training.callbacks import distances, learned_offsets
 
 
 def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None, holdout: float) -> ClassificationData:
-    """The data module of a cell; nothing is read yet.
+    """The data module of a cell. Nothing is read yet.
 
     Raises:
-        ConfigError: There is no such class, or it does not take an argument.
+        ConfigError: The class does not exist, or rejects an argument.
         DataError: An argument is out of range.
     """
     found = DATASETS.get(name) or _imported(name)
@@ -49,7 +49,7 @@ def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None
 
 
 def _imported(path: str) -> Any:
-    """What a full path `package.module.Class` names, or `None`."""
+    """The object with the full path `package.module.Class`, or `None`."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None) if module else None
@@ -58,15 +58,15 @@ def _imported(path: str) -> Any:
 
 
 def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = False) -> Record:
-    """Train what a cell describes, and measure it.
+    """Train the net of a cell and measure it.
 
     Args:
-        cell: Of a grid.
+        cell: Cell of a grid.
         tick: Called after each epoch.
-        logger: For Lightning.
+        logger: Logger for Lightning.
 
     Raises:
-        AutosampleError: The cell cannot be run, such as when its bytes cannot be met.
+        AutosampleError: The cell cannot be run, for example because its size is not possible.
     """
     data = make_data(cell.data, cell.data_args, seed=cell.seed, fold=cell.fold, holdout=cell.holdout)
     resolved = resolve(cell)
@@ -78,14 +78,14 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
         model, record = train(data, settings, tick=tick, logger=logger, **options, **parts)
     latency = measure_latency(model.net, data.input_shape) if cell.latency else None
     described = {**record.settings, "data": cell.data, "data_args": cell.identity["data_args"], "fold": cell.fold}
-    if given:  # their file is gone
+    if given:  # the file of the teacher's weights is deleted
         described |= {"model_args": resolved.recipe.model_args, "teacher_epochs": cell.train["teacher_epochs"]}
     sizes = {"dense_bytes": resolved.dense_bytes, "dense_params": resolved.dense_params}
     return replace(record, settings=described, cell=cell.identity, latency=latency, **sizes)
 
 
 class _Watch(pl.Callback):
-    """Reports the end of each epoch, and notes how far learned offsets have moved after each epoch."""
+    """After each epoch, calls `tick` and notes how far learned offsets have moved."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self.tick = tick
@@ -115,18 +115,18 @@ def train(
     logger: Any = False,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Classifier, Record]:
-    """Train a `Classifier` with `settings` for some epochs, without files, and evaluate it once, at the end.
+    """Train a `Classifier` with `settings`, without writing files, and evaluate it once, at the end.
 
     Args:
-        data: The data module.
+        data: Data module.
         settings: Arguments of `Classifier`.
-        epochs: Epochs.
-        precision: Of Lightning's `Trainer`.
+        epochs: Number of epochs.
+        precision: Precision of Lightning's `Trainer`.
         validate: Evaluate on the validation part of the data too.
         test: Read the test set; otherwise the record's accuracy is that on the validation part.
-        quantize: Arguments of `quantize_`; what is evaluated and measured is the quantised net.
-        quantize_from: Share of the training after which stored numbers are used at their levels; see `FakeQuantize`.
-        logger: For Lightning.
+        quantize: Arguments of `quantize_`. The quantised net is evaluated and measured.
+        quantize_from: Share of the training after which layers use their levels; see `FakeQuantize`.
+        logger: Logger for Lightning.
         tick: Called after each epoch.
     """
     pl.seed_everything(settings.get("seed", 0), verbose=False)
@@ -154,7 +154,7 @@ def train(
 
 
 def _sizes(size: Report) -> dict[str, Any]:
-    """What a record keeps of a report."""
+    """The fields of a record that come from a report."""
     bits = sum(row.position_bits for row in size.rows)
     stored = {"stored_bytes": size.stored_bytes, "dense_bytes": size.dense_bytes, "dense_params": size.dense_params}
     return {**stored, "macs": size.macs or 0, "position_bits": bits}
@@ -167,7 +167,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float) -> list[pl.Callback]:
-    """What trains compressed layers with the levels that they are stored at; other layers are rounded afterwards."""
+    """The callback that trains compressed layers with their levels; other layers are rounded after training."""
     if not quantize or not compressed_layers(model.net):
         return []
     learned = {name: quantize[name] for name in ("bits", "method") if name in quantize}

@@ -1,4 +1,4 @@
-"""The folder of an ablation: records, failures, and claims by which several runners share one folder."""
+"""The folder of an ablation: records, failures, and claims. With claims, several runners can share one folder."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from autosample.system.files import sweep_partials, write_json
 
 try:
     import fcntl
-except ImportError:  # not on Windows: there, let one runner at a time use a folder
+except ImportError:  # Windows has no fcntl: only one runner may use a folder at a time
     fcntl = None
 
 
@@ -28,9 +28,9 @@ class Failure:
     """A run that ended with an error.
 
     Attributes:
-        type, message: Of the error.
-        traceback: Its last lines.
-        cell: The canonical configuration.
+        type, message: Type and message of the error.
+        traceback: Last lines of its traceback.
+        cell: Canonical configuration of the cell.
     """
 
     type: str
@@ -40,9 +40,9 @@ class Failure:
 
 
 class Store:
-    """Records by cell below a folder: `records/NAME.json`, `failed/NAME.json`, `claims/NAME`.
+    """The files of each cell in a folder: `records/NAME.json`, `failed/NAME.json`, `claims/NAME`.
 
-    A claim is an exclusive lock; the system releases it when its process ends.
+    A claim is an exclusive lock. The system releases it when its process ends.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,10 +58,10 @@ class Store:
         return self.folder / "failed" / f"{cell.name}.json"
 
     def record(self, cell: Cell) -> Record | None:
-        """The finished run of a cell, or `None`.
+        """The record of a cell, or `None` if it has not finished.
 
         Raises:
-            ConfigError: A file is damaged, or is of another cell than its name says.
+            ConfigError: A file is damaged, or its record belongs to another cell.
         """
         path = self.record_path(cell)
         record = read_record(path)
@@ -71,7 +71,7 @@ class Store:
 
     @cached_property
     def _older(self) -> dict[str, Record]:
-        """The records by the ids of their cells, for those whose file names tell another id: they are older."""
+        """Older records, by the ids of their cells: their file names have another id."""
         found = {}
         for path, record in records_in(self.folder / "records"):
             if not path.stem.endswith(number := id_of(record.cell)):
@@ -79,23 +79,23 @@ class Store:
         return found
 
     def failure(self, cell: Cell) -> Failure | None:
-        """How the last run of a cell failed, or `None`."""
+        """The failure of the last run of a cell, or `None`."""
         try:
             return Failure(**json.loads(self.failure_path(cell).read_text()))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # only shown, never used
+        except (ValueError, TypeError):  # a failure is only shown, so a damaged one does not matter
             return Failure("unknown", "unreadable", [])
 
     def failed_since(self, cell: Cell, moment: float) -> bool:
-        """Whether a run of the cell has failed after a time [s since the epoch]."""
+        """Whether a run of the cell has failed after `moment` [s since 1970]."""
         try:
             return self.failure_path(cell).stat().st_mtime >= moment
         except FileNotFoundError:
             return False
 
     def keep(self, cell: Cell, outcome: Record | Failure) -> None:
-        """Write the outcome of a cell, whole or not at all."""
+        """Write the outcome of a cell atomically."""
         if isinstance(outcome, Record):
             write_record(self.record_path(cell), outcome)
             self.failure_path(cell).unlink(missing_ok=True)
@@ -103,7 +103,7 @@ class Store:
             write_json(self.failure_path(cell), {**vars(outcome), "cell": cell.identity})
 
     def claim(self, cell: Cell) -> bool:
-        """Make a cell ours; `False` if another living runner has it."""
+        """Claim a cell for this runner; `False` if another running process has it."""
         if fcntl is None:
             return True
         file = self._lock(cell.name)
@@ -116,7 +116,7 @@ class Store:
         return True
 
     def _lock(self, name: str) -> IO[str] | None:
-        """The file of a claim, locked; `None` if another living runner has it."""
+        """The locked file of a claim; `None` if another running process has it."""
         assert fcntl is not None
         path = self.folder / "claims" / name
         while True:
@@ -136,7 +136,7 @@ class Store:
                 same = False
             if same:
                 return file
-            file.close()  # its holder removed it between our two looks
+            file.close()  # its owner removed it between opening and locking
 
     def release(self, cell: Cell) -> None:
         """Release a claim."""
@@ -146,11 +146,11 @@ class Store:
             file.close()
 
     def close(self, cells: Sequence[Cell]) -> None:
-        """Release all claims, and remove the folder of claims if no other runner has any."""
+        """Release all claims. Remove the folder of claims if no other runner has one."""
         for cell in cells:
             self.release(cell)
         for path in (self.folder / "claims").glob("*") if fcntl is not None else ():
-            # left by a runner that was killed after it wrote a record and before it released the claim
+            # a runner was killed between writing its record and releasing the claim
             if (file := self._lock(path.name)) is not None:
                 path.unlink(missing_ok=True)
                 file.close()
@@ -159,11 +159,11 @@ class Store:
 
 
 class Queue:
-    """The cells that are left to run.
+    """The cells that still have to run.
 
     Args:
-        store: Where the records are.
-        cells: Of the grid.
+        store: Folder of the records.
+        cells: All cells of the grid.
 
     Raises:
         ConfigError: A record is damaged.
@@ -179,16 +179,16 @@ class Queue:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to run or to wait for."""
+        """Whether all cells are finished: none is left to run or to wait for."""
         return not self.waiting and not self.running
 
     def take(self) -> Cell | None:
-        """A cell to run now; `None` if others run all that is left, or nothing is left."""
+        """A cell to run now; `None` if none is left, or other runners have the rest."""
         for cell in list(self.waiting):
             if not self.store.claim(cell):
                 continue
             self.waiting.remove(cell)
-            # another runner may have finished it since we looked
+            # another runner may have finished it in the meantime
             if (record := self.store.record(cell)) is not None:
                 self.records[cell.id] = record
             elif self.store.failed_since(cell, self.start) and (failure := self.store.failure(cell)):
@@ -200,7 +200,7 @@ class Queue:
         return None
 
     def settle(self, cell: Cell, outcome: Record | Failure) -> None:
-        """Store the outcome of a cell that was taken."""
+        """Write the outcome of a taken cell, and release it."""
         self.store.keep(cell, outcome)
         del self.running[cell.id]
         if isinstance(outcome, Record):
@@ -210,5 +210,5 @@ class Queue:
         self.store.release(cell)
 
     def close(self) -> None:
-        """Release the cells that were taken and not settled."""
+        """Release the cells that were taken but not settled."""
         self.store.close(list(self.running.values()))

@@ -1,4 +1,4 @@
-"""The dense net that a cell starts from or learns from: trained on the same data, once for all cells of a seed."""
+"""The dense net that a cell starts or learns from. It is trained on the same data, once for all cells of a seed."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from autosample.model.recipe import Recipe
 from autosample.system.quiet import quiet
 from autosample.training import Classifier
 
-# What only a net with a teacher is trained with.
+# arguments that need a teacher
 _TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature")
 _WEIGHTS: dict[str, dict[str, torch.Tensor]] = {}
 
 
 def arguments(cell: Cell, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of `Classifier` and of `train` for a cell, with a recipe that has its size."""
+    """Arguments of `Classifier` and of `train` for a cell; `recipe` has the cell's size."""
     given = {name: value for name, value in cell.train.items() if name != "teacher_epochs"}
     options = {"epochs": given.pop("epochs", 1), "precision": given.pop("precision", "32-true")}
     return {**given, **recipe.arguments(), "seed": cell.seed}, options
@@ -33,9 +33,9 @@ def arguments(cell: Cell, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any
 
 @contextmanager
 def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, Any]]:
-    """Fields of a recipe that load the weights of the dense net, trained for `teacher_epochs` on the same data.
+    """Recipe fields that load the weights of a dense net, trained for `teacher_epochs` on the same data.
 
-    None where a cell trains from scratch. Cells that differ in what is sampled share the dense net.
+    Empty if the cell trains from scratch. Cells that differ only in how they compress share the dense net.
     """
     epochs = cell.train.get("teacher_epochs")
     if not epochs:
@@ -50,7 +50,7 @@ def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, An
         model = Classifier(**settings)
         with quiet(*NOISY), deterministic_on_cpu():
             trainer_for(options["epochs"], precision=options["precision"], logger=False).fit(model, datamodule=data)
-        _WEIGHTS.clear()  # cells of one seed follow each other: one is enough
+        _WEIGHTS.clear()  # cells of one seed follow each other, so one net is enough
         _WEIGHTS[dense.id] = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.safetensors"

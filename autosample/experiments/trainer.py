@@ -1,4 +1,4 @@
-"""Trainings without files and without notices, that repeat themselves."""
+"""Repeatable trainings that write no files and show no notices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 
 
 def trainer_for(epochs: int, *, validate: bool = False, **options: Any) -> pl.Trainer:
-    """A trainer that writes no files, and looks at nothing but training data before the end."""
+    """A trainer that writes no files, and reads only training data until the end."""
     return pl.Trainer(
         max_epochs=epochs,
         accelerator="auto",
@@ -26,13 +26,13 @@ def trainer_for(epochs: int, *, validate: bool = False, **options: Any) -> pl.Tr
 
 @contextmanager
 def deterministic_on_cpu() -> Iterator[None]:
-    """Equal configurations give equal numbers: on CPU with several threads, scattered sums would differ otherwise."""
+    """Make equal configurations give equal numbers. On a CPU with several threads, scatter-adds would differ."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
     fill = settings.fill_uninitialized_memory
     if not torch.cuda.is_available():
         torch.use_deterministic_algorithms(True, warn_only=True)
-        settings.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+        settings.fill_uninitialized_memory = False  # filling costs time, and no code here reads such memory
     try:
         yield
     finally:
@@ -40,7 +40,7 @@ def deterministic_on_cpu() -> Iterator[None]:
         settings.fill_uninitialized_memory = fill
 
 
-# Loggers of notices for people who write their own loops.
+# loggers with notices for authors of training loops
 NOISY = (
     "pytorch_lightning",
     "pytorch_lightning.utilities.rank_zero",

@@ -1,4 +1,4 @@
-"""wandb's log of a cell: training curves, sizes, and the result."""
+"""The wandb log of a cell: training curves, sizes, and the result."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from autosample.system.extras import require
 
 @contextmanager
 def logged(cell: Cell, group: str, folder: str, mode: str) -> Iterator[tuple[Any, Callable[[Record], None]]]:
-    """A logger for Lightning, and a function that tells wandb the record.
+    """A logger for Lightning, and a function that sends the record to wandb.
 
     Args:
-        cell: Its identity is the run's id, so that a run which is repeated continues its page.
+        cell: Cell to log. Its id is the id of the run, so a repeated run continues the same page.
         group: Name of the grid.
-        folder: Where wandb writes.
-        mode: `offline` needs no login (`wandb sync` sends the run later), `online` sends it at once.
+        folder: Folder for wandb's files.
+        mode: `offline` needs no login (`wandb sync` sends the run later); `online` sends it at once.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     require("train", "wandb", "pytorch_lightning")

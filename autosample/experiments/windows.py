@@ -1,4 +1,4 @@
-"""Where the windows of a layer lie on its summary: what a record keeps of it, and its picture."""
+"""Where the windows of a layer lie on its summary: the part that a record keeps, and a picture."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,22 +13,22 @@ from autosample.experiments.drawing import WIDTH, drawn
 from autosample.nn import compressed_layers
 from autosample.sampling import multiplicity
 
-# Layers whose windows a record keeps: the largest ones.
+# number of layers whose windows a record keeps: the largest ones
 _MAPPED = 2
-# What of a window map is drawn, and kept in a record.
+# how much of a window map is drawn and kept in a record
 _MOST_FILTERS, _MOST_WINDOWS, _MOST_BINS = 96, 4, 256
-# A bar takes at least this share of a picture's width, to be seen.
+# minimum width of a bar [share of the picture], so it stays visible
 _NARROWEST = 1 / 250
 
 
 @dataclass(frozen=True)
 class WindowMap:
-    """Where the windows of a layer lie, as far as a picture shows it.
+    """Where the windows of a layer lie: the part that a picture shows.
 
     Attributes:
-        windows, window, length: Windows of a filter, rows of a window, rows of the summary.
-        offsets: Of the first filters and windows.
-        uses: How often the rows of the summary are used, averaged over equal bins.
+        windows, window, length: Windows per filter, rows per window, rows of the summary.
+        offsets: Offsets of the first filters and windows.
+        uses: How often each row of the summary is used, averaged over equal bins.
     """
 
     windows: int
@@ -42,7 +42,7 @@ class WindowMap:
         """The map of a layer.
 
         Args:
-            offsets: Where its windows start, shape `(N, G)`.
+            offsets: Offsets of its windows [rows], shape `(N, G)`.
             window, length: Rows of a window and of the summary.
         """
         offsets = offsets.cpu()
@@ -66,7 +66,7 @@ def window_maps(net: nn.Module) -> dict[str, Any]:
 
 
 def plot_windows(layers: Mapping[str, WindowMap], path: Path, title: str) -> None:
-    """Where windows lie: a row for each filter, and below it how often each row of the summary is used."""
+    """Draw where windows lie: a row for each filter, and below, how often each row of the summary is used."""
     from matplotlib.collections import PolyCollection
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 

@@ -1,6 +1,6 @@
-"""A worker process: cells come in on standard input, a line of JSON each; ticks and outcomes go out in the same way.
+"""A worker process. It reads cells from standard input, and writes ticks and outcomes, one line of JSON each.
 
-It ends when its input ends, so it never outlives its runner.
+It ends when its input closes, so it never outlives its runner.
 """
 
 import json
@@ -14,7 +14,7 @@ from autosample.experiments.attempt import attempt, pack_outcome, unpack_cell
 
 
 def _listen(lines: "queue.Queue[str]") -> None:
-    """Pass lines on; at the end of the input, end the process at once, even in mid-training."""
+    """Put lines of the input into a queue. When the input closes, end the process at once, even during training."""
     for line in sys.stdin:
         lines.put(line)
     os._exit(0)
@@ -38,7 +38,7 @@ def serve(out: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    # what libraries print must not mix with our lines
+    # output that libraries print must not mix with our lines
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(channel)
