@@ -1,1 +1,1 @@
-"""What the library asks of the machine and the terminal: whole files, tables, timing, checks of outside data."""
+"""Helpers around the machine and the terminal: atomic files, tables, timing, checks of outside data."""

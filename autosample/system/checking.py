@@ -1,4 +1,4 @@
-"""Checks of data that come from outside: each returns what it was given, or says what should have been there."""
+"""Checks of data from outside. Each returns its argument, or raises an error that says what was expected."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ def _fail(where: str, wanted: str, got: Any) -> NoReturn:
 
 
 def as_map(value: Any, where: str) -> Mapping[str, Any]:
-    """A mapping with text as keys."""
+    """A mapping whose keys are text."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         _fail(where, "a mapping", value)
     return value
@@ -35,7 +35,7 @@ def as_text(value: Any, where: str) -> str:
 
 
 def as_int(value: Any, where: str, least: int, most: int = 2**48) -> int:
-    """A whole number within bounds."""
+    """A whole number from `least` to `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         _fail(where, f"a whole number from {least} to {most}", value)
     return value
@@ -49,7 +49,7 @@ def as_float(value: Any, where: str) -> float:
 
 
 def as_plain(value: Any, where: str, depth: int = 0) -> Any:
-    """JSON data without infinite numbers, not nested beyond reason. Tuples become lists."""
+    """JSON data with finite numbers and limited nesting. Tuples become lists."""
     if depth > _DEEPEST:
         _fail(where, f"nested at most {_DEEPEST} deep", "more")
     if isinstance(value, Mapping):

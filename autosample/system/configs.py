@@ -1,4 +1,4 @@
-"""The configurations that come with autosample, by name: `experiment/digits` is `configs/experiment/digits.yaml`."""
+"""The bundled configurations, by name: `experiment/digits` is `configs/experiment/digits.yaml`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def names(*kinds: str) -> list[str]:
-    """Names of the configurations that come with autosample.
+    """Names of the bundled configurations.
 
     Args:
-        kinds: Folders to look in, such as `ablation`; by default all.
+        kinds: Folders to search, such as `ablation`; by default all.
     """
     found = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
     return [name for name in found if not kinds or name.partition("/")[0] in kinds]
@@ -22,7 +22,7 @@ def find(name: str | Path, *kinds: str) -> Path:
     """The file of a configuration.
 
     Args:
-        name: A path, or a name such as `experiment/digits`. A file that exists is taken before a name.
+        name: A path, or a name such as `experiment/digits`. An existing file wins over a name.
         kinds: As for `names`.
 
     Raises:
@@ -40,7 +40,7 @@ def find(name: str | Path, *kinds: str) -> Path:
 
 
 def _near(asked: str, known: list[str]) -> list[str]:
-    """What may have been meant: a config of the same file name, or else one whose name is near."""
+    """Suggestions: configurations with the same file name, or else with a similar name."""
     last = asked.rpartition("/")[2]
     same = [name for name in known if name.rpartition("/")[2] == last]
     exact = [name for name in same if asked.endswith(f"/{name}")]
@@ -52,7 +52,7 @@ def read(name: str | Path, *kinds: str) -> dict[str, Any]:
     """The content of a configuration; see `find`.
 
     Raises:
-        ConfigError: There is none, or it is not YAML that holds a mapping.
+        ConfigError: There is no such configuration, or it is not a mapping in YAML.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""How far tensors are from what they should be."""
+"""Differences between tensors and their expected values."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ class Difference(NamedTuple):
     """The largest difference between outputs.
 
     Attributes:
-        relative: Divided by the largest finite number that was expected of the same output.
+        relative: Divided by the largest finite number expected in the same output.
         absolute: Not divided.
     """
 
@@ -23,8 +23,8 @@ class Difference(NamedTuple):
 def largest_difference(expected: Sequence[Tensor], got: Sequence[Tensor]) -> Difference:
     """The largest difference over all outputs, computed in double precision.
 
-    Equal numbers differ by nothing, also where both are infinite or both are NaN. The difference is infinite where
-    shapes differ, or where only one of two numbers is NaN or infinite.
+    Equal numbers have no difference, also if both are infinite or both are NaN. The difference is infinite if shapes
+    differ, or if only one of two numbers is NaN or infinite.
     """
     if [t.shape for t in expected] != [t.shape for t in got]:
         return Difference(math.inf, math.inf)

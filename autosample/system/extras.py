@@ -1,4 +1,4 @@
-"""Packages that only some uses need: each belongs to an extra of autosample, such as `autosample[train]`."""
+"""Optional packages. Each belongs to an extra of autosample, such as `autosample[train]`."""
 
 from importlib.util import find_spec
 
@@ -7,7 +7,7 @@ from autosample.errors import MissingExtra
 _TRAIN = ("pytorch_lightning", "torchmetrics", "jsonargparse", "wandb", "sklearn", "soundfile", "soxr")
 _ABLATE = (*_TRAIN, "scipy", "matplotlib")
 
-#: The modules that each extra of pyproject.toml installs.
+#: Modules that each extra in pyproject.toml installs.
 EXTRAS = {
     "train": _TRAIN,
     "ablate": _ABLATE,
@@ -20,7 +20,7 @@ def require(extra: str, *modules: str) -> None:
     """Raise `MissingExtra` unless these modules can be imported.
 
     Args:
-        extra: The extra that installs them, a key of `EXTRAS`.
+        extra: Extra that installs them, a key of `EXTRAS`.
         modules: Some of its modules; by default all.
     """
     missing = [name for name in modules or EXTRAS[extra] if not _is_there(name)]

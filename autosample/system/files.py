@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, also when the process or the machine stops at any moment."""
+"""Atomic files: written completely or not at all, even if the process or the machine stops at any moment."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# A partial file of another machine counts as abandoned after this long [s].
+# age after which a partial file of another machine counts as abandoned [s]
 _ABANDONED = 24 * 3600.0
 _PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)-\d+\.partial(\.\w+)?")
 _number = itertools.count()
@@ -19,7 +19,7 @@ _open: set[str] = set()  # names of partial files that this process is writing
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to a file, whole or not at all. Missing folders are made.
+    """Write UTF-8 text to a file atomically. Missing folders are created.
 
     Raises:
         OSError: The file cannot be written.
@@ -28,7 +28,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data as JSON, whole or not at all.
+    """Write plain data as JSON atomically. Missing folders are created.
 
     Raises:
         OSError: The file cannot be written.
@@ -37,7 +37,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write bytes to a file, whole or not at all. Missing folders are made.
+    """Write bytes to a file atomically. Missing folders are created.
 
     Raises:
         OSError: The file cannot be written.
@@ -48,9 +48,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` for the caller to write to; it becomes `path` if the block ends without an error.
+    """A temporary path beside `path` that the caller writes to. If the block ends without an error, it becomes `path`.
 
-    The temporary name ends with the suffix of `path`, for libraries that look at it. After an error nothing is left.
+    The temporary name ends with the suffix of `path`, for libraries that read the suffix. After an error the temporary
+    file is removed.
 
     Raises:
         OSError: The file cannot be written, or the block did not write it.
@@ -62,7 +63,7 @@ def whole(path: Path) -> Iterator[Path]:
 @contextmanager
 def _replacing(path: Path, suffix: str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # unique among machines that share the folder, processes, and threads
+    # unique among all machines that share the folder, their processes and threads
     owner = f"{socket.gethostname()}.{os.getpid()}-{next(_number)}"
     partial = path.with_name(f".{path.name}.{owner}.partial{suffix}")
     _open.add(partial.name)
@@ -80,7 +81,7 @@ def _replacing(path: Path, suffix: str) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a loss of power, where the system can."""
+    """Make new file names in a folder survive a power failure, if the system can."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -90,7 +91,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep_partials(folder: Path) -> None:
-    """Remove the temporary files that dead processes left in a folder."""
+    """Remove temporary files that ended processes left in a folder."""
     for path in folder.glob(".*.partial*"):
         found = _PARTIAL.fullmatch(path.name)
         if found is None:
@@ -109,7 +110,7 @@ def sweep_partials(folder: Path) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What machine this is: its processor, cores and threads."""
+"""Facts about this machine: processor, cores and threads."""
 
 import os
 import platform
@@ -8,13 +8,13 @@ from pathlib import Path
 
 @cache
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, as the system reports it."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 @cache
 def instructions() -> str:
-    """The instruction sets of the processor, as far as the system tells them."""
+    """The instruction sets of the processor, as the system reports them."""
     return _cpuinfo("flags") or _cpuinfo("Features") or platform.processor()
 
 
@@ -28,17 +28,17 @@ def _cpuinfo(field: str) -> str:
 
 
 def hardware() -> str:
-    """The processor's name, and how many cores the machine has, as one line."""
+    """The processor's name and the machine's number of cores, as one line."""
     return f"{processor()}, {os.cpu_count()} cores"
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_for(jobs: int) -> int:
-    """Threads for each of `jobs` processes: the cores shared out, or fewer if `OMP_NUM_THREADS` says so."""
+    """Threads for each of `jobs` processes: cores divided by jobs, but not more than `OMP_NUM_THREADS`."""
     share = max(1, cores() // jobs)
     told = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(told)) if told.isdigit() and int(told) else share

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def tracked(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """`items` as they come, with a progress bar on stderr once more than 2 s have gone by."""
+    """Yields `items`, with a progress bar on stderr if it takes more than 2 s."""
     start, bar, task = time.monotonic(), None, None
     with contextlib.ExitStack() as stack:
         for done, item in enumerate(items, 1):

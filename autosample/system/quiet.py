@@ -1,4 +1,4 @@
-"""Hiding notices of other libraries."""
+"""Hiding of notices from other libraries."""
 
 import logging
 import warnings
@@ -11,8 +11,8 @@ def quiet(*loggers: str, level: int = logging.ERROR, modules: str = "") -> Itera
     """Hide log messages below `level` of these loggers, and warnings, inside the block.
 
     Args:
-        loggers: Their names.
-        level: The lowest level that is still shown, as in `logging`.
+        loggers: Names of the loggers.
+        level: Lowest level that is still shown, as in `logging`.
         modules: A regular expression for the modules whose warnings are hidden; empty for all warnings.
     """
     found = [logging.getLogger(name) for name in loggers]

@@ -18,15 +18,15 @@ def make_table(
     styles: Iterable[str] | None = None,
     title: str | None = None,
 ) -> "Table":
-    """A table of rich. Cells are plain text: brackets in them are no markup.
+    """A rich table. Cells are plain text: brackets in them are not markup.
 
     Args:
-        heads: Of the columns.
-        rows: Cells, as many as there are columns.
-        left: Heads of the columns that are aligned left; the others are aligned right.
-        last: A row below a line, such as a total.
-        styles: Of the rows, one each.
-        title: Above the table.
+        heads: Heads of the columns.
+        rows: Rows of cells, one cell per column.
+        left: Heads of the left-aligned columns; all others are right-aligned.
+        last: Last row, below a line, such as a total.
+        styles: One style per row.
+        title: Title above the table.
     """
     from rich.table import Table
     from rich.text import Text
@@ -44,7 +44,7 @@ def make_table(
 
 
 def as_text(table: "RenderableType", width: int) -> str:
-    """What a table of rich prints on a terminal of `width` columns, without colours."""
+    """A rich table as text, for a terminal of `width` columns, without colours."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width)

@@ -1,4 +1,4 @@
-"""Measuring speed as a ratio: sides that are compared run in turn, in one process, on the same threads."""
+"""Measuring speed as a ratio: the compared sides take turns, in one process, on the same threads."""
 
 import ctypes
 import random
@@ -11,7 +11,7 @@ import torch
 
 from autosample.errors import ConfigError
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's mallopt
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Timing:
     """Seconds of one side: median and quartiles over the rounds.
 
     Attributes:
-        median, low, high: Of one call [s].
-        rounds: How many calls they are taken over.
-        times: Every call that was counted, in the order of the rounds [s].
+        median, low, high: Median and quartiles of one call [s].
+        rounds: Number of calls in these.
+        times: Time of each counted call, in the order of the rounds [s].
     """
 
     median: float
@@ -47,15 +47,15 @@ def time_in_turn(
     budget: float = 2.0,
     device: torch.device | None = None,
 ) -> list[Timing]:
-    """Time several functions in turn: every round calls each once, so that other work on the machine slows all of them.
+    """Time several functions in turn. Each round calls each function once, so other load affects all of them.
 
-    The order changes from round to round, so that none always finds the caches as the same other one left them.
+    The order changes from round to round, so no function always runs after the same other one.
 
     Args:
-        sides: What to call.
-        rounds: Most rounds, after two that are not counted.
-        budget: Time after which no further round is begun [s]; three are made at least.
-        device: Where they run; an accelerator is waited for after each call.
+        sides: Functions to call.
+        rounds: Maximum number of rounds, after two that are not counted.
+        budget: Time after which no new round starts [s]; there are at least three rounds.
+        device: Device of the functions; each call waits for an accelerator to finish.
     """
 
     def call(side: Callable[[], object]) -> float:
@@ -79,15 +79,15 @@ def time_in_turn(
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """How many times as long `slow` took as `fast`: median and quartiles over the rounds in which both ran."""
+    """Time of `slow` divided by time of `fast`: median and quartiles over the rounds in which both ran."""
     return Ratio(*_quartiles(a / b for a, b in zip(slow.times, fast.times, strict=True)))
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, from now on, instead of handing large blocks back to the system.
+    """From now on, keep freed memory in this process instead of returning large blocks to the system.
 
-    Otherwise each call that makes large tensors asks for their pages anew, which on some machines takes longer, and
-    varies more, than computing them. PyTorch's tuning guide advises allocators that do this.
+    Otherwise each call that makes large tensors requests their pages again. On some machines this takes longer than
+    the computation, and varies more. PyTorch's tuning guide recommends allocators that keep memory.
 
     Raises:
         ConfigError: The system's allocator is not glibc's.

@@ -1,1 +1,1 @@
-"""Speed of converted layers and models against the fastest dense torch, measured in one process: `autosample bench`."""
+"""`autosample bench`: speed of converted layers and models against the fastest dense torch, in one process."""

@@ -1,4 +1,4 @@
-"""What is measured: workloads as data, in named suites, with the speed-up that is required of each."""
+"""The workloads: plain data in named suites, each with its required speed-up."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,20 +16,20 @@ class Workload:
     """One row of a suite.
 
     Attributes:
-        name: Of the row.
-        kind: A single convolution, the forward pass of a whole model, or a training step of one.
-        spec: Fields of the `Spec`, `preset` among them.
+        name: Name of the row.
+        kind: A single convolution, the forward pass of a whole model, or a training step of a model.
+        spec: Fields of the `Spec`, including `preset`.
         input: Shape of one example, without the batch.
-        batch: Examples.
-        layer: Arguments of `torch.nn.Conv1d` or `Conv2d` (as many axes as `input` has); no bias.
+        batch: Batch size.
+        layer: Arguments of `torch.nn.Conv1d` or `Conv2d`, without bias; `input` decides which.
         model: Name of a model, with 10 classes.
-        include: Patterns of the layers of the model to convert; empty for the usual ones.
-        targets: Required speed-up over the fastest dense side: with one thread, with two, and so on; the last one holds
-            for more. Empty if none is required.
-        aim: Speed-up that would be excellent.
-        sides: Measure only these; empty for all.
-        every: Compile all dense variants of a model, not just those whose norms are folded in.
-        sweep: The quantity that a growth suite varies, such as `N`, and `at`, its value in this row.
+        include: Patterns of the layers to convert; empty for the default ones.
+        targets: Required speed-up over the fastest dense side with one thread, with two, and so on; the last value
+            also applies to more threads. Empty if no speed-up is required.
+        aim: Excellent speed-up.
+        sides: Measure only these sides; empty for all.
+        every: Compile all dense variants of a model, not only those with folded norms.
+        sweep: Quantity that a growth suite varies, such as `N`; `at` is its value in this row.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Workload:
     at: float = 0
 
     def target(self, threads: int) -> float | None:
-        """The required speed-up with so many threads."""
+        """The required speed-up with this number of threads, or `None`."""
         return self.targets[min(threads, len(self.targets)) - 1] if self.targets else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Workload:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Workload":
-        """The inverse of `to_dict`, also after a detour through JSON, and for records of version 0.1.0."""
+        """The inverse of `to_dict`, also for data read from JSON, and for records of version 0.1.0."""
         if "summary" in data:
             rule = PRESETS[data["summary"]["preset"]].get("rule")
             data = {**data, "spec": upgraded(data["summary"], rule)}
@@ -67,17 +67,17 @@ class Workload:
 
 
 def wsnet(spatial: int, channel: int) -> dict[str, Any]:
-    """WSNet in the paper's terms. Windows of `K` taps are `K // spatial` rows apart."""
+    """The spec of WSNet with the paper's compactness. Windows of `K` taps start `K // spatial` rows apart."""
     return {"preset": "wsnet", "options": {"spatial": spatial, "channel": channel}}
 
 
 def free(ratio: float, grid: int) -> dict[str, Any]:
-    """Four windows a filter, wherever the hash puts them on a grid."""
+    """A spec with four windows per filter, at random offsets on a grid."""
     return {"preset": "random", "ratio": ratio, "windows": 4, "grid": grid}
 
 
 def conv(m: int, n: int, k: int, stride: int = 1, padding: int = 0) -> dict[str, int]:
-    """Arguments of a convolution from `m` to `n` channels with `k` taps an axis."""
+    """Arguments of a convolution from `m` to `n` channels with `k` taps per axis."""
     return {"in_channels": m, "out_channels": n, "kernel_size": k, "stride": stride, "padding": padding}
 
 
@@ -140,7 +140,7 @@ def _timm() -> list[Workload]:
 
 
 def _growth() -> list[Workload]:
-    """A layer of 32 to 128 channels with 32 taps on 8192 samples at ratio 16, one quantity varied at a time."""
+    """A layer from 32 to 128 channels with 32 taps on 8192 samples at ratio 16; each sweep varies one quantity."""
     rows = []
     spans = {"N": (32, 64, 128, 256, 512), "T": (1024, 4096, 16384, 65536), "ratio": (4, 8, 16, 32, 64, 128)}
     sides = ("dense", "reuse", "fused", "deployed")
@@ -148,7 +148,7 @@ def _growth() -> list[Workload]:
         for sweep, values in spans.items():
             for at in values:
                 is_now = {"N": 128, "T": 8192, "ratio": 16} | {sweep: at}
-                # the grid, and with it the number of sums, stays the same
+                # the grid stays the same, and so does the number of sums
                 spec = wsnet(4, is_now["ratio"] // 4) if preset == "wsnet" else free(is_now["ratio"], 4)
                 name, shape = f"{preset}-{sweep}{at}", (32, is_now["T"])
                 layer = conv(32, is_now["N"], 32)
@@ -170,7 +170,7 @@ def suite(name: str) -> list[Workload]:
     """The workloads of a suite.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is no suite of that name.
     """
     if name not in SUITES:
         raise ConfigError(f'no suite is called "{name}": {hint(name, SUITES)}')
@@ -184,10 +184,10 @@ def own(model: str, preset: str, ratio: float, shape: Iterable[int]) -> list[Wor
 
 
 def chosen(rows: list[Workload], only: Iterable[str] | None) -> list[Workload]:
-    """Some rows, by name; all where no names are given.
+    """The rows with these names; all rows if no names are given.
 
     Raises:
-        ConfigError: A name fits no row.
+        ConfigError: No row has a given name.
     """
     if only is not None:
         names = [row.name for row in rows]
@@ -199,7 +199,7 @@ def chosen(rows: list[Workload], only: Iterable[str] | None) -> list[Workload]:
 
 
 def altered(row: Workload, batch: int | None, usual: bool) -> Workload:
-    """A row with another batch, or measured in another way than the usual one: nothing is required of it then."""
+    """A row with another batch size. It loses its targets with another batch, or if it is not measured as `usual`."""
     if batch is None and usual:
         return row
     return replace(row, batch=batch or row.batch, targets=(), aim=None)

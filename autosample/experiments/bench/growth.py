@@ -18,7 +18,7 @@ def slope(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
 
 
 def slopes(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """By sweep and side: the slope of its median times, where at least two points were measured."""
+    """The slope of the median times, by sweep and side, for sides with at least two measured points."""
     return {
         sweep: {side: slope(*zip(*points, strict=True)) for side, points in sides.items() if len(points) > 1}
         for sweep, sides in curves(rows).items()
@@ -26,7 +26,7 @@ def slopes(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def curves(rows: Sequence[Row]) -> Mapping[str, Mapping[str, list[tuple[float, float]]]]:
-    """By sweep and side, in the order of the rows: size and seconds, by size."""
+    """Points (size, seconds) by sweep and side, sorted by size; sweeps and sides in the order of the rows."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         if row.workload.sweep and not row.error:

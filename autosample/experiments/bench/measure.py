@@ -1,4 +1,4 @@
-"""Measuring one workload: all sides in turn on the same threads, each of them checked against dense torch first."""
+"""Measuring one workload: all sides take turns on the same threads. Each is first checked against dense torch."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from autosample.experiments.bench.sides import Built, Side, build
 from autosample.system.difference import largest_difference
 from autosample.system.timing import ratio, time_in_turn
 
-#: How far outputs may be from those of dense torch, relative to the largest of these.
+#: Largest allowed difference from the outputs of dense torch, relative to the largest of these.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
-_BUDGET = 120.0  # seconds for a row, after which no further round is begun
+_BUDGET = 120.0  # seconds per row, after which no new round starts
 
 
 def measure(
@@ -35,19 +35,19 @@ def measure(
     """Build the sides of a workload, check them and time them.
 
     Args:
-        work: The workload.
-        threads: Of torch, for the time of this call.
-        device, dtype: Where and in which type to compute; the CPU by default.
-        compiled: Whether what `torch.compile` makes of dense torch takes part.
-        rounds: Most rounds; fewer where they take more than two minutes.
-        memory: Measure peak memory as well, in one more process for each side; never in a sweep.
+        work: Workload to measure.
+        threads: Threads of torch during this call.
+        device, dtype: Device and type to compute with; by default the CPU.
+        compiled: Measure the sides of `torch.compile` too.
+        rounds: Maximum number of rounds; there are fewer if they take more than two minutes.
+        memory: Measure peak memory too, in another process for each side; never in a sweep.
 
     Raises:
-        AutosampleError: The workload's model, shape or spec is unusable.
+        AutosampleError: The workload's model, shape or spec is not usable.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    torch.compiler.reset()  # graphs of another row count against the limit of recompilations
+    torch.compiler.reset()  # otherwise graphs of other rows count towards the limit of recompilations
     try:
         built = build(work, device=device or torch.device("cpu"), dtype=dtype, compiled=compiled)
         memory = memory and not work.sweep
@@ -60,7 +60,7 @@ def measure(
 def measure_sides(
     work: Workload, built: Built, *, threads: int, tolerance: float, rounds: int, memory: bool = False
 ) -> Row:
-    """The row of a workload from its sides; the first of them is the one that all others must equal."""
+    """Measure the sides of a workload. All outputs must equal those of the first side."""
     row = Row(work, threads, plan=tuple(built.plan), error=built.error)
     notes, errors = list(built.notes), [built.error] if built.error else []
     calls, differences = _check(built.sides, tolerance, notes, errors)
@@ -84,10 +84,10 @@ def measure_sides(
 def _check(
     sides: list[Side], tolerance: float, notes: list[str], errors: list[str]
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
-    """The calls of the sides that run and give the right outputs, and how far these are from dense torch's.
+    """The calls of the sides that run and give correct outputs, and the differences of these from dense torch.
 
-    What is wrong with a side that autosample answers for goes to `errors`; torch's own compiler and variants may fail,
-    which goes to `notes`.
+    Failures of autosample's own sides go to `errors`. Failures of torch's compiler and variants are allowed and go to
+    `notes`.
     """
     calls: dict[str, Callable[[], Any]] = {}
     differences: dict[str, float] = {}
@@ -99,7 +99,7 @@ def _check(
             torch.manual_seed(1)
             with _exactly(side.args[0].device):
                 got = _tensors(call())
-        except Exception as error:  # one side of one row must not end the others
+        except Exception as error:  # an error in one side must not stop the others
             said = f"{side.name}: {type(error).__name__}: {one_line(error)[:200]}"
             (notes if optional else errors).append(said)
             continue
@@ -116,12 +116,12 @@ def _check(
 
 
 def _exactly(device: torch.device) -> contextlib.AbstractContextManager:
-    """No rounding to TensorFloat-32, which would hide differences; timing uses torch's defaults."""
+    """Turn off TensorFloat-32, whose rounding would hide differences. Timing uses torch's defaults."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def _tensors(out: Any) -> list[Tensor]:
-    # copies: a compiled function may use its memory again
+    # copies: a compiled function may reuse the memory of its outputs
     return [t.detach().clone() for t in tree_leaves(out) if isinstance(t, Tensor)]

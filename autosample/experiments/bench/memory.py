@@ -1,7 +1,7 @@
-"""Peak memory of one side: how far a fresh process grows while it computes.
+"""Peak memory of one side: how much a fresh process grows while it computes.
 
-In a process of its own on a CPU, because torch knows only of its own allocations, and the fused kernel and oneDNN
-keep buffers that do not go through it: `python -m autosample.experiments.bench.memory FILE THREADS` prints the bytes.
+On a CPU this needs its own process. torch counts only its own allocations, but the fused kernel and oneDNN have other
+buffers. `python -m autosample.experiments.bench.memory FILE THREADS` prints the bytes.
 """
 
 import ctypes
@@ -19,17 +19,17 @@ import torch
 from autosample.errors import one_line
 from autosample.experiments.bench.sides import Side
 
-_PATIENCE = 900  # seconds for one side, building its compiled form included
+_PATIENCE = 900  # seconds for one side, including compilation
 _CALLS = 3
-# Blocks of 64 KiB and more go back to the system as soon as they are freed. Otherwise the allocator keeps them, and
-# how much of that is used again is chance.
+# Freed blocks of 64 KiB and more go back to the system at once. Otherwise the allocator keeps them, and how much of
+# them it reuses is chance.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def peak_memory(side: Side, threads: int) -> tuple[int | None, str]:
-    """Bytes that a side takes at its peak: its weights, and all that calls take beyond these and the input.
+    """Peak memory of a side [bytes]: its weights, and everything that calls allocate beside these and the input.
 
-    Returns the bytes, or `None` and the reason where the system does not tell.
+    Returns the bytes and an empty text, or `None` and the reason why it could not be measured.
     """
     if side.args[0].device.type != "cpu":
         return _on_accelerator(side), ""
@@ -39,7 +39,7 @@ def peak_memory(side: Side, threads: int) -> tuple[int | None, str]:
         path = Path(folder) / "side.pt"
         try:
             torch.save(vars(side), path)
-        except Exception as error:  # hooks or closures of a user's model
+        except Exception as error:  # a user's model may have hooks or closures
             return None, f"{side.name}: cannot be sent to another process: {one_line(error)[:150]}"
         command = [sys.executable, "-m", "autosample.experiments.bench.memory", str(path), str(threads)]
         env = {**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
@@ -69,16 +69,16 @@ def _weights(side: Side) -> int:
 
 
 def _status() -> dict[str, int]:
-    """Sizes of this process [bytes], as the kernel has them."""
+    """Memory sizes of this process [bytes], as the system's kernel reports them."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {parts[0][:-1]: 1024 * int(parts[1]) for parts in lines if parts[-1] == "kB"}
 
 
 def growth(side: Side) -> int:
-    """Bytes by which this process grows in calls of a side.
+    """Bytes by which this process grows during calls of a side.
 
-    A first call is made in a thread that has ended by then: it loads code, compiles and fills caches, but what threads
-    keep for themselves, such as the fused kernel's scratch memory, goes with it and is counted when it comes again.
+    A first call, in a thread of its own, loads code, compiles and fills caches: this is not counted. Memory that
+    belongs to a thread, such as the fused kernel's scratch memory, is freed with that thread, so it is counted.
     """
     call = side.start()
 
@@ -91,13 +91,13 @@ def growth(side: Side) -> int:
     first.join()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    # not getrusage: its peak holds what came before, even that of the process that started this one
+    # not getrusage: its peak includes everything earlier, even of the process that started this one
     Path("/proc/self/clear_refs").write_text("5")
     before = _status()
     for _ in range(_CALLS):
         once()
     after = _status()
-    code = after["RssFile"] - before["RssFile"]  # pages of libraries that were touched for the first time
+    code = after["RssFile"] - before["RssFile"]  # pages of libraries that were used for the first time
     return max(after["VmHWM"] - before["VmRSS"] - code, 0)
 
 

@@ -1,4 +1,4 @@
-"""A record as a picture: times as fast as dense torch, or time against size."""
+"""Pictures of a record: speed-ups over dense torch, or time over size."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ from autosample.experiments.colours import METHODS, PLANS, for_text
 from autosample.experiments.drawing import WIDTH, drawn, plain_log
 from autosample.experiments.labels import End, label_ends
 
-# What the sweeps of the growth suite vary, in words.
+# names of the quantities that the growth suite varies
 _QUANTITIES = {"N": "filters", "T": "samples in the input", "ratio": "dense weights per stored number"}
 
 
 def plot(record: Record, path: Path) -> None:
-    """Growth as curves, anything else as bars; a PNG. Nothing is drawn where no row has a ratio."""
+    """Draw a record as a PNG: a growth suite as curves, any other as bars. Without ratios nothing is drawn."""
     if record.slopes:
         _growth(record, path)
     elif any(row.best for row in record.rows):
@@ -50,7 +50,7 @@ def _bars(record: Record, path: Path) -> None:
 
 
 def _growth(record: Record, path: Path) -> None:
-    """Time over size, a panel for each sweep; labels tell by which power of the size the time grows."""
+    """Time over size, one panel per sweep. Labels give the power of the size by which time grows."""
     found = curves(record.rows)
     across = 2 if len(found) % 2 == 0 else 1
     down = len(found) // across
@@ -59,7 +59,7 @@ def _growth(record: Record, path: Path) -> None:
         figure.subplots_adjust(left=0.07, right=0.85, bottom=0.07, top=1 - head, wspace=0.6, hspace=0.42)
         told = f"time against size: {title_of(record)}\nnumber: the power of the size by which the time grows"
         figure.suptitle(told, x=0.02, ha="left", fontsize=14)
-        # sweeps of the same quantity side by side
+        # sweeps of the same quantity stand side by side
         order = sorted(found, key=lambda sweep: list(_QUANTITIES).index(sweep.split()[-1]))
         for axes, sweep in zip(grid.flat, order, strict=True):
             _curves(axes, record, sweep, found[sweep])
@@ -79,7 +79,7 @@ def _curves(axes: Any, record: Record, sweep: str, sides: Any) -> None:
     sizes = sorted({size for points in sides.values() for size, _ in points})
     axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)
     plain_log(axes.xaxis, most=4)
-    axes.set_yscale("log")  # chooses the limits
+    axes.set_yscale("log")  # sets the limits too
     plain_log(axes.yaxis, most=4)
     axes.set_title(preset, loc="left", fontsize=13)
     axes.set_xlabel(_QUANTITIES.get(quantity, quantity), fontsize=13)
@@ -89,6 +89,6 @@ def _curves(axes: Any, record: Record, sweep: str, sides: Any) -> None:
 
 
 def _colour(side: str) -> str:
-    """The colour of a side: that of its plan, whether compiled or not."""
+    """The colour of a side's plan; compiled sides have the same colour."""
     name = re.sub(r" (compiled|channels_last|folded)", "", side)
     return METHODS[name].colour if name in METHODS else PLANS.get(name, PLANS["deployed"])

@@ -1,4 +1,4 @@
-"""The result of a measurement: rows, their verdicts, and one JSON record for each suite and number of threads."""
+"""The result of a measurement: rows with verdicts, and one JSON record per suite and number of threads."""
 
 import json
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ class Measured:
 
     Attributes:
         median, low, high: Median and quartiles of one call [s].
-        rounds: Calls that they are taken over.
-        difference: Largest difference of the outputs from those of dense eager torch, relative to its largest.
-        peak: Memory at its peak: weights, outputs and all between [bytes], or `None` where it was not measured.
+        rounds: Number of calls in these.
+        difference: Largest difference from the outputs of dense eager torch, relative to the largest of these.
+        peak: Peak memory, with weights and outputs [bytes], or `None` if it was not measured.
     """
 
     median: float
@@ -33,14 +33,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """A workload, measured.
+    """A measured workload.
 
     Attributes:
-        workload, threads: What was measured, on how many threads.
-        sides: By name; those of dense torch begin with `dense`.
-        ratios: How many times as fast as the fastest dense side every other side is.
-        plan: What `deploy` chose, layer by layer.
-        notes: What was left out, and why.
+        workload, threads: The workload and the number of threads.
+        sides: Results by side; names of dense torch begin with `dense`.
+        ratios: Speed-up of each other side over the fastest dense side.
+        plan: Plan that `deploy` chose for each layer.
+        notes: Sides that were left out, with the reason.
         error: Why there is no ratio; empty if there is one.
     """
 
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """`aim`, `target`, `missed` or `error`; empty where nothing is required."""
+        """`aim`, `target`, `missed` or `error`; empty if no speed-up is required."""
         if self.error:
             return "error"
         target, aim = self.workload.target(self.threads), self.workload.aim
@@ -74,7 +74,7 @@ class Row:
         return "aim" if aim is not None and got >= aim else "target" if got >= target else "missed"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, with what follows from the numbers."""
+        """Plain data, including values computed from the numbers."""
         own = asdict(self) | {"workload": self.workload.to_dict()}
         follows = {"baseline": self.baseline, "best": self.best, "verdict": self.verdict}
         return own | follows | {"target": self.workload.target(self.threads), "aim": self.workload.aim}
@@ -100,13 +100,13 @@ def fastest_dense(seconds: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """All rows of a suite on some number of threads, and everything that is needed to repeat them.
+    """All rows of a suite on one number of threads, with everything needed to repeat them.
 
     Attributes:
-        suite: Its name.
-        about: Command, date, hardware, version of torch, options, and whether the fused kernel was there.
-        rows: In the order of the suite.
-        slopes: Of a growth suite: by sweep and side, how the time grows.
+        suite: Name of the suite.
+        about: Command, date, hardware, version of torch, options, and whether the fused kernel was available.
+        rows: Rows in the order of the suite.
+        slopes: For a growth suite, how time grows, by sweep and side.
     """
 
     suite: str
@@ -127,7 +127,7 @@ class Record:
 
 
 def write(record: Record, path: Path) -> None:
-    """Write a record whole or not at all."""
+    """Write a record atomically."""
     write_json(path, record.to_dict())
 
 
@@ -135,7 +135,7 @@ def read(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        ConfigError: The file is not one.
+        ConfigError: The file is not a record.
     """
     try:
         return Record.from_dict(json.loads(path.read_text()))

@@ -13,7 +13,7 @@ _STYLE = {"aim": "green", "target": "green", "missed": "red", "error": "bold red
 
 
 def print_record(record: Record, console: Console) -> None:
-    """The table of a record, with what was missed and what was left out below it."""
+    """Print the table of a record, and below it the missed targets, errors and notes."""
     console.print(_table(record))
     if record.slopes:
         console.print(_slopes(record))
@@ -36,7 +36,7 @@ def _table(record: Record) -> RenderableType:
 
 
 def title_of(record: Record) -> str:
-    """Suite, threads and type."""
+    """Title of a table: suite, threads and type."""
     threads = record.about["threads"]
     return f"{record.suite}, {threads} thread{'s' if threads > 1 else ''}, {record.about['dtype']}"
 
@@ -54,13 +54,13 @@ def _cells(row: Row, names: Sequence[str]) -> list[str]:
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits that count."""
+    """A time in milliseconds, with three significant digits."""
     ms = 1e3 * seconds
     return f"{ms:.{2 if ms < 10 else 1 if ms < 100 else 0}f}"
 
 
 def peaks(row: Row) -> str:
-    """Peak memory of the fastest dense side and of the best other one [MB]; empty where it was not measured."""
+    """Peak memory of the fastest dense side and of the best other side [MB]; empty if it was not measured."""
     both = [row.sides[n].peak for n in (row.baseline, row.best) if n in row.sides]
     return " → ".join(f"{p / 1e6:.1f}" for p in both if p is not None) if len(both) == 2 else ""
 

@@ -1,4 +1,4 @@
-"""The sides of a workload: dense torch in all its variants, and the ways in which autosample computes the same."""
+"""The sides of a workload: all variants of dense torch, and autosample's ways to compute the same."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -26,10 +26,10 @@ class Side:
     """One way to compute a workload.
 
     Attributes:
-        name: Of the side; those of dense torch begin with `dense`.
-        module: What is called, not compiled.
-        args: With what; in training the input and the classes.
-        compiled: Whether `torch.compile` comes before.
+        name: Name of the side; names of dense torch begin with `dense`.
+        module: Module to call, not compiled.
+        args: Arguments of the call; in training the input and the classes.
+        compiled: Whether to compile the module with `torch.compile` first.
         train: Whether a call is a training step.
         way: How summary layers compute, as for `autosample.nn.execution`.
     """
@@ -47,7 +47,7 @@ class Side:
         return self.name.startswith("dense")
 
     def start(self) -> Callable[[], Any]:
-        """The call to be timed; it gives the outputs."""
+        """The function to time. It returns the outputs."""
         call = self._call()
         if self.way == "auto":
             return call
@@ -78,13 +78,13 @@ class Side:
 
 @dataclass
 class Built:
-    """The sides of a workload, the baseline that all others must equal first.
+    """The sides of a workload. The first is the baseline; all others must equal its outputs.
 
     Attributes:
-        sides: In the order of the tables.
-        plan: What `deploy` chose, layer by layer, as plain data.
-        notes: What had to be left out, and why.
-        error: Why a side that belongs to the product could not be built; empty if all is well.
+        sides: Sides in the order of the tables.
+        plan: Plan that `deploy` chose for each layer, as plain data.
+        notes: Sides that were left out, with the reason.
+        error: Why a side of autosample could not be built; empty if all were built.
     """
 
     sides: list[Side] = field(default_factory=list)
@@ -97,12 +97,12 @@ def build(work: Workload, *, device: torch.device, dtype: torch.dtype, compiled:
     """Make the sides of a workload.
 
     Args:
-        work: The workload.
-        device, dtype: Where and in which type to compute.
-        compiled: Whether sides that `torch.compile` has worked on take part.
+        work: Workload.
+        device, dtype: Device and type to compute with.
+        compiled: Make sides with `torch.compile` too.
 
     Raises:
-        AutosampleError: Its model, shape or spec is unusable.
+        AutosampleError: Its model, shape or spec is not usable.
     """
     torch.manual_seed(0)
     x = torch.randn(work.batch, *work.input).to(device, dtype)
@@ -116,16 +116,16 @@ def build(work: Workload, *, device: torch.device, dtype: torch.dtype, compiled:
 
 
 def _compiled(sides: list[Side], work: Workload) -> Iterator[Side]:
-    """The compiled twins of dense sides and of a deployed model."""
+    """Compiled variants of dense sides and of a deployed model."""
     for side in sides:
         thorough = work.every or "folded" in side.name
         if (side.dense and (work.kind != "model" or thorough)) or (side.name == "deployed" and work.kind == "model"):
-            module = copy.deepcopy(side.module) if side.train else side.module  # steps change it
+            module = copy.deepcopy(side.module) if side.train else side.module  # training steps change it
             yield Side(f"{side.name} compiled", module, side.args, True, side.train)
 
 
 def _layouts(name: str, module: nn.Module, x: Tensor) -> Iterator[Side]:
-    """A module as it is and, for images, with channels last."""
+    """Sides of a module: unchanged and, for images, with channels last."""
     yield Side(name, module, (x,))
     if x.dim() == 4:
         last = cast(Any, copy.deepcopy(module)).to(memory_format=torch.channels_last)
@@ -158,10 +158,10 @@ def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) 
 
 
 def _deploy(built: Built, model: nn.Module, x: Tensor) -> None:
-    """Add what `autosample.deploy` makes of a model."""
+    """Add the result of `autosample.deploy` for a model."""
     try:
         fast = deploy(model, x)
-    except Exception as error:  # a wrong result of one row must not end the others
+    except Exception as error:  # an error in one row must not stop the others
         built.error = f"deploy: {type(error).__name__}: {one_line(error)[:300]}"
         return
     built.sides.append(Side("deployed", fast, (x,)))
@@ -174,7 +174,7 @@ def _deploy(built: Built, model: nn.Module, x: Tensor) -> None:
 
 
 def converted(work: Workload) -> nn.Module:
-    """The model of a workload, hardened, with numbers in all its parts."""
+    """The model of a workload, converted and hardened, with no all-zero tensors."""
     from autosample.models import create
 
     model = create(work.model, num_classes=10)
@@ -197,7 +197,7 @@ def _model(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) 
     built = Built([*_layouts("dense", plain, x)])
     try:
         built.sides += _layouts("dense folded", deploy(plain, x, measure=False), x)
-    except Exception as error:  # a model that cannot be folded is compared without
+    except Exception as error:  # a model whose norms cannot be folded is compared without that variant
         built.notes.append(f"dense folded: {one_line(error)[:200]}")
     _deploy(built, model, x)
     return built
@@ -213,7 +213,7 @@ def _training(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtyp
 
 @torch.no_grad()
 def _liven(model: nn.Module) -> None:
-    """Give numbers to what starts as all zeros or ones: a branch times zero would hide wrong outputs."""
+    """Randomise tensors that start as zeros or ones: a branch multiplied by zero would hide wrong outputs."""
     inside = {id(p) for layer in model.modules() if isinstance(layer, Compressed) for p in layer.parameters()}
     for p in model.parameters():
         if id(p) not in inside and p.numel() > 1 and bool((p == p.flatten()[0]).all()):
