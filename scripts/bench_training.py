@@ -1,7 +1,7 @@
-"""Training steps of converted models against dense ones, as a ratio measured in one process.
+"""Measures training steps of converted models against dense ones, as ratios, in one process.
 
-Dense and converted steps alternate, so that what else the machine does meets both; medians and quartiles are over
-`--steps` pairs. Also times the conversion itself. Writes one JSON record with everything needed to repeat it.
+Dense and converted steps alternate, so other load on the machine affects both. Medians and quartiles are over
+`--steps` pairs. The conversion is timed too. Writes one JSON record with everything needed to repeat it.
 
     python scripts/bench_training.py --threads 1 --out results/training-step
 """
@@ -45,7 +45,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def compare(dense: Callable[[], None], other: Callable[[], None], steps: int) -> dict[str, float]:
-    """Median and quartiles of the ratio other / dense over alternating pairs, after two warm-up pairs."""
+    """Median and quartiles of the ratio other / dense, over alternating pairs after two warm-up pairs."""
     base, taken = time_in_turn([dense, other], rounds=steps, budget=math.inf)
     spread = ratio(taken, base)
     return {

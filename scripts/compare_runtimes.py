@@ -1,6 +1,7 @@
-"""Sizes and times of exported models, dense and deployed: `python scripts/compare_runtimes.py [OUT] [THREADS…]`.
+"""Measures exported models, dense and deployed: `python scripts/compare_runtimes.py [OUT] [THREADS…]`.
 
-Writes a JSON record for each model and number of threads (by default one) to OUT (by default runs/runtimes).
+Writes a JSON record of sizes and times for each model and number of threads (default: 1) to OUT (default:
+runs/runtimes).
 """
 
 import json

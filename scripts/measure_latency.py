@@ -1,9 +1,9 @@
-"""Latency of the deployed nets of a grid, for its picture: `python scripts/measure_latency.py GRID [--rounds N]`.
+"""Measures the latency of a grid's deployed nets: `python scripts/measure_latency.py GRID [--rounds N]`.
 
-Measures one net for each method and size of the grid (the weights are not trained: their values do not change the
-time) at batch 1 on one thread, each in turn with the dense net, and writes the times of all rounds to
-results/ablation/NAME/latency.json. If the grid's records are there too (`python scripts/publish.py`), it draws
-overview.png beside them. `--draw` only draws. Run it on a quiet machine; it takes about a minute for each net.
+Measures one net per method and size of the grid, at batch 1 on one thread, in turn with the dense net. The weights are
+not trained, because their values do not change the time. The times of all rounds go to
+results/ablation/NAME/latency.json. If the grid's records are there (`python scripts/publish.py`), overview.png is
+drawn beside them; `--draw` only draws. Run it on an idle machine. It takes about a minute per net.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def measure(cell: Cell, dense: torch.nn.Module, shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Times of the deployed net of a cell and of the deployed dense net, in turn [ms]."""
+    """Times of a cell's deployed net and of the deployed dense net, measured in turn [ms]."""
     torch.manual_seed(cell.seed)
     net = resolve(cell).recipe.build()
     x = torch.randn(1, *shape)
@@ -89,7 +89,7 @@ def draw(grid: Grid, folder: Path) -> None:
         record = as_record(data)
         records[id_of(record.cell)] = record
     rows = json.loads((folder / "latency.json").read_text())["rows"]
-    # each net against the dense net in the same rounds, so that what else the machine did meets both
+    # each net relative to the dense net in the same rounds: other load on the machine affected both
     base = median(row["dense"]["median"] for row in rows)
     latency = {(row["method"], row["size"]): base / row["speedup"]["median"] for row in rows}
     draw_overview(grid, {c.id: records[c.id] for c in grid.cells if c.id in records}, latency, folder / "overview.png")
@@ -97,8 +97,8 @@ def draw(grid: Grid, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid", help="a file, or a name such as ablation/overview")
-    parser.add_argument("--rounds", type=int, default=101, help="most rounds for each net; it ends after a minute")
+    parser.add_argument("grid", help="grid: a file, or a name such as ablation/overview")
+    parser.add_argument("--rounds", type=int, default=101, help="maximum rounds per net (101), within a minute")
     parser.add_argument("--draw", action="store_true", help="only draw the picture again")
     args = parser.parse_args()
     torch.set_num_threads(1)

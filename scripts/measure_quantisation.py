@@ -1,8 +1,8 @@
-"""What few bits cost in accuracy: `python scripts/measure_quantisation.py DATA_ROOT OUT [NAME …] [--seeds N]`.
+"""Measures what few bits cost: `python scripts/measure_quantisation.py DATA_ROOT OUT [NAME …] [--seeds N]`.
 
-Trains each net with `autosample`, quantises what is stored after training, and fine-tunes with the levels; the float32
-net gets the same fine-tuning, so that more training is not mistaken for a gain. One JSON record a run; a run whose
-record is there is left out. Expected: 2 to 8 minutes a net and seed on one core of an AMD EPYC.
+Trains each net with `autosample`, quantises it after training, and fine-tunes it with the levels. The float32 net gets
+the same fine-tuning, so a gain does not come from more training. Writes one JSON record per run, and skips runs that
+have a record. Expected: 2 to 8 minutes per net and seed on one core of an AMD EPYC.
 """
 
 import argparse
@@ -42,7 +42,7 @@ NETS: dict[str, tuple[type, dict[str, Any], int, int, dict[str, Any]]] = {
 
 
 def tuned(model: Classifier, data: pl.LightningDataModule, epochs: int, *callbacks: pl.Callback) -> tuple[float, int]:
-    """Accuracy on the test set after some more epochs at a tenth of the rate, and stored bytes."""
+    """Accuracy on the test set after more epochs at a tenth of the rate, and the stored bytes."""
     model = copy.deepcopy(model)
     model.hparams["lr"] /= 10
     trainer = trainer_for(epochs, *callbacks)

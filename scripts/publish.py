@@ -1,11 +1,12 @@
-"""Keeps an ablation, or the quickstart, for the documents: `python scripts/publish.py OUT [OPTIONS OF THE RUN]`.
+"""Copies the results of an ablation or the quickstart for the docs: `python scripts/publish.py OUT [OPTIONS]`.
 
-OUT is the folder of `autosample ablate` or `autosample quickstart`; the table, all its records and the pictures go to
-results/ablation/NAME, results/research/NAME for grids of research, or results/quickstart, with the
-command, and the machines and dates that the records tell. Then: `python scripts/update_docs.py`.
+OUT is the output folder of `autosample ablate` or `autosample quickstart`; OPTIONS are the options of that run. The
+table, its records and the pictures go to results/ablation/NAME, results/research/NAME (research grids) or
+results/quickstart, with the command, and with the machines and dates in the records. Then run
+`python scripts/update_docs.py`.
 
-`python scripts/publish.py --restore NAME OUT` puts the records back into a folder, so that `autosample ablate … --out
-OUT` trains only what has been added to the grid, or changed, since.
+`python scripts/publish.py --restore NAME OUT` copies the records back to a folder. `autosample ablate … --out OUT` then
+trains only what is new or changed in the grid.
 """
 
 import argparse
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def place_of(name: str) -> tuple[Path, str]:
-    """Where a grid's results are kept, and the command that makes them."""
+    """The folder of a grid's results, and the command that makes them."""
     if name == "quickstart":
         return ROOT / "results/quickstart", "bash scripts/quickstart.sh"
     kind = "research" if f"research/{name}" in names("research") else "ablation"
@@ -32,14 +33,14 @@ def place_of(name: str) -> tuple[Path, str]:
 
 
 def publish(out: Path, options: str) -> None:
-    """Copy table, pictures, and the records that are in the table."""
+    """Copy the table, the pictures, and the records of the table."""
     results = json.loads((out / "results.json").read_text())
     folder, command = place_of(results["name"])
     folder.mkdir(parents=True, exist_ok=True)
     windows = out.glob("windows-*.png") if results["name"] == "quickstart" else ()
     for kept in (*(out / name for name in ("table.md", "results.json", "accuracy.png")), *windows):
         shutil.copy(kept, folder / kept.name)
-    # by identity: files of older versions have other names
+    # find records by identity: files of older versions have other names
     found = {id_of(record.cell): asdict(record) for _, record in records_in(out / "records")}
     names = [record["name"] for record in results["records"]]
     records = [found[name.rpartition("-")[2]] for name in names]
@@ -56,13 +57,13 @@ def publish(out: Path, options: str) -> None:
 
 
 def history(path: Path) -> list[str]:
-    """Lines of runs that used what autosample no longer has: they stay, and no grid lists them."""
+    """Lines of runs that used a removed feature. They are kept, although no grid lists them."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [line for line in lines if present(json.loads(line)["cell"]) is None]
 
 
 def restore(name: str, out: Path) -> None:
-    """Put the kept records into a folder; those of runs that the grid no longer has do no harm there."""
+    """Copy the kept records to a folder. Records that the grid no longer lists do no harm there."""
     for line in (place_of(name)[0] / "records.jsonl").read_text().splitlines():
         record = json.loads(line)
         write_record(out / "records" / f"{record.pop('name')}.json", Record(**record))
@@ -76,8 +77,8 @@ def unique(values: Iterable[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the run")
-    parser.add_argument("options", nargs="*", help="of the run, in one word: '--threads 1'")
-    parser.add_argument("--restore", metavar="NAME", help="put the records of this grid into OUT")
+    parser.add_argument("options", nargs="*", help="options of the run, in one word: '--threads 1'")
+    parser.add_argument("--restore", metavar="NAME", help="copy the kept records of this grid to OUT")
     args = parser.parse_args()
     needed = place_of(args.restore)[0] / "records.jsonl" if args.restore else args.out / "results.json"
     if not needed.exists():

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# CIFAR-10 on timm's ResNet-18 with its 7x7 stem, four epochs at 51x, with float32 and with 8 bits a number. DATA_ROOT
-# holds cifar10/ or cifar-10-batches-py/.
-# Expected: 30 runs of 4 to 8 minutes on a core of an AMD EPYC with bfloat16 instructions (ten times that without),
-# three hours; halved by --jobs 2.
-# Usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [--jobs N …]; re-running resumes.
+# Makes the tables of CIFAR-10 on timm's ResNet-18 with its 7x7 stem, four epochs at 51x, in float32 and with 8 bits per
+# number. DATA_ROOT contains cifar10/ or cifar-10-batches-py/.
+# Expected: 30 runs of 4 to 8 minutes, three hours on one core of an AMD EPYC with bfloat16 instructions (ten times as
+# long without); --jobs 2 halves this.
+# Usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [--jobs N …]. Running it again resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_resnet18_small.sh DATA_ROOT [options of autosample ablate]}")
 source "$(dirname "$0")/setup.sh" ablate

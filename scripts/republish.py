@@ -1,6 +1,6 @@
-"""Makes the tables and pictures of results/ again from the numbers that are kept there: `python scripts/republish.py`.
+"""Makes the tables and pictures of results/ again, from the records there: `python scripts/republish.py`.
 
-Nothing is trained or measured. For use after a change of what tables and pictures look like.
+Nothing is trained or measured. Run it after a change to the look of tables or pictures.
 """
 
 import json
@@ -33,19 +33,19 @@ def main() -> None:
 
 
 def redo_tables(results: Mapping[str, Any], folder: Path) -> None:
-    """Write `table.md` from rows and tests."""
+    """Write `table.md` from the kept rows and tests."""
     tests = [Paired(**{"method" if k == "rule" else k: v for k, v in test.items()}) for test in results["tests"]]
     compare = tests[0].method if tests else ""
     write_text(folder / "table.md", markdown(results["title"], compare, results["rows"], tests))
 
 
 def series(results: Mapping[str, Any]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Points (kB, accuracy in percent) of all runs, by label and size: that of the row whose bytes are nearest."""
+    """Points (kB, accuracy in percent) of all runs, by label and size: that of the row nearest in bytes."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in results["rows"]:
         found.setdefault(row["method"], {})[row["size"]] = []
     for run in results["records"]:
-        # records of the quickstart of 0.1.0 have no labels
+        # quickstart records of 0.1.0 have no labels
         rows = [row for row in results["rows"] if row["method"] == run.get("label", run["settings"].get("summary"))]
         nearest = min(rows, key=lambda row: abs(row["stored_bytes"] - run["stored_bytes"]))
         found[nearest["method"]][nearest["size"]].append((run["stored_bytes"] / 1e3, 100 * run["accuracy"]))
@@ -53,7 +53,7 @@ def series(results: Mapping[str, Any]) -> dict[str, dict[str, list[tuple[float, 
 
 
 def redo_windows(picture: Path) -> None:
-    """Draw the windows of the first run of a method, which the picture's name tells."""
+    """Draw the windows of the first run of a method; the picture's name gives the method."""
     label = picture.stem.removeprefix("windows-")
     for line in (picture.parent / "records.jsonl").read_text().splitlines():
         data = json.loads(line)

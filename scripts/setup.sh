@@ -1,7 +1,7 @@
-# Sourced by the other scripts: makes .venv beside pyproject.toml and installs autosample into it, once.
+# The other scripts source this file. It makes .venv beside pyproject.toml and installs autosample into it, once.
 # Needs Python 3.11 or newer (set PYTHON to choose one). Usage: source scripts/setup.sh EXTRA
-# EXTRA is one of pyproject.toml, several with commas between them, or "base" for none. It must be given: without it a
-# sourced file sees its caller's arguments.
+# EXTRA is an extra of pyproject.toml, several separated by commas, or "base" for none. Always give it: otherwise a
+# sourced file sees the arguments of its caller.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,7 +29,7 @@ install() { # EXTRA
     echo "setup: $python cannot make a virtual environment: install its venv module (Debian: python3-venv)" >&2
     return 1
   }
-  # torch and torchvision must come from one index: they are resolved together, in one call
+  # one call for all packages: torch and torchvision must come from the same index
   echo "setup: installing autosample and what it needs into .venv (up to 6 GB, a minute or more)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check uv &&
     VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv pip install --quiet --editable "$target" || return 1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a dense net to a small file for another runtime, with the command line only: prints docs/tutorial.md.
-# DATA_ROOT holds fsdd/recordings/ and cifar10/ or cifar-10-batches-py/. Expected: 10 minutes on two cores.
+# Prints docs/tutorial.md: from a dense net to a small file for another runtime, with the command line only.
+# DATA_ROOT contains fsdd/recordings/ and cifar10/ or cifar-10-batches-py/. Expected: 10 minutes on two cores.
 # Usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/tutorial.sh DATA_ROOT > docs/tutorial.md}")
@@ -10,7 +10,7 @@ trap 'rm -rf "$place"' EXIT
 ln -s "$data" "$place/data" && cd "$place"
 export COLUMNS=110 PYTHONWARNINGS=ignore
 
-show() { # LINES COMMAND…: the command, and the last lines of its output without progress bars
+show() { # LINES COMMAND…: prints the command and the last lines of its output, without progress bars
   local lines=$1 said
   shift
   printf '\n```console\n$ %s\n' "$*"

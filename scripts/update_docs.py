@@ -1,7 +1,7 @@
-"""Fills the tables of README.md and docs/ from results/: `python scripts/update_docs.py [--check]`.
+"""Fills in the tables of README.md and docs/ from results/: `python scripts/update_docs.py [--check]`.
 
-Text between `<!-- NAME -->` and `<!-- /NAME -->` is replaced (a lone first marker gets its partner). With `--check`
-nothing is written, and the exit code tells whether anything would change. The tables are made in scripts/doctables.
+Text between `<!-- NAME -->` and `<!-- /NAME -->` is replaced; a missing second marker is added. With `--check` nothing
+is written, and the exit code is 1 if a file would change. The modules in scripts/doctables make the tables.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ from doctables import accuracy, records, speed
 
 
 def example() -> str:
-    """The ten lines of Python, run now, with what they printed."""
+    """The Python example, run now, with its output."""
     path = records.ROOT / "scripts" / "example.py"
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
     return f"```python\n{path.read_text().rstrip()}\n```\n\nprints\n\n```\n{done.stdout.rstrip()}\n```"
@@ -33,7 +33,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
 
 
 def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
-    """A document with its parts made anew."""
+    """A document with its generated parts replaced."""
     for name, make in parts.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         head, _, rest = text.partition(start)

@@ -1,1 +1,1 @@
-"""The tables of README.md and docs/: each function reads records under results/ and returns Markdown."""
+"""The tables of README.md and docs/. Each function reads records in results/ and returns Markdown."""

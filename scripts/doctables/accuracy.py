@@ -11,14 +11,14 @@ from doctables.records import read, read_all, results, source, sources, table
 
 Row = Mapping[str, Any]
 
-# methods with a column of their own, beside `dense` and `autosample`
+# methods that have their own column, beside `dense` and `autosample`
 _COLUMNS = ("wsnet", "random", "random root")
-# `learned` is `autosample` with offsets learned in convolutions too, so it is no rival of it
+# `learned` is `autosample` with offsets learned in convolutions too, so it is not another method
 _OURS = ("autosample", "learned")
 
 
 def quickstart_table() -> str:
-    """Mean and spread of each method."""
+    """Mean and standard deviation of each method in the quickstart."""
     rows = read("quickstart/results.json")["rows"]
     lines = []
     for r in rows:
@@ -36,17 +36,17 @@ def quickstart_figure() -> str:
 
 
 def kept_ablations() -> list[Path]:
-    """The folders of the ablations that were kept."""
+    """The folders of the published ablations."""
     return sorted((results() / "ablation").glob("*"))
 
 
 def compared() -> list[Path]:
-    """The same without that of the README's picture, which repeats runs of another one."""
+    """The same without the ablation of the README's picture, which repeats runs of another one."""
     return [folder for folder in kept_ablations() if folder.name != "overview"]
 
 
 def summary() -> str:
-    """A row for each size of every ablation that was kept: methods at equal bytes."""
+    """Methods at equal bytes: a row for each size of each published ablation."""
     lines = [_summary_row(found, size, name) for name, found, size in _sizes()]
     heads = (
         "data | net | >compression | >bits per number | >dense | >`wsnet` | >`random` | >`random`, root shares | "
@@ -56,7 +56,7 @@ def summary() -> str:
 
 
 def highlights() -> str:
-    """A row for each net: methods at its highest compression, in the highest precision that was run there."""
+    """A row for each net: methods at its highest compression, in the highest precision that was run at it."""
     best: dict[tuple[str, str], tuple[int, int, str, str]] = {}
     for name, found, size in _sizes():
         ours = _methods(found, size)["autosample"]
@@ -73,7 +73,7 @@ def highlights() -> str:
 
 
 def _sizes() -> list[tuple[str, dict[str, Any], str]]:
-    """Folder, results and size of all that was compared."""
+    """Folder, results and size of all comparisons."""
     found = [(folder.name, read(f"ablation/{folder.name}/results.json")) for folder in compared()]
     return [
         (name, made, size)
@@ -83,7 +83,7 @@ def _sizes() -> list[tuple[str, dict[str, Any], str]]:
 
 
 def _methods(found: Mapping[str, Any], size: str) -> dict[str, Row]:
-    """The rows of one size, and the dense net's, by method."""
+    """The rows of one size and of the dense net, by method."""
     return {_method(r["method"]): r for r in found["rows"] if r["size"] == size or r["method"] == "dense"}
 
 
@@ -121,7 +121,7 @@ def _highlight(found: Mapping[str, Any], size: str, folder: str) -> str:
 
 
 def _best(rows: Mapping[str, Row], without: tuple[str, ...]) -> str:
-    """The best method with all its runs among those that have no column."""
+    """The best method without its own column, among those with all their runs."""
     whole = {name: r["accuracy_percent"] for name, r in rows.items() if r["seeds"] == r["wanted"]}
     others = {name: score for name, score in whole.items() if name not in without}
     best = max(others, key=lambda name: others[name], default=None)
@@ -129,18 +129,18 @@ def _best(rows: Mapping[str, Row], without: tuple[str, ...]) -> str:
 
 
 def _method(label: str) -> str:
-    """A label without the bits."""
+    """A label without its bits."""
     return re.sub(r" \d+ bits", "", label)
 
 
 def _bits(row: Row) -> int:
-    """Bits of a stored number."""
+    """Bits per stored number."""
     bits = re.search(r"(\d+) bits", row["method"])
     return int(bits.group(1)) if bits else 32
 
 
 def _accuracy(row: Row | None) -> str:
-    """Mean and spread, and how many runs where some are missing."""
+    """Mean and standard deviation, and the number of runs if some are missing."""
     if row is None:
         return ""
     missing = "" if row["seeds"] == row["wanted"] else f" ({row['seeds']} of {row['wanted']} runs)"
@@ -148,7 +148,7 @@ def _accuracy(row: Row | None) -> str:
 
 
 def _gain(test: Row | None) -> str:
-    """Percentage points and p of the paired t-test."""
+    """Gain in percentage points, and p of the paired t-test."""
     if test is None:
         return ""
     p = "incomplete" if test["t_p"] is None else f"{test['t_p']:.2g}"
@@ -156,7 +156,7 @@ def _gain(test: Row | None) -> str:
 
 
 def ablations() -> str:
-    """Every ablation that was kept: its title, tables and picture."""
+    """All published ablations: title, tables and picture of each."""
     parts = []
     for folder in kept_ablations():
         title, methods, *tests = (folder / "table.md").read_text().strip().split("\n\n")
@@ -167,7 +167,7 @@ def ablations() -> str:
 
 
 def quantised_table() -> str:
-    """What few bits cost in accuracy, after training and with fine-tuning."""
+    """Accuracy lost with few bits, after training and with fine-tuning."""
     records = read_all("quantisation")
     if not records:
         return "No records yet: `python scripts/measure_quantisation.py DATA_ROOT results/quantisation` makes them."

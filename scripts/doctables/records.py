@@ -1,4 +1,4 @@
-"""Reading records under results/, and the line under each table that says how it was measured."""
+"""Reading records in results/, and the line below each table that says how it was measured."""
 
 import json
 import re
@@ -15,12 +15,12 @@ def results() -> Path:
 
 
 def read(path: str) -> Any:
-    """A JSON record under results/."""
+    """A JSON record in results/."""
     return json.loads((results() / path).read_text())
 
 
 def read_all(folder: str) -> list[dict[str, Any]]:
-    """All JSON records of a folder under results/, by name."""
+    """All JSON records of a folder in results/, sorted by name."""
     return [json.loads(path.read_text()) for path in sorted((results() / folder).glob("*.json"))]
 
 
@@ -30,7 +30,7 @@ def source(about: Mapping[str, Any]) -> str:
 
 
 def sources(records: Iterable[Mapping[str, Any]], command: str) -> str:
-    """The same for several records that one command made: a sentence for each machine, with its dates."""
+    """The same for several records of one command: a sentence for each machine, with its dates."""
     dates: dict[tuple[str, str], list[str]] = {}
     for record in records:
         found = re.findall(r"\d{4}-\d\d-\d\d", record["date"])
@@ -43,7 +43,7 @@ def sources(records: Iterable[Mapping[str, Any]], command: str) -> str:
 
 
 def present(command: str) -> str:
-    """A recorded command as it is written today: a config is named by its folder and its name."""
+    """A recorded command in its present form: configs are given by name."""
     return re.sub(r"(?:autosample/)?configs/([\w/-]+)\.yaml", r"\1", command)
 
 
@@ -51,8 +51,8 @@ def table(heads: str, lines: Iterable[str]) -> str:
     """A Markdown table.
 
     Args:
-        heads: Names of the columns with `|` between them; a name that starts with `>` is aligned to the right.
-        lines: Finished rows.
+        heads: Names of the columns, separated by `|`; a column whose name starts with `>` is right-aligned.
+        lines: Rows in Markdown.
     """
     names = [name.strip() for name in heads.split("|")]
     rule = "|".join("---:" if name.startswith(">") else "---" for name in names)

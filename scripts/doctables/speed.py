@@ -10,7 +10,7 @@ Record = Mapping[str, Any]
 
 _SUITES = ("layers", "models", "training", "timm")
 _MISSING = "No records yet: `bash scripts/reproduce_speed.sh` makes them."
-# the rows of the README: suite, workload (none: the range over all of them), and what it is
+# rows of the README: suite, workload (None: the range over all workloads), description
 _BRIEF = (
     ("layers", None, "{} single convolutions, WSNet strides or free offsets"),
     ("models", "soundnet8-s8c8", "SoundNet-8, `wsnet` S8C8, 5 s of sound"),
@@ -21,7 +21,7 @@ _BRIEF = (
 
 
 def speed_records() -> list[Record]:
-    """What `autosample bench` measured, suite by suite."""
+    """Records of `autosample bench`, suite by suite."""
     found = [r for r in read_all("speed") if r["suite"] in _SUITES]
     return sorted(found, key=lambda r: _SUITES.index(r["suite"]))
 
@@ -41,7 +41,7 @@ def speed_highlights() -> str:
 
 
 def _rows(record: Record, name: str | None) -> list[Record]:
-    """The rows of a workload, or of all that have something to compare."""
+    """The rows of a workload, or of all workloads that have a speed-up."""
     return [row for row in record["rows"] if row["best"] and name in (None, row["workload"]["name"])]
 
 
@@ -59,7 +59,7 @@ def _quartiles(ratio: Record) -> str:
 
 
 def _milliseconds(row: Record) -> tuple[str, str]:
-    """Times of the fastest dense variant and of the fastest sampled one, with their names."""
+    """Times of the fastest dense variant and of the fastest sampled variant, with their names."""
     base, best = row["sides"][row["baseline"]], row["sides"][row["best"]]
     variant = row["baseline"].removeprefix("dense").strip() or "eager"
     return f"{1e3 * base['median']:.3g} ({variant})", f"{1e3 * best['median']:.3g} ({row['best']})"
@@ -92,7 +92,7 @@ def _reuse_row(row: Record, record: Record) -> str:
 
 
 def growth_figure() -> str:
-    """How the time grows with the size of a layer."""
+    """The picture of how time grows with the size of a layer."""
     path = "results/speed/growth-1t.png"
     if not (records.ROOT / path).exists():
         return _MISSING
@@ -100,7 +100,7 @@ def growth_figure() -> str:
 
 
 def steps_table() -> str:
-    """Training steps against dense."""
+    """Times of training steps relative to dense ones."""
     lines, found = [], read_all("training-step")
     for record in found:
         for r in record["rows"]:
