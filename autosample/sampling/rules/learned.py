@@ -22,8 +22,7 @@ class LearnedOptions(RuleOptions):
 
     Attributes:
         start: Initial offsets: those of the strided rule, or random ones.
-        rate: Learning rate of what is learned [rows, or scores of a choice, per optimizer step of Adam]; `None` is that
-            of the weights.
+        rate: Learning rate of offsets [rows, or scores of a choice, per Adam step]; `None` means that of the weights.
         freeze_at: Share of the training after which offsets become integers and stay.
         afford: Largest share of a summary's bits that stored offsets may take. A layer that would need more uses random
             offsets, which cost nothing; so 0 means random everywhere. `None`: use fewer windows instead.
