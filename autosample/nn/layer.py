@@ -25,7 +25,7 @@ from autosample.nn.written import SampledWeight
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
 from autosample.reuse.task import Task
-from autosample.sampling.columns import Columns, LearnedColumns, build_columns
+from autosample.sampling.columns import Columns, build_columns
 from autosample.sampling.fitting import fit_offsets, fit_summary
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import layer_seed, random_signs
@@ -187,9 +187,7 @@ class SummaryLayer(Compressed):
 
     def learned_parts(self) -> list[Any]:
         """The rule and the selection, if they are learned."""
-        parts = (self.offsets, self.columns)
-        # a tuple, as torch 2.6 cannot compile unions
-        return [part for part in parts if isinstance(part, (LearnedOffsets, LearnedColumns))]
+        return [part for part in (self.offsets, self.columns) if part is not None and part.learned]
 
     @property
     def learns_until(self) -> float:

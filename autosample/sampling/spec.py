@@ -1,14 +1,15 @@
 """How a layer is compressed, as data: `Spec`, and `spec(...)` which builds one from the name of a preset."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from autosample.errors import SpecError, hint, one_line
 from autosample.sampling.checks import Number, check_choice, check_whole, fail, is_number
+from autosample.sampling.columns import COLUMNS
 from autosample.sampling.geometry import Kind
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
@@ -16,13 +17,12 @@ from autosample.sampling.rules import RULES, RuleOptions
 
 Layout = Literal["auto", "taps", "flat"]
 Share = Literal["even", "root"]
-Columns = Literal["tile", "shuffle", "learned"]
 Signs = Literal["none", "random"]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+_CHOICES: dict[str, Collection[str]] = {
     "layout": get_args(Layout),
     "share": get_args(Share),
-    "columns": get_args(Columns),
+    "columns": COLUMNS,
     "signs": get_args(Signs),
 }
 # Options that set a layer's size instead of the ratio.
@@ -69,11 +69,17 @@ class Spec:
     windows: int | None = None
     window: int | Literal["row"] | None = None
     grid: int | Literal["window"] = 1
-    columns: Columns = "tile"
+    columns: str = "tile"
     signs: Signs = "none"
     denser: int = 1
     seed: int = 0
     by_kind: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    if not TYPE_CHECKING:  # checkers take the fields from the class
+
+        def __new__(cls, *_: Any, **given: Any) -> "Spec":
+            _known(given)
+            return super().__new__(cls)
 
     def __post_init__(self) -> None:
         if isinstance(self.options, Mapping):

@@ -292,6 +292,7 @@ def test_what_was_a_field_before_tells_where_it_went(changes, message):
         lambda: spec("autosample", **changes),
         lambda: spec(whole),
         lambda: Spec.from_dict(whole),
+        lambda: Spec(**changes),
         lambda: spec("wsnet", ratio=8).replace(**changes),
         lambda: spec("autosample", **by_kind),
     ):
