@@ -21,7 +21,7 @@ def find_source(
     """
     if factory is not None:
         title = name or getattr(factory, "__qualname__", type(factory).__name__)
-        return Source(kind="factory", name=title, arguments=as_plain(arguments or {}, "arguments"))
+        return Source(kind="factory", name=title, arguments=as_plain(arguments or {}, "arguments", "change it"))
     noted: Mapping[str, Any] = getattr(model, "origin", None) or {}
     known = name or noted.get("name") or _architecture(model)
     if not known:
@@ -34,7 +34,7 @@ def find_source(
         found["num_classes"] = classes  # the head may have been replaced
     kept = {key: value for key, value in found.items() if key not in FETCHING and value is not None}
     kept.setdefault("num_classes", getattr(model, "num_classes", 1000))
-    return Source(kind="timm", name=known, arguments=as_plain(kept, "arguments"))
+    return Source(kind="timm", name=known, arguments=as_plain(kept, "arguments", "change it"))
 
 
 def _config(model: nn.Module) -> Mapping[str, Any]:

@@ -86,9 +86,9 @@ def save(
     data = compress(raw, compression)
     config = Config(
         **{key: getattr(config, key) for key in ("source", "layers", "shared", "rounded", "left_dense", "version")},
-        preprocessing=as_plain(known if preprocessing is None else preprocessing, "preprocessing"),
+        preprocessing=as_plain(known if preprocessing is None else preprocessing, "preprocessing", "change it"),
         class_names=None if class_names is None else tuple(map(str, class_names)),
-        facts=as_plain(facts or {}, "facts"),
+        facts=as_plain(facts or {}, "facts", "change it"),
         dense_bytes=sizes.dense_bytes,
         stored_bytes=sizes.stored_bytes,
         tensors=describe(data, raw, compression),

@@ -135,7 +135,7 @@ def _own_way(layer: nn.Module, chain: Chain) -> str:
     """Why a layer must keep its class; empty if it need not."""
     kind = layer.dense_class if isinstance(layer, Compressed) else type(layer)
     if not is_plain(kind) or "forward" in vars(layer):
-        return f"{kind.__name__} has a forward pass of its own"
+        return f"{kind.__name__} has its own forward pass"
     if any(getattr(layer, hooks) for hooks in HOOKS):
         return "it has hooks"
     return "its parameters are used elsewhere" if chain.lent else ""

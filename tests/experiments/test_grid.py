@@ -114,7 +114,7 @@ def test_only(grid):
         ({"presets": [{"preset": "random", "ratio": 4}]}, "sizes belong to the grid, got ratio"),
         ({"presets": [{"preset": "wsnet", "options": {"spatial": 4}}]}, "sizes belong to the grid, got spatial"),
         ({"presets": [{"preset": "autosample", "rate": 0.1}]}, '"rate" is an option .*options={"rate": 0.1}'),
-        ({"presets": [{"preset": "random", "gains": "filter"}]}, '"gains" was removed: docs/research-log.md'),
+        ({"presets": [{"preset": "random", "gains": "filter"}]}, '"gains" was removed: see docs/research-log.md'),
         ({"presets": [{"preset": "random", "bits": 4}]}, "pass planned_bits=4"),
         ({"presets": [{"preset": "autosample", "rule": "gumbel"}]}, '"gumbel" was removed: use "categorical"'),
         ({"presets": [{"preset": "random", "quantize": {"gains": "int8"}}]}, '"gains" was removed'),
