@@ -90,7 +90,7 @@ def _plan(
         return _Planned(Plan("dense", own or "not converted"), None, follow, None)
     source = copy.deepcopy(layer)
     if own or dense:
-        return _Planned(Plan("dense", own or "as a whole, the model is faster so"), None, follow, source)
+        return _Planned(Plan("dense", own or "the whole model is faster with dense layers"), None, follow, source)
     inside = follow.disjoint
     after = inside.after(cast(Tensor | None, layer.bias))
     plan, module = layer.plan(x, after, lambda: _dense(layer, inside), measure=measure, fuse=fuse)

@@ -212,11 +212,7 @@ def test_none_leaves_a_field_as_it_is():
         ("wsnet", {"ratio": True}, "ratio must be a number above 0, got True"),
         ("wsnet", {"ratio": "8"}, "ratio must be a number above 0, got '8'"),
         ("wsnet", {"ratio": 0.125}, r"must be at least 1, got 0.125: use 8$"),
-        (
-            "wsnet",
-            {"ratio": 8, "options": {"spatial": 4}},
-            r"either ratio \(8\) or the options spatial and",
-        ),
+        ("wsnet", {"ratio": 8, "options": {"spatial": 4}}, r"either ratio \(8\) or the options spatial and"),
         ("random", {"windows": 2, "window": 4}, "either windows .* or window"),
         ("random", {"windows": 0}, "windows must be a whole number of at least 1, got 0"),
         ("random", {"windows": 2.0}, "windows must be a whole number"),
