@@ -26,8 +26,8 @@ def find_source(
     known = name or noted.get("name") or _architecture(model)
     if not known:
         raise ArtifactError(
-            f"a model must be one of timm's or autosample's to be saved by name, got {type(model).__name__}: pass "
-            "factory=, a callable that returns the dense model, or name= and arguments="
+            f"save can rebuild models of timm and autosample only, got {type(model).__name__}: pass factory=, a "
+            "function that returns the dense model, or name= and arguments="
         )
     found: dict[str, Any] = dict(noted.get("arguments") or _guess(model)) if arguments is None else dict(arguments)
     if arguments is None and isinstance(classes := getattr(model, "num_classes", None), int):

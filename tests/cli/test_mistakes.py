@@ -101,13 +101,13 @@ def test_damaged_checkpoints(autosample, trained, tmp_path, size):
     broken.write_bytes(whole[:size])
     for verb in ("fit", "test"):
         ended = autosample(verb, "--config", trained / "config.yaml", "--ckpt_path", broken)
-        check(ended, "a checkpoint must be readable, got .*broken.ckpt")
+        check(ended, "the checkpoint .*broken.ckpt cannot be read")
 
 
 def test_checkpoints_of_something_else(autosample, trained, tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.ckpt")
     config = ("--config", trained / "config.yaml", "--ckpt_path")
-    check(autosample("test", *config, tmp_path / "other.ckpt"), "one that `autosample fit` wrote")
+    check(autosample("test", *config, tmp_path / "other.ckpt"), "must be written by `autosample fit`")
     check(autosample("test", *config, tmp_path / "none.ckpt"), "a checkpoint must be a file, got .*none.ckpt")
 
 
