@@ -31,7 +31,7 @@ def build_optimizer(
         return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(args or {}))
     except (AssertionError, ValueError, TypeError) as error:
         raise ConfigError(
-            f'optimizer "{name}" does not accept these arguments ({one_line(error)}): change optimizer_args'
+            f'optimizer "{name}" does not accept lr, weight_decay or optimizer_args: {one_line(error)}'
         ) from error
 
 
