@@ -41,7 +41,9 @@ def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], 
         )
     files = make_dataset(str(folder), labels, extensions=IMG_EXTENSIONS, allow_empty=True)
     if not files:
-        raise DataError(f"{folder} must have images ({' '.join(IMG_EXTENSIONS)}) in its class folders, got none")
+        raise DataError(
+            f"{folder} must have images ({' '.join(IMG_EXTENSIONS)}) in its class folders, got none: add some"
+        )
     return [path for path, _ in files], torch.tensor([label for _, label in files])
 
 
