@@ -17,7 +17,7 @@ from autosample.nn.kinds import is_kind
 from autosample.nn.stored import compact_state, own_tensors, shared_names, store_as
 
 #: the fix if the built model and the file do not fit
-OTHERWISE = "the file is damaged, or the model was built in another way"
+OTHERWISE = "use another copy, or the factory and the timm version that it was saved with"
 
 
 def assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None = None) -> nn.Module:

@@ -78,8 +78,8 @@ def test_wrong_outputs_end_with_a_mistake_after_all_is_written(autosample, asked
     code, out, err = autosample("bench", "bad", "tiny", "--out", tmp_path)
     assert code == 2
     assert err == (
-        "autosample: error: outputs must equal those of dense torch, got errors in wrong (bad, 1 thread): see the table "
-        "above\n"
+        "autosample: error: outputs must equal those of dense torch, got errors in wrong (bad, 1 thread): "
+        "see the table above\n"
     )
     assert "wrong: ERROR: deployed: outputs differ" in out
     assert {"bad-1t.json", "tiny-1t.json"} <= {p.name for p in tmp_path.iterdir()}
