@@ -107,8 +107,8 @@ def _lacks_values(model: nn.Module) -> bool:
         size += sum(b.nbytes for b in [*module._buffers.values(), *plain] if b is not None)
     if lacking and size > _LARGEST_BUFFERS:
         raise ArtifactError(
-            f"the buffers of a model may take at most {_LARGEST_BUFFERS >> 20} MiB, got {size >> 20}: pass a factory= that "
-            "makes them on the CPU"
+            f"the buffers of a model may take at most {_LARGEST_BUFFERS >> 20} MiB, got {size >> 20}: pass a "
+            "factory= that makes them on the CPU"
         )
     return lacking
 
