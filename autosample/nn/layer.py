@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autosample.errors import ArtifactError
+from autosample.errors import DAMAGED, ArtifactError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
 from autosample.nn.graph import keep_in_graph
@@ -243,7 +243,7 @@ class SummaryLayer(Compressed):
                 f"{shape}: the model was built with other arguments than it was saved with"
             )
         if g.sampled not in (g.filters * spec.denser, g.filters):
-            raise ArtifactError(f"it must sample denser as its spec says, got {g.sampled} filters: use another copy")
+            raise ArtifactError(f"it must sample {g.filters * spec.denser} filters, got {g.sampled}: {DAMAGED}")
         return cls.take_over(layer.to("meta"), spec, name, geometry=g)
 
     def stored(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:

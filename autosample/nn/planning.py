@@ -20,7 +20,7 @@ def reusable(layer: Any) -> str:
     kind: type[nn.Module] = layer.dense_class
     if not issubclass(kind, nn.Conv1d | nn.Conv2d):
         return "no taps to slide along"
-    return "" if is_plain(kind) else f"{kind.__name__} has a forward pass of its own"
+    return "" if is_plain(kind) else f"{kind.__name__} has its own forward pass"
 
 
 @torch.no_grad()

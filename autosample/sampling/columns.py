@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autosample.coding.packing import bits_for, pack, unpack
-from autosample.errors import ArtifactError
+from autosample.errors import DAMAGED, ArtifactError
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_columns
 from autosample.sampling.rules.learned import is_set
@@ -63,7 +63,7 @@ class Columns(nn.Module):
         if self.columns > 1:
             chosen = unpack(stored["table"], bits_for(self.columns), count)
         if count and int(chosen.max()) >= self.columns:
-            raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: use another")
+            raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: {DAMAGED}")
         return TableColumns(chosen.view(self.windows, self.columns))
 
     def hardened(self) -> "Columns":

@@ -150,7 +150,7 @@ class Spec:
         try:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
-            raise SpecError(f"a spec must be valid JSON, got an error at {one_line(error)}: fix the text") from error
+            raise SpecError(f"a spec must be valid JSON: {one_line(error)}") from error
 
     def to_yaml(self) -> str:
         """YAML with one field per line."""
@@ -166,7 +166,7 @@ class Spec:
         try:
             return cls.from_dict(yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise SpecError(f"a spec must be valid YAML, got an error: {one_line(error)}") from error
+            raise SpecError(f"a spec must be valid YAML: {one_line(error)}") from error
 
 
 def _plain(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -223,14 +223,15 @@ def _option_names(rule: Any) -> set[str]:
 
 def _check(s: Spec) -> None:
     if s.ratio is not None and not (is_number(s.ratio) and s.ratio > 0):
-        fail("ratio must be a number above 0", s.ratio, "8 stores an eighth of the weights")
+        fail("ratio must be a number above 0", s.ratio, "8 stores one number for 8 weights")
     if s.ratio is not None and s.ratio < 1:
-        fail("ratio is dense weights per stored number and must be at least 1", s.ratio, f"use {1 / s.ratio:g}")
-    check_whole("windows", s.windows, least=1, fix="leave it out to have it derived")
+        fail("ratio (dense weights per stored number) must be at least 1", s.ratio, f"use {1 / s.ratio:g}")
+    check_whole("windows", s.windows, least=1, fix="leave it out to derive it from ratio")
     if s.window != "row":
         check_whole("window", s.window, least=1, fix='leave it out, or write "row" for one row of the kernel')
     if s.window is not None and s.windows is not None:
-        fail("give either windows (how many) or window (how long)", (s.windows, s.window), "drop one of them")
+        got = f"both ({s.windows} and {s.window!r})"
+        raise SpecError(f"pass either windows (how many) or window (how long), got {got}: remove one")
     if s.grid != "window":
         check_whole("grid", 0 if s.grid is None else s.grid, least=1, fix='write "window" for disjoint windows')
     check_whole("denser", 0 if s.denser is None else s.denser, least=1, fix="2 samples twice as many filters")
@@ -254,14 +255,14 @@ def _check_rule(s: Spec) -> None:
             raise SpecError(f'rule {s.rule} has no option "{name}": {near}')
     kind(**s.options)
     if s.ratio is not None and any(s.options.get(name) for name in _COMPACTNESS):
-        fail("give either ratio or the options spatial and channel", f"ratio={s.ratio}", "drop one of them")
+        raise SpecError(f"pass either ratio ({s.ratio:g}) or the options spatial and channel, got both: remove one")
 
 
 def _check_kinds(s: Spec) -> None:
     if not isinstance(s.by_kind, Mapping):
         fail("by_kind must map layer kinds to fields", s.by_kind, 'write {"linear": {"layout": "flat"}}')
     for kind, changes in s.by_kind.items():
-        check_choice("a kind of by_kind", kind, get_args(Kind))
+        check_choice("a key of by_kind", kind, get_args(Kind))
         if not isinstance(changes, Mapping) or "by_kind" in changes:
             fail(f"by_kind must map {kind} to fields", changes, 'write {"layout": "flat"}')
         s.replace(**{**changes, "by_kind": {}})  # checks itself
@@ -332,5 +333,5 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise SpecError(f"a spec file must be readable YAML, got {path}: {one_line(error)}") from error
     if not isinstance(data, Mapping):
-        raise SpecError(f"a spec file must hold a mapping of fields, got {path}: write `preset: wsnet` and so on")
+        raise SpecError(f"a spec file must hold a mapping of fields, {path} does not: write `preset: wsnet`")
     return data
