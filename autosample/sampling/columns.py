@@ -100,7 +100,7 @@ class TableColumns(Columns):
     chosen: Tensor
 
     def __init__(self, table: Int[Tensor, "g q"]) -> None:
-        super().__init__(*table.shape)
+        super().__init__(table.shape[0], table.shape[1])
         self.register_buffer("chosen", table.to(torch.int32))
 
     def table(self) -> Int[Tensor, "g q"]:
