@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+#: the fix in messages about a damaged file
+DAMAGED = "the file is damaged, use another copy"
+
 
 class AutosampleError(ValueError):
     """Base class of all errors that autosample raises.

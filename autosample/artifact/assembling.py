@@ -9,12 +9,15 @@ from autosample.artifact.building import Factory, build
 from autosample.artifact.config import DTYPES, Config, LayerConfig
 from autosample.artifact.upgrade import multiply_gains_, upgraded_tensors
 from autosample.coding.quantizers import QUANTIZERS, Quantizer
-from autosample.errors import ArtifactError, AutosampleError, one_line
+from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
 from autosample.model.report import note_reason
 from autosample.nn import Compressed, outer_modules
 from autosample.nn.becoming import method_called
 from autosample.nn.kinds import is_kind
 from autosample.nn.stored import compact_state, own_tensors, shared_names, store_as
+
+#: the fix if the built model and the file do not fit
+OTHERWISE = "use another copy, or the factory and the timm version that it was saved with"
 
 
 def assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None = None) -> nn.Module:
@@ -28,10 +31,10 @@ def assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | N
     except AutosampleError as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"a saved model must be consistent, got: {one_line(error)}") from error
+        raise ArtifactError(f"config and tensors do not fit together: {one_line(error)}") from error
     except (ArithmeticError, AttributeError, IndexError, LookupError, MemoryError, RuntimeError, TypeError) as error:
         text = f"{type(error).__name__}: {one_line(error)[:200]}"
-        raise ArtifactError(f"a saved model must be consistent, got {text}: use an undamaged copy") from error
+        raise ArtifactError(f"config and tensors do not fit together ({text}): {DAMAGED}") from error
 
 
 def _assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None) -> nn.Module:
@@ -61,7 +64,7 @@ def _find(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError as error:
-        raise ArtifactError(f"a saved layer must be in its model, got {name[:80]!r}: use an undamaged file") from error
+        raise ArtifactError(f"the model has no layer {name[:80]!r}, which config.json names: {OTHERWISE}") from error
 
 
 def _convert(layer: nn.Module, config: LayerConfig, name: str) -> None:
@@ -73,13 +76,13 @@ def _convert(layer: nn.Module, config: LayerConfig, name: str) -> None:
         )
     if not is_kind(layer) or layer._parameters.get("weight") is None:
         raise ArtifactError(
-            f'layer "{name[:80]}" must be one that can be compressed, got {type(layer).__name__}: the model was built '
-            "with other arguments than it was saved with"
+            f'layer "{name[:80]}" is a {type(layer).__name__}, which cannot be compressed: the model was built with '
+            "other arguments than it was saved with"
         )
     try:
         method.rebuilt(layer, config.settings, name).fit_error = config.fit_error
     except ArtifactError as error:
-        raise ArtifactError(f'layer "{name[:80]}" is not as it was saved: {error}') from error
+        raise ArtifactError(f'layer "{name[:80]}" cannot be rebuilt: {error}') from error
 
 
 def _attach_quantizers(model: nn.Module, config: Config) -> None:
@@ -90,7 +93,7 @@ def _attach_quantizers(model: nn.Module, config: Config) -> None:
         for key, coding in layer.coding.items():
             parameter = getattr(target, key) if key in target.coded else None
             if parameter is None:
-                raise ArtifactError(f'layer "{name[:80]}" has no {key[:80]!r} to be quantised: use an undamaged file')
+                raise ArtifactError(f'layer "{name[:80]}" has no {key[:80]!r} to quantise: {DAMAGED}')
             parameter.data = parameter.data.to(DTYPES[coding.dtype])
             if id(parameter) not in made:
                 made[id(parameter)] = QUANTIZERS[coding.method](coding.bits)
@@ -107,23 +110,22 @@ def _check(model: nn.Module, got: Mapping[str, Tensor], rounded: Mapping[str, st
         if there:
             few = ", ".join(sorted(there)[:3])
             raise ArtifactError(
-                f"tensors must be those of the model, got {len(there)} {name} ({few[:200]}): use another copy"
+                f"the tensors are not those of the model, {len(there)} are {name} ({few[:200]}): {OTHERWISE}"
             )
     if unknown := set(rounded) - set(got):
-        raise ArtifactError(f"rounded tensors must be in the file, got {sorted(unknown)[0][:80]!r}: use another copy")
+        raise ArtifactError(f"the file lacks the rounded tensor {sorted(unknown)[0][:80]!r}: {DAMAGED}")
     for name, wanted in expected.items():
         tensor = got[name]
         if tensor.shape != wanted.shape:
             raise ArtifactError(
-                f'tensor "{name}" must have the shape {tuple(wanted.shape)}, got {tuple(tensor.shape)}: '
-                "use another copy"
+                f'tensor "{name}" must have the shape {tuple(wanted.shape)}, got {tuple(tensor.shape)}: {OTHERWISE}'
             )
         both = tensor.dtype.is_floating_point and wanted.dtype.is_floating_point and name in plain
         if tensor.dtype != wanted.dtype and not (both and tensor.dtype in DTYPES.values()):
-            raise ArtifactError(f'tensor "{name}" must be {wanted.dtype}, got {tensor.dtype}: use another copy')
+            raise ArtifactError(f'tensor "{name}" must be {wanted.dtype}, got {tensor.dtype}: {OTHERWISE}')
         full = DTYPES.get(rounded.get(name, ""))
         if full is not None and (not both or full.itemsize <= tensor.dtype.itemsize):
-            raise ArtifactError(f'tensor "{name}" cannot be rounded from {full} to {tensor.dtype}: use another copy')
+            raise ArtifactError(f'tensor "{name}" cannot be rounded from {full} to {tensor.dtype}: {DAMAGED}')
 
 
 def _fill(module: nn.Module, own: dict[str, Tensor], rounded: Mapping[str, str]) -> None:
@@ -156,7 +158,7 @@ def _tie(model: nn.Module, name: str, first: str) -> None:
                 break
             getattr(to, store)[key] = theirs
             return
-    raise ArtifactError(f"shared tensors must be alike, got {name[:80]!r} and {first[:80]!r}: use an undamaged file")
+    raise ArtifactError(f"{name[:80]!r} and {first[:80]!r} cannot share a tensor: {OTHERWISE}")
 
 
 def _finish(model: nn.Module) -> None:
@@ -167,6 +169,6 @@ def _finish(model: nn.Module) -> None:
                 if tensor is None or not tensor.is_meta:
                     continue
                 if tensor.numel():
-                    raise ArtifactError(f"a saved model must be complete, got nothing for {name}.{key}: save it again")
+                    raise ArtifactError(f"{name}.{key} has no values after loading: save the model again")
                 store[key] = torch.empty_like(tensor, device="cpu")  # pyright: ignore[reportArgumentType]
     model.eval()

@@ -13,7 +13,7 @@ from torch.nn.modules.module import (
 )
 
 from autosample.artifact.config import Source
-from autosample.errors import ArtifactError, AutosampleError, one_line
+from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
 
 Factory = Callable[..., nn.Module]
 
@@ -53,9 +53,10 @@ def build(source: Source, factory: Factory | None, tensors: int) -> nn.Module:
 def _maker(source: Source, factory: Factory | None) -> Callable[[], nn.Module]:
     if source.kind == "factory":
         if factory is None:
+            wanted = ", ".join(sorted(source.arguments))[:200] or "no arguments"
             raise ArtifactError(
-                f"this model is built by a factory of yours ({source.name[:80]!r}), got none: pass factory=, a "
-                f"callable that takes {sorted(source.arguments) or 'no arguments'} and returns the dense model"
+                f"this model was saved with a factory ({source.name[:80]!r}): pass factory=, a function that takes "
+                f"{wanted} and returns the dense model"
             )
         return lambda: factory(**source.arguments)
     if factory is not None:
@@ -85,14 +86,12 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         model = make()
     except AutosampleError as error:
-        raise ArtifactError(f"the model must be one that can be built: {one_line(error)}") from error
+        raise ArtifactError(f"the model cannot be built: {one_line(error)}") from error
     except _TooLarge as error:
-        raise ArtifactError(
-            "a model must not have far more layers than its file has tensors for: use another"
-        ) from error
+        raise ArtifactError(f"the model would have far more layers than the file has tensors: {DAMAGED}") from error
     except Exception as error:  # arguments from a file can make a constructor raise anything
         text = f"{type(error).__name__}: {one_line(error)[:200]}"
-        raise ArtifactError(f"the model must be built with its arguments, got {text}: check model.arguments") from error
+        raise ArtifactError(f"the model cannot be built with its arguments ({text}): check them") from error
     if not isinstance(model, nn.Module):
         raise ArtifactError(f"a factory must return an nn.Module, got {type(model).__name__}: return the dense model")
     return model
@@ -108,7 +107,8 @@ def _lacks_values(model: nn.Module) -> bool:
         size += sum(b.nbytes for b in [*module._buffers.values(), *plain] if b is not None)
     if lacking and size > _LARGEST_BUFFERS:
         raise ArtifactError(
-            f"buffers must not take more than {_LARGEST_BUFFERS >> 20} MiB, got {size >> 20}: use factory="
+            f"the buffers of a model may take at most {_LARGEST_BUFFERS >> 20} MiB, got {size >> 20}: pass a "
+            "factory= that makes them on the CPU"
         )
     return lacking
 

@@ -11,7 +11,7 @@ import torch
 
 from autosample.artifact.upgrade import by_value, since_1, since_2
 from autosample.coding.quantizers import QUANTIZERS
-from autosample.errors import ArtifactError, hint, one_line
+from autosample.errors import DAMAGED, ArtifactError, hint, one_line
 from autosample.system.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
 
 FORMAT, SCHEMA = "autosample", 3
@@ -148,21 +148,21 @@ def parse(text: str) -> Config:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"config.json must be valid JSON, got {one_line(error)[:200]}: use another copy") from error
+        raise ArtifactError(f"config.json is not valid JSON ({one_line(error)[:200]}): {DAMAGED}") from error
     data = as_map(data, "config.json")
     if data.get("format") != FORMAT:
         raise ArtifactError(
-            'config.json must be one of autosample ("format": "autosample"), got another: check the folder'
+            'config.json was not written by autosample (it has no "format": "autosample"): check the folder'
         )
     schema = as_int(data.get("schema"), "schema", 1)
     if schema > SCHEMA:
         raise ArtifactError(
-            f"this version reads the formats 1 to {SCHEMA}, got {schema}, saved by autosample "
+            f"this version reads formats 1 to {SCHEMA}, got {schema}, saved by autosample "
             f"{str(data.get('version'))[:40]!r}: upgrade autosample"
         )
     kept = since_1(data) if schema == 1 else {key: value for key, value in data.items() if key != "checksum"}
     if schema > 1 and data.get("checksum") != _checksum(kept):
-        raise ArtifactError("config.json must be as it was saved, got one that was changed: use another copy")
+        raise ArtifactError("config.json was changed after it was saved (its checksum differs): use another copy")
     kept, old = since_2(kept) if schema < SCHEMA else (kept, {})
     return _parse_current(kept, old)
 
@@ -206,7 +206,7 @@ def _source(data: Any) -> Source:
     kind = _choice(got["kind"], "model.kind", ("timm", "factory"))
     name = as_text(got["name"], "model.name")
     if kind == "timm" and not _NAME.fullmatch(name):
-        raise ArtifactError(f"model.name must be a name of timm's registry, got {name[:80]!r}: use another file")
+        raise ArtifactError(f"model.name must be the name of a timm model, got {name[:80]!r}: {DAMAGED}")
     arguments = as_plain(as_map(got["arguments"], "model.arguments"), "model.arguments")
     if kind == "timm" and (fetching := sorted(set(arguments) & set(FETCHING))):
         raise ArtifactError(
@@ -221,7 +221,9 @@ def _bound(value: Any) -> None:
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _bound(item)
     if isinstance(value, int | float) and abs(value) > _LARGEST_ARGUMENT:
-        raise ArtifactError(f"model.arguments must be below {_LARGEST_ARGUMENT}, got {value!r:.80}: use another copy")
+        raise ArtifactError(
+            f"numbers in model.arguments must be at most {_LARGEST_ARGUMENT}, got {value!r:.80}: {DAMAGED}"
+        )
 
 
 def _layer(data: Any, where: str) -> LayerConfig:
@@ -247,7 +249,7 @@ def _tensors(data: Any) -> TensorFile:
     got = take(as_map(data, "tensors"), "tensors", ("sha256", "bytes", "raw_bytes", "compression"))
     digest = as_text(got["sha256"], "tensors.sha256")
     if not _DIGEST.fullmatch(digest):
-        raise ArtifactError(f"tensors.sha256 must be 64 hexadecimal digits, got {digest[:80]!r}: use another copy")
+        raise ArtifactError(f"tensors.sha256 must be 64 hexadecimal digits, got {digest[:80]!r}: {DAMAGED}")
     return TensorFile(
         sha256=digest,
         bytes=as_int(got["bytes"], "tensors.bytes", 8),

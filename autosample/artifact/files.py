@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from autosample.artifact.config import COMPRESSIONS, FORMAT, Config, TensorFile, parse
-from autosample.errors import ArtifactError, one_line
+from autosample.errors import DAMAGED, ArtifactError, one_line
 from autosample.system.files import sweep_partials, sync_folder, write_bytes
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
@@ -61,7 +61,7 @@ def write_folder(folder: Path, config: Config, data: bytes, card: str) -> None:
         sweep_partials(folder)
         sync_folder(folder)
     except OSError as error:
-        raise ArtifactError(f"a model must be saved to a folder that can be written, got {one_line(error)}") from error
+        raise ArtifactError(f"{folder} cannot be written ({one_line(error)}): choose another folder") from error
 
 
 def write_card(folder: Path, card: str) -> None:
@@ -74,9 +74,9 @@ def _check_place(folder: Path) -> None:
     path = folder / CONFIG
     if path.exists():
         if f'"format": "{FORMAT}"' not in path.read_text(errors="replace")[:_LARGEST_CONFIG]:
-            raise ArtifactError(f"{folder} holds a config.json that is not autosample's: choose another folder")
+            raise ArtifactError(f"{folder} has a config.json that autosample did not write: choose another folder")
     elif (folder / CARD).exists():
-        raise ArtifactError(f"{folder} holds a README.md of something else: choose another folder")
+        raise ArtifactError(f"{folder} has a README.md but no saved model: choose another folder")
 
 
 def read_config(folder: Path) -> Config:
@@ -87,13 +87,15 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ArtifactError(f"a saved model must be a folder with a config.json, got {folder}: check the path")
+        raise ArtifactError(f"a saved model is a folder with a config.json, got {folder}: check the path")
     if path.stat().st_size > _LARGEST_CONFIG:
-        raise ArtifactError(f"config.json must be below {_LARGEST_CONFIG >> 20} MiB, got more: use an undamaged copy")
+        raise ArtifactError(f"config.json is larger than {_LARGEST_CONFIG >> 20} MiB: {DAMAGED}")
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"config.json must be readable UTF-8, got {one_line(error)}: use another copy") from error
+        raise ArtifactError(
+            f"config.json cannot be read as UTF-8 text ({one_line(error)}): use another copy"
+        ) from error
 
 
 def read_folder(folder: Path) -> tuple[Config, bytes]:
@@ -110,9 +112,7 @@ def read_folder(folder: Path) -> tuple[Config, bytes]:
             return config, _decompress(data, config.tensors)
         if attempt and read_config(folder) == config:  # no other process is saving here now
             break
-    raise ArtifactError(
-        f"the tensors must be those that config.json was saved with, got others in {folder}: use another copy"
-    )
+    raise ArtifactError(f"{folder} has no tensors with the checksum in config.json: use another copy")
 
 
 def _read_tensors(folder: Path, file: TensorFile) -> bytes | None:
@@ -125,7 +125,7 @@ def _read_tensors(folder: Path, file: TensorFile) -> bytes | None:
         except FileNotFoundError:  # renamed by a save in progress
             continue
         except OSError as error:
-            raise ArtifactError(f"{path} must be readable, got {one_line(error)}: check its rights") from error
+            raise ArtifactError(f"{path} cannot be read ({one_line(error)}): check its permissions") from error
         if hashlib.sha256(data).hexdigest() == file.sha256:
             return data
     return None
@@ -136,14 +136,15 @@ def _decompress(data: bytes, file: TensorFile) -> bytes:
         raw = data
     elif file.raw_bytes > _GROWTH * len(data) + _FREE_GROWTH:
         raise ArtifactError(
-            f"compressed tensors must not grow beyond reason, got {file.raw_bytes} bytes: use another copy"
+            f"the compressed tensors would expand to {file.raw_bytes} bytes, more than the limit: {DAMAGED}"
         )
     else:
         try:
             engine = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)
             raw = engine.decompress(data, max_length=file.raw_bytes + 1)
         except (lzma.LZMAError, EOFError) as error:
-            raise ArtifactError(f"the tensors must be valid xz, got {one_line(error)}: use another copy") from error
+            raise ArtifactError(f"the tensors are not valid xz data ({one_line(error)}): {DAMAGED}") from error
     if len(raw) != file.raw_bytes:
-        raise ArtifactError(f"the tensors must be {file.raw_bytes} bytes, got {len(raw)} or more: use another copy")
+        got = "more" if len(raw) > file.raw_bytes else len(raw)
+        raise ArtifactError(f"the tensors must have {file.raw_bytes} bytes, got {got}: {DAMAGED}")
     return raw

@@ -17,7 +17,7 @@ from autosample.artifact.files import read_folder
 from autosample.artifact.origin import find_source
 from autosample.artifact.upgrade import upgraded_state
 from autosample.coding.quantizers import quantizer_of
-from autosample.errors import ArtifactError, AutosampleError, one_line
+from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
 from autosample.model.convert import harden_
 from autosample.model.quantize import fix_quantizers_
 from autosample.model.recipe import Recipe
@@ -58,7 +58,9 @@ def load_any(path: str | Path, *, factory: Factory | None = None) -> tuple[nn.Mo
 def _folder(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_dir():
-        raise ArtifactError(f"a saved model must be a folder, got {path}: check the path (load_any reads checkpoints)")
+        raise ArtifactError(
+            f"load needs the folder of a saved model, got {path}: check the path (checkpoints: load_any)"
+        )
     return path
 
 
@@ -67,7 +69,7 @@ def _tensors(raw: bytes) -> dict[str, Tensor]:
         return safetensors.torch.load(raw)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         text = one_line(error)[:200]
-        raise ArtifactError(f"model.safetensors must be a file of tensors, got {text}: use another copy") from error
+        raise ArtifactError(f"model.safetensors is not a file of tensors ({text}): {DAMAGED}") from error
 
 
 def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
@@ -80,13 +82,13 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
         args = {name: value for name, value in (recipe.model_args or {}).items() if name not in FETCHING}
         net = replace(recipe, model_args=args).build()
     except AutosampleError as error:
-        raise ArtifactError(f"a checkpoint must name a model that can be built, got: {one_line(error)}") from error
+        raise ArtifactError(f"the model of this checkpoint cannot be built: {one_line(error)}") from error
     _attach(net, state)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ArtifactError(
-            f"a checkpoint must fit its own settings, got {one_line(error)[:200]}: use another"
+            f"the weights of this checkpoint do not fit its settings: {one_line(error)[:200]}"
         ) from error
     if compressed_layers(net):
         fix_quantizers_(net)
@@ -109,10 +111,12 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch can raise anything on a broken archive
         text = one_line(error)[:200]
-        raise ArtifactError(f"a checkpoint must be readable without running code, got {path}: {text}") from error
+        raise ArtifactError(
+            f"{path} cannot be read as a checkpoint without running code ({text}): use another copy"
+        ) from error
     needed = {"state_dict", "hyper_parameters"}
     if not isinstance(saved, dict) or not needed <= saved.keys() or "num_classes" not in saved["hyper_parameters"]:
-        raise ArtifactError(f"a checkpoint must be one that `autosample fit` wrote, got {path}: pass a saved folder")
+        raise ArtifactError(f"a checkpoint must be written by `autosample fit`, got {path}: pass another file")
     return saved
 
 

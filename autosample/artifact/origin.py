@@ -21,20 +21,20 @@ def find_source(
     """
     if factory is not None:
         title = name or getattr(factory, "__qualname__", type(factory).__name__)
-        return Source(kind="factory", name=title, arguments=as_plain(arguments or {}, "arguments"))
+        return Source(kind="factory", name=title, arguments=as_plain(arguments or {}, "arguments", "change it"))
     noted: Mapping[str, Any] = getattr(model, "origin", None) or {}
     known = name or noted.get("name") or _architecture(model)
     if not known:
         raise ArtifactError(
-            f"a model must be one of timm's or autosample's to be saved by name, got {type(model).__name__}: pass "
-            "factory=, a callable that returns the dense model, or name= and arguments="
+            f"save can rebuild models of timm and autosample only, got {type(model).__name__}: pass factory=, a "
+            "function that returns the dense model, or name= and arguments="
         )
     found: dict[str, Any] = dict(noted.get("arguments") or _guess(model)) if arguments is None else dict(arguments)
     if arguments is None and isinstance(classes := getattr(model, "num_classes", None), int):
         found["num_classes"] = classes  # the head may have been replaced
     kept = {key: value for key, value in found.items() if key not in FETCHING and value is not None}
     kept.setdefault("num_classes", getattr(model, "num_classes", 1000))
-    return Source(kind="timm", name=known, arguments=as_plain(kept, "arguments"))
+    return Source(kind="timm", name=known, arguments=as_plain(kept, "arguments", "change it"))
 
 
 def _config(model: nn.Module) -> Mapping[str, Any]:

@@ -8,13 +8,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from autosample.artifact.assembling import assemble
+from autosample.artifact.assembling import OTHERWISE, assemble
 from autosample.artifact.building import Factory
 from autosample.artifact.card import card_text
 from autosample.artifact.config import Coding, Config, LayerConfig, Source
 from autosample.artifact.files import compress, describe, write_folder
 from autosample.artifact.origin import find_source
-from autosample.errors import ArtifactError
+from autosample.errors import DAMAGED, ArtifactError
 from autosample.model.report import reasons, report
 from autosample.nn import Compressed, compressed_layers, outer_modules
 from autosample.nn.stored import compact_state, full_types, shared_names
@@ -65,7 +65,7 @@ def save(
         ArtifactError: The model cannot be rebuilt, or the folder cannot be written.
     """
     if hasattr(model, "deployment"):
-        raise ArtifactError("a model is saved before it is deployed, got a deployed one: save the original")
+        raise ArtifactError("a deployed model cannot be saved: save the original")
     if config is not None:
         preprocessing = config.preprocessing if preprocessing is None else preprocessing
         class_names = config.class_names if class_names is None else class_names
@@ -78,7 +78,8 @@ def save(
     try:
         twin = assemble(config, state, factory)
     except ArtifactError as error:
-        raise ArtifactError(f"a fresh model must be like the one to be saved, got: {error}; {_FIX}") from error
+        text = str(error).removesuffix(f": {DAMAGED}").removesuffix(f": {OTHERWISE}")
+        raise ArtifactError(f"the model cannot be rebuilt: {text}; {_FIX}") from error
     _compare(model, twin)
     given = getattr(model, "pretrained_cfg", None) or {}
     known = {key: given[key] for key in _INPUT_KEYS if isinstance(given, Mapping) and given.get(key)}
@@ -86,9 +87,9 @@ def save(
     data = compress(raw, compression)
     config = Config(
         **{key: getattr(config, key) for key in ("source", "layers", "shared", "rounded", "left_dense", "version")},
-        preprocessing=as_plain(known if preprocessing is None else preprocessing, "preprocessing"),
+        preprocessing=as_plain(known if preprocessing is None else preprocessing, "preprocessing", "change it"),
         class_names=None if class_names is None else tuple(map(str, class_names)),
-        facts=as_plain(facts or {}, "facts"),
+        facts=as_plain(facts or {}, "facts", "change it"),
         dense_bytes=sizes.dense_bytes,
         stored_bytes=sizes.stored_bytes,
         tensors=describe(data, raw, compression),
@@ -127,7 +128,7 @@ def _layer(layer: Compressed) -> LayerConfig:
 def _own(tensor: Tensor) -> Tensor:
     """A copy on the CPU with its own memory, as needed for a file of tensors."""
     if tensor.is_meta:
-        raise ArtifactError("a model must have values to be saved, got one on the meta device: load or make them first")
+        raise ArtifactError("save needs a model with values, got one on the meta device: load its weights first")
     own = tensor.detach().cpu().contiguous()
     return own if own.untyped_storage().nbytes() == own.nbytes else own.clone()
 
@@ -141,8 +142,8 @@ def _compare(model: nn.Module, twin: nn.Module) -> None:
     for name in (*mine, *theirs):
         if mine.get(name) != theirs.get(name):
             raise ArtifactError(
-                f'a fresh model must be like the one to be saved, got {theirs.get(name, "nothing")} for "{name}" '
-                f"instead of {mine.get(name, 'nothing')}: {_FIX}"
+                f'the model cannot be rebuilt: a fresh one has {theirs.get(name, "nothing")} at "{name}" '
+                f"instead of {mine.get(name, 'nothing')}; {_FIX}"
             )
 
 

@@ -92,8 +92,8 @@ def upgraded_state(state: Mapping[str, Tensor], path: object) -> dict[str, Tenso
     """
     if any(key.endswith("gains") or ".offsets.along." in key for key in state):
         raise ArtifactError(
-            f'a checkpoint must have no gains and no rule "separable", got {path}: write a saved model '
-            "from it with version 0.1.0 (autosample export CHECKPOINT --format artifact), which this version loads"
+            f'this version reads no checkpoint with gains or the rule "separable", got {path}: export it with version '
+            "0.1.0 (autosample export CHECKPOINT --format artifact) and load the result"
         )
     return {key: value for key, value in state.items() if not key.endswith("offsets.width")}
 

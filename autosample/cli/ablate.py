@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> None:
     given = argparse.Namespace(**parse(args, declare))
     for name in ("jobs", "threads"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, got {getattr(given, name)}: leave it out for the usual")
+            raise ConfigError(f"{name} must be at least 1, got {getattr(given, name)}: leave it out for the default")
     from autosample.experiments.ablate import default_console, prepare_data, run_grid
     from autosample.experiments.collect import write_tables
     from autosample.experiments.figures import draw
@@ -96,7 +96,7 @@ def main(args: Sequence[str]) -> None:
         draw(grid, records, out)
         print(f"\n{len(records)} of {len(grid.cells)} runs; table.md, table.csv, tests.csv and *.png are in {out}")
     elif given.collect:
-        raise ConfigError(f"there must be records to collect, got none of {grid.name} in {out}: run it first")
+        raise ConfigError(f"--collect needs records, got none of {grid.name} in {out}: run the grid first")
     if failed:
         sys.exit(1)
 

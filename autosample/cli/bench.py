@@ -91,7 +91,9 @@ def main(args: Sequence[str]) -> None:
             _publish(record, out / f"{_file_name(name, given)}-{count}t.json", console)
             wrong += [f"{row.workload.name} ({label})" for row in measured if row.error]
     if wrong:
-        raise ConversionError(f"outputs must be those of dense torch, got errors in {', '.join(wrong)}: see above")
+        raise ConversionError(
+            f"outputs must equal those of dense torch, got errors in {', '.join(wrong)}: see the table above"
+        )
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _check(**counts: Sequence[int | None]) -> None:
     for name, numbers in counts.items():
         for count in numbers:
             if count is not None and count < 1:
-                raise ConfigError(f"{name} must be at least 1, got {count}: leave it out for the usual number")
+                raise ConfigError(f"{name} must be at least 1, got {count}: leave it out for the default")
 
 
 def _device(name: str) -> torch.device:
@@ -135,7 +137,7 @@ def _device(name: str) -> torch.device:
 
 def _suites(names: Sequence[str], only: Sequence[str] | None) -> dict[str, list[Workload]]:
     if not names:
-        raise ConfigError(f"bench needs suites or --model, got neither: known: {', '.join(SUITES)}")
+        raise ConfigError(f"bench needs a suite or --model, got neither: suites are {', '.join(SUITES)}")
     plan = {name: suite(name) for name in names}
     if only is None:
         return plan
@@ -150,7 +152,7 @@ def _own(suites: Sequence[str], given: Mapping[str, Any]) -> dict[str, list[Work
 
     model, preset, ratio, shape = (given[name] for name in ("model", "spec", "ratio", "input"))
     if suites:
-        raise ConfigError(f"bench takes suites or --model, got {suites[0]} and {model}: drop one of them")
+        raise ConfigError(f"bench takes either suites or --model, got both ({suites[0]} and {model}): remove one")
     if not shape:
         raise ConfigError("--model needs the shape of one example, got none: write --input 3 224 224")
     spec(preset, ratio=ratio)

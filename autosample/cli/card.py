@@ -19,7 +19,7 @@ def main(args: Sequence[str]) -> None:
     given = parse(args, declare)
     path = given["path"]
     if not path.is_dir():
-        raise ArtifactError(f"a model card belongs to a saved model, got {path}, which is no folder: check the path")
+        raise ArtifactError(f"card needs the folder of a saved model, got {path}: check the path")
     from autosample.artifact.card import card_text
     from autosample.artifact.files import write_card
     from autosample.artifact.loading import load_any

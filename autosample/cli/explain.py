@@ -40,7 +40,7 @@ def explain(error: Exception, options: Iterable[str]) -> str:
             known = _options_of(inside[1])
             return f'{inside[1].rpartition(".")[2]} has no option "{name}": {hint(name, known)}'
         if "--" not in text and "unrecognized" in text:
-            return f'every option needs its name, got a lone "{name}": write --OPTION {name}'
+            return f'options need a name, got the value "{name}" alone: write --OPTION {name}'
         return _unknown(name, options)
     keys = _KEY.findall(text)
     if keys and (missing := _NO_CLASS.search(text)):
@@ -56,7 +56,7 @@ def explain(error: Exception, options: Iterable[str]) -> str:
     if bare := re.search(r"argument (?:-\w/)?(--[\w.]+): expected one argument", text):
         return f"{bare[1]} needs a value, got none: see --help"
     if required := re.search(r"following arguments are required: (.*)", text):
-        return f"needed but not given: {required[1]}: see --help"
+        return f"these options are required: {required[1]}: see --help"
     return text[:500]
 
 
@@ -76,7 +76,7 @@ def _unknown(name: str, options: Iterable[str]) -> str:
     """Message for an unknown option. It lists no options if none is near: there are too many."""
     parts = name.split(".")
     if len(parts) > 1 and parts[1] in RENAMED:
-        return f'no option is called "{name}" any more: write "{".".join([parts[0], RENAMED[parts[1]], *parts[2:]])}"'
+        return f'option "{name}" is now called "{".".join([parts[0], RENAMED[parts[1]], *parts[2:]])}"'
     known = set(options)
     if not closest(name, known):  # perhaps only the part before the last dot is wrong
         known = {option for option in known if option.rpartition(".")[2] == name.rpartition(".")[2]}
@@ -87,11 +87,11 @@ def _unknown(name: str, options: Iterable[str]) -> str:
 def _near_class(key: str, name: str) -> str:
     module = next((module for start, module in _CLASSES.items() if key.startswith(start)), None)
     if module is None:
-        return "give its full path, such as package.module.Class"
+        return "write its full path, such as package.module.Class"
     found = importlib.import_module(module)
     sets = getattr(found, "DATASETS", None)
     classes = sets or [n for n in getattr(found, "__all__", dir(found)) if isinstance(getattr(found, n), type)]
-    return f"{hint(name, classes)} (or give the full path of your own)"
+    return f"{hint(name, classes)} (or write the full path of your own)"
 
 
 def _options_of(class_path: str) -> list[str]:

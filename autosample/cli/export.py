@@ -96,5 +96,5 @@ def _example(model: nn.Module, preprocessing: dict[str, Any], shape: list[int] |
         if len(shape) == 3 and any(isinstance(m, nn.Conv1d) for m in model.modules()):
             shape = [shape[0], shape[2]]  # timm wants a height of signals
     if not shape or min(shape) < 1:
-        raise ExportError(f"an export needs the shape of an input, got {shape}: pass --input, such as [3,224,224]")
+        raise ExportError(f"export needs the shape of an input, got {shape}: pass --input 3 224 224")
     return torch.randn(batch, *shape)

@@ -52,10 +52,7 @@ class AutosampleCLI(LightningCLI):
         asks_only = any(option in ("-h", "--help") or option.startswith("--data.help") for option in options)
         if not _names_data(options):
             if verb != "fit" and not asks_only:
-                raise ConfigError(
-                    f"{verb} needs the data to use, got none: pass --config with the config.yaml that the run wrote "
-                    "beside its log, or --data CLASS"
-                )
+                raise ConfigError(f"{verb} needs a data set, got none: pass --config RUN/config.yaml, or --data CLASS")
             options = [*EMBEDDED, *options]
         return cls(
             Classifier,
@@ -115,8 +112,8 @@ class AutosampleCLI(LightningCLI):
                 chosen["model"][name] = value
             elif name in FLAT and given[name] != value:
                 raise ConfigError(
-                    f"a checkpoint must be of the same configuration, got model.{name}={given[name]} for one trained "
-                    f"with {value}: leave model.{name} out, or pass the config.yaml that the run wrote"
+                    f"model.{name} must match the checkpoint, got {given[name]} for a checkpoint with {value}: leave "
+                    f"model.{name} out, or pass --config RUN/config.yaml"
                 )
 
     def instantiate_classes(self) -> None:
@@ -141,7 +138,7 @@ class AutosampleCLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError) as error:
-            raise ConfigError(f"the trainer must accept its options, got: {one_line(error)}") from error
+            raise ConfigError(f"the trainer does not accept these options: {one_line(error)}") from error
 
     def after_fit(self) -> None:
         """Test the final model, hardened, on the test data."""
@@ -188,7 +185,7 @@ def main(args: Sequence[str]) -> None:
     except RuntimeError as error:
         if "loading state_dict" in str(error):  # torch has no own class for this error
             raise ConfigError(
-                f"a checkpoint must come from a model of the same configuration, got one that differs: "
-                f"{one_line(error)[:300]}: pass the --config that the run wrote beside its log"
+                f"the checkpoint does not fit this configuration: {one_line(error)[:300]}: pass --config "
+                "RUN/config.yaml"
             ) from error
         raise

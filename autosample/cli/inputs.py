@@ -53,6 +53,8 @@ def check_checkpoint(path: Path) -> None:
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # torch raises many types of errors for a damaged archive
-        raise ConfigError(f"a checkpoint must be readable, got {path}: {one_line(error)[:200]}: use another") from error
+        raise ConfigError(
+            f"the checkpoint {path} cannot be read ({one_line(error)[:200]}): use another copy"
+        ) from error
     if not isinstance(loaded, dict) or not {"state_dict", "hyper_parameters"} <= loaded.keys():
-        raise ConfigError(f"a checkpoint must be one that `autosample fit` wrote, got {path}: use another")
+        raise ConfigError(f"a checkpoint must be written by `autosample fit`, got {path}: pass another file")

@@ -41,7 +41,7 @@ def parse(args: Sequence[str], declare: Callable[[Parser], None]) -> dict[str, A
     if unknown:
         name = unknown[0].partition("=")[0]
         if not name.startswith("-"):
-            raise ConfigError(f'every option needs its name, got a lone "{name}": write --OPTION {name}')
+            raise ConfigError(f'options need a name, got the value "{name}" alone: write --OPTION {name}')
         raise ConfigError(unknown_option(name.lstrip("-"), [o.lstrip("-") for o in parser._option_string_actions]))
     return vars(values)
 
@@ -49,7 +49,7 @@ def parse(args: Sequence[str], declare: Callable[[Parser], None]) -> dict[str, A
 def unknown_option(name: str, known: Sequence[str]) -> str:
     """Message for an unknown option."""
     if name in RENAMED:
-        return f'no option is called "{name}" any more: write "{RENAMED[name]}"'
+        return f'option "{name}" is now called "{RENAMED[name]}"'
     return f'no option is called "{name}": {hint(name, [o for o in known if len(o) > 1], otherwise="see --help")}'
 
 

@@ -43,9 +43,9 @@ def predict(folder: Path, files: list[Path], top: int = 3) -> None:
     from autosample.data.inputs import read_input
 
     if top < 1:
-        raise ConfigError(f"top must be at least 1, got {top}: leave it out for three classes")
+        raise ConfigError(f"top must be at least 1, got {top}: the default is 3")
     if not files:
-        raise ConfigError("predict needs files, got none: autosample predict DIR FILE…")
+        raise ConfigError("predict needs files, got none: write autosample predict DIR FILE…")
     model, config = load_any(folder)
     with torch.inference_mode():
         for file in files:

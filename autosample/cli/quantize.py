@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> None:
     """Run the verb."""
     given = parse(args, declare)
     if given["out"] is None:
-        raise ArtifactError("quantize needs a folder to save to, got none: pass --out DIR")
+        raise ArtifactError("quantize needs --out, got none: pass --out DIR")
     quantize(**given)
 
 

@@ -52,7 +52,7 @@ def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, ima
     """
     for name, count in (("epochs", epochs), ("seeds", seeds), ("image_size", image_size)):
         if count < 1:
-            raise ConfigError(f"{name} must be at least 1, got {count}: leave it out for the usual number")
+            raise ConfigError(f"{name} must be at least 1, got {count}: leave it out for the default")
     grid = make_grid(
         {
             "name": "quickstart",
@@ -69,7 +69,7 @@ def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, ima
     console = default_console()
     records = run_grid(grid, out, inline_runner(), console)
     if len(records) < len(grid.cells):
-        raise ConfigError(f"all runs must succeed, got {len(grid.cells) - len(records)} that failed: see {out}/failed")
+        raise ConfigError(f"{len(grid.cells) - len(records)} of {len(grid.cells)} runs failed: see {out}/failed")
     write_tables(grid, records, out)
     draw(grid, records, out)
     _print(grid, records, console)
@@ -77,7 +77,7 @@ def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, ima
 
 
 def _print(grid: Grid, records: Mapping[str, Record], console: Console) -> None:
-    heads = ("method", "accuracy [%]", "stored bytes", "smaller", "MACs", "seconds a run")
+    heads = ("method", "accuracy [%]", "stored bytes", "smaller", "MACs", "seconds per run")
     cells = [
         (
             row["method"], f"{row['accuracy_percent']:.2f} ± {row['std_percent']:.2f}", f"{row['stored_bytes']:,}",

@@ -79,11 +79,13 @@ class AudioData(ClassificationData):
         require_at_least("sample_rate × seconds", self.samples, 1)
         self.crop = self.samples if crop_seconds is None else round(sample_rate * crop_seconds)
         if not 1 <= self.crop <= self.samples:
-            raise DataError(f"crop_seconds must be above 0 and at most seconds={seconds}, got {crop_seconds}")
+            raise DataError(
+                f"crop_seconds must be above 0 and at most seconds={seconds}, got {crop_seconds}: leave it out"
+            )
         require_at_least("shift_seconds", shift_seconds, 0)
         require_at_least("gain_db", gain_db, 0)
         if normalize not in get_args(Loudness):
-            raise DataError(f"normalize must be one of {', '.join(get_args(Loudness))}, got {normalize!r}")
+            raise DataError(f"normalize must be one of {', '.join(get_args(Loudness))}, got {normalize!r}: use peak")
         self.normalize: Loudness = normalize
         self.sample_rate, self.cache_dir = sample_rate, cache_dir
         self.max_shift, self.gain_db = round(sample_rate * shift_seconds), gain_db

@@ -66,7 +66,7 @@ class ClassificationData(pl.LightningDataModule):
         ):
             require_at_least(name, value, low)
         if not 0 <= val_fraction < 1:
-            raise DataError(f"val_fraction must be in [0, 1), got {val_fraction}: give 0.1 to hold out a tenth")
+            raise DataError(f"val_fraction must be in [0, 1), got {val_fraction}: pass 0.1 to hold out a tenth")
         self.root = Path(root).expanduser()
         self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
         self.num_workers, self.resident, self.drop_last = num_workers, resident, drop_last
@@ -173,7 +173,7 @@ class ClassificationData(pl.LightningDataModule):
         elif transform is not None:
             dataset = FileBatches(examples.x, examples.y, transform, plan, rows)
         else:
-            raise NotImplementedError(f"{type(self).__name__} gives image files and must give their transforms too")
+            raise NotImplementedError(f"{type(self).__name__} returns image files and must define their transforms")
         return worker_loader(dataset, self._epoch, self.num_workers, pin_memory=self._device().type == "cuda")
 
     def _epoch(self) -> int:
@@ -192,7 +192,7 @@ class ClassificationData(pl.LightningDataModule):
                 self._on_device = (device, x.to(device), self.examples.y.to(device))
             except torch.OutOfMemoryError as error:
                 raise DataError(
-                    f"resident=True needs {x.nbytes / 2**30:.1f} GiB free on {device}, got less: give resident=False"
+                    f"resident=True needs {x.nbytes / 2**30:.1f} GiB free on {device}, got less: pass resident=False"
                 ) from error
         return self._on_device[1:]
 
@@ -213,4 +213,4 @@ def require_folder(candidates: list[Path], layout: str) -> Path:
         if folder.is_dir():
             return folder
     looked = " or ".join(str(folder) for folder in candidates)
-    raise DataError(f"{layout} was expected, found no folder {looked}: set root to where the data are")
+    raise DataError(f"{layout} was expected, found no folder {looked}: set root to the folder of the data")

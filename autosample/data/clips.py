@@ -55,10 +55,10 @@ def _decoded(path: Path) -> tuple[np.ndarray, int]:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise DataError(
-            f"{path}: not a readable audio file ({one_line(error)}); replace it or take it out of the set"
+            f"{path}: not a readable audio file ({one_line(error)}); replace it or remove it from the set"
         ) from error
     if not len(wave):
-        raise DataError(f"{path}: an audio file must hold samples, got none; replace it or take it out of the set")
+        raise DataError(f"{path}: an audio file must have samples, got none; replace it or remove it from the set")
     mono = wave.mean(axis=1) if wave.shape[1] > 1 else wave[:, 0]
     if not np.isfinite(mono).all():
         raise DataError(f"{path}: samples must be finite numbers, got NaN or infinity; replace the file")
@@ -114,7 +114,7 @@ def find_files(listed: Sequence[Path], source: str) -> list[Path]:
         (missing if match is None else found).append(path if match is None else path.parent / match)
     if missing:
         raise DataError(
-            f"all {len(listed)} files listed in {source} must exist, got {len(missing)} missing, the first of them"
-            f" {missing[0]}: unpack the set again or take them off the list"
+            f"{len(missing)} of {len(listed)} files listed in {source} are missing, first {missing[0]}: unpack the set "
+            "again, or remove them from the list"
         )
     return found

@@ -36,12 +36,14 @@ def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], 
     unknown = [name for name in list_classes(folder) if name not in labels]
     if unknown:
         raise DataError(
-            f"{folder} must have training's class folders only, got {', '.join(unknown[:5])}: add it to the training"
-            " folder or remove it"
+            f"{folder} has class folders that the training folder lacks: {', '.join(unknown[:5])}; add them there or "
+            "remove them"
         )
     files = make_dataset(str(folder), labels, extensions=IMG_EXTENSIONS, allow_empty=True)
     if not files:
-        raise DataError(f"{folder} must hold images ({' '.join(IMG_EXTENSIONS)}) in its class folders, got none")
+        raise DataError(
+            f"{folder} must have images ({' '.join(IMG_EXTENSIONS)}) in its class folders, got none: add some"
+        )
     return [path for path, _ in files], torch.tensor([label for _, label in files])
 
 

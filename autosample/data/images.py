@@ -93,6 +93,5 @@ def through_torchvision(reader: Callable[..., Any], root: Path, download: bool, 
         return tuple(reader(str(root), train=train, download=download) for train in (True, False))  # pyright: ignore[reportReturnType]
     except (*_BROKEN, np.exceptions.DTypePromotionError) as error:
         raise DataError(
-            f"readable files {layout} were expected, got: {one_line(error)}; set root to the folder that holds them"
-            " (download=True fetches them)"
+            f"{layout} cannot be read: {one_line(error)}; set root to the folder of these files, or pass download=True"
         ) from error

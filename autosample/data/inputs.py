@@ -30,7 +30,7 @@ def read_input(path: Path, preprocessing: Mapping[str, Any]) -> Float[Tensor, "c
     if len(preprocessing.get("input_size", ())) == 3:
         return _image(path, preprocessing)
     raise DataError(
-        "a saved model must say how inputs are made, got no sample_rate and no input_size of three numbers: "
+        "the saved model has no preprocessing (sample_rate, or an input_size of three numbers): "
         "save it with preprocessing={...}"
     )
 
@@ -40,7 +40,7 @@ def _sound(path: Path, preprocessing: Mapping[str, Any]) -> Tensor:
 
     samples = preprocessing.get("samples", preprocessing.get("crop"))
     if samples is None:
-        raise DataError("the preprocessing of sounds must have samples, got none: save the model with them")
+        raise DataError('preprocessing with sample_rate needs "samples", got none: save the model with it')
     clip = read_clip(path, preprocessing["sample_rate"], samples, preprocessing.get("normalize", "none"))
     crop = preprocessing.get("crop") or samples
     start = (samples - crop) // 2
@@ -56,7 +56,7 @@ def _image(path: Path, preprocessing: Mapping[str, Any]) -> Tensor:
         with Image.open(path) as file:
             image = file.convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable image ({one_line(error)}): give another") from error
+        raise DataError(f"{path}: not a readable image ({one_line(error)}): pass another file") from error
     known = {key: preprocessing[key] for key in ("interpolation", "crop_mode") if preprocessing.get(key)}
     for key in ("mean", "std"):
         if key in preprocessing:

@@ -54,7 +54,7 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise DataError(f"a loader needs at least one example, got {self.size}: is this part of the data empty?")
+            raise DataError(f"a loader needs at least one example, got {self.size}: this part of the data set is empty")
         if self.batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:

@@ -39,7 +39,7 @@ class Examples:
         if missing:
             shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise DataError(
-                f"each class must have a training example, got none for {shown} in {where}: add some or drop the class"
+                f"each class must have a training example, got none for {shown} in {where}: add one or remove the class"
             )
 
 
@@ -64,7 +64,7 @@ def hold_out(
         DataError: `fraction` is outside [0, 1).
     """
     if not 0 <= fraction < 1:
-        raise DataError(f"a fraction to hold out must be in [0, 1), got {fraction}")
+        raise DataError(f"the held-out fraction must be in [0, 1), got {fraction}: 0.1 is usual")
     # NumPy never changes the numbers of RandomState, so the split stays the same with a later NumPy
     rng = np.random.RandomState(seed)
     y = labels.cpu().numpy()

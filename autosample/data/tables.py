@@ -18,7 +18,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             rows, header = list(reader), list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: a CSV table in UTF-8 was expected, got {one_line(error)}") from error
+        raise DataError(f"{path} cannot be read as a CSV table in UTF-8 ({one_line(error)}): check the file") from error
     missing = [column for column in columns if column not in header]
     if missing:
         raise DataError(
@@ -29,7 +29,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise DataError(f"{path} must list at least one file, got none: add a row for each file")
     for number, row in enumerate(rows, 2):
         if any(not row[column] for column in columns):
-            raise DataError(f"{path}: each row must fill {', '.join(columns)}, got an empty one in row {number}")
+            raise DataError(f"{path}: each row must have {', '.join(columns)}, got an empty field in row {number}")
     return rows
 
 
@@ -37,7 +37,7 @@ def number(text: str, column: str, path: Path) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise DataError(f"{path}: column {column} must hold whole numbers, got {one_line(text)!r}") from error
+        raise DataError(f"{path}: column {column} must have whole numbers, got {one_line(text)!r}") from error
 
 
 def by_fold(folds: Sequence[int], fold: int) -> tuple[list[int], list[int]]:

@@ -96,7 +96,7 @@ def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     if not isinstance(norm, _BatchNorm) or mean is None or var is None:
         kind = type(norm).__name__
-        raise ConversionError(f"only a batch norm with running statistics is affine, got a {kind}: do not fold it")
+        raise ConversionError(f"only a batch norm with running statistics is affine, got {kind}: do not fold it")
     scale = (var.double() + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight.double())
     return scale, (0.0 if norm.bias is None else norm.bias.double()) - mean.double() * scale
 

@@ -77,7 +77,7 @@ def deploy(
     """
     if not isinstance(example, Tensor | tuple):
         kind = type(example).__name__
-        raise ConversionError(f"deploy needs an example input, got a {kind}: pass a tensor, or a tuple of all inputs")
+        raise ConversionError(f"deploy needs an example input, got {kind}: pass a tensor, or a tuple of all inputs")
     fast = hardened(model)
     sizes = _sizes(fast)
     chains, inputs, expected = find_chains(fast, example), layer_inputs(fast, example), outputs(fast, example)

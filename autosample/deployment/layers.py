@@ -90,7 +90,7 @@ def _plan(
         return _Planned(Plan("dense", own or "not converted"), None, follow, None)
     source = copy.deepcopy(layer)
     if own or dense:
-        return _Planned(Plan("dense", own or "as a whole, the model is faster so"), None, follow, source)
+        return _Planned(Plan("dense", own or "the whole model is faster with dense layers"), None, follow, source)
     inside = follow.disjoint
     after = inside.after(cast(Tensor | None, layer.bias))
     plan, module = layer.plan(x, after, lambda: _dense(layer, inside), measure=measure, fuse=fuse)
@@ -135,7 +135,7 @@ def _own_way(layer: nn.Module, chain: Chain) -> str:
     """Why a layer must keep its class; empty if it need not."""
     kind = layer.dense_class if isinstance(layer, Compressed) else type(layer)
     if not is_plain(kind) or "forward" in vars(layer):
-        return f"{kind.__name__} has a forward pass of its own"
+        return f"{kind.__name__} has its own forward pass"
     if any(getattr(layer, hooks) for hooks in HOOKS):
         return "it has hooks"
     return "its parameters are used elsewhere" if chain.lent else ""

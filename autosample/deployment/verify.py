@@ -42,7 +42,7 @@ def checked_error(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
     error = largest_difference(expected, got).relative
     if not error <= _allowed(expected):
         raise ConversionError(
-            f"outputs must stay the same, got a relative difference of {error:.2g}: report this model"
+            f"deploying changed the outputs (relative difference {error:.2g}): please report this model"
         )
     return error
 

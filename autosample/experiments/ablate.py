@@ -39,10 +39,10 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
     queue = Queue(Store(out), grid.cells)
     total, left = len(grid.cells), queue.total
     if not left:
-        console.print(f"All {total} runs are in {out} already; delete the folder to train again.")
+        console.print(f"All {total} runs are done in {out}; delete the folder to train again.")
         return queue.records
     if left < total:
-        console.print(f"{total - left} of {total} runs are in {out} already; running the rest.")
+        console.print(f"{total - left} of {total} runs are done in {out}; running the rest.")
     with stopping_on_signals(), progress(console, list(queue.waiting)) as tell:
         try:
             runner(queue, tell)
@@ -52,7 +52,9 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
         if (failure := queue.failures.get(cell.id)) is not None:
             console.print(f"failed: {cell.name}: {failure.type}: {failure.message}", markup=False, soft_wrap=True)
     if queue.failures:
-        console.print(f"{len(queue.failures)} of {total} runs failed, see {out}/failed; the next start tries again.")
+        console.print(
+            f"{len(queue.failures)} of {total} runs failed, see {out}/failed; run the command again to retry them."
+        )
     return queue.records
 
 

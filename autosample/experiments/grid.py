@@ -150,6 +150,6 @@ class Grid:
             hits = {c.id for c in self.cells if fnmatch(c.label, pattern)}
             hits = hits or {c.id for c in self.cells if fnmatch(c.name, pattern)}
             if not hits:
-                raise ConfigError(f'no cell of {self.name} matches "{pattern}": {hint(pattern, self.labels)}')
+                raise ConfigError(f'no run of {self.name} matches "{pattern}": {hint(pattern, self.labels)}')
             kept |= hits
         return Grid(self.name, self.title, tuple(c for c in self.cells if c.id in kept), self.compare)

@@ -66,7 +66,7 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
         if not isinstance(c[key], bool):
             raise ConfigError(f"{key} must be true or false, got {c[key]}")
     if not c["test"] and not c["holdout"]:
-        raise ConfigError("without the test set something must be held out, got holdout 0: write holdout: 0.2")
+        raise ConfigError("test: false needs held-out data, got holdout 0: write holdout: 0.2")
     sizes, methods = _sizes(c), [_method(entry) for entry in _list(c["presets"])]
     train = _train(c["train"])
     repeats = list(itertools.product(_seeds(c["seeds"]), _folds(c["folds"])))
@@ -105,7 +105,7 @@ def _is_number(value: Any) -> bool:
 def _seeds(value: Any) -> list[int]:
     seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else _list(value)
     if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
-        raise ConfigError(f"seeds must be how many, or a list of whole numbers, got {value}: write seeds: 3")
+        raise ConfigError(f"seeds must be a count or a list of whole numbers, got {value}: write seeds: 3")
     return seeds
 
 
@@ -141,12 +141,13 @@ def _method(entry: Any) -> dict[str, Any]:
         raise ConfigError(f'no preset is called "{preset}": {hint(str(preset), known)}')
     changes = {k: v for k, v in entry.items() if k not in _OF_METHODS}
     if preset in UNCOMPRESSED and (changes or entry.get("overrides")):
-        raise ConfigError(f"{preset} samples nothing and has no fields, got {', '.join(changes) or 'overrides'}: drop")
+        got = ", ".join(changes) or "overrides"
+        raise ConfigError(f"{preset} has no fields to change, got {got}: remove them")
     if preset != NARROW:
         spec(preset, **changes)
     for name in ("ratio", "spatial", "channel"):
         if name in changes or name in changes.get("options", {}):
-            raise ConfigError(f"sizes belong to the grid, got {name} in {preset}: use ratios, net_ratios or like")
+            raise ConfigError(f"sizes are keys of the grid, got {name} in {preset}: use ratios, net_ratios or like")
     quantize = _quantize(entry.get("quantize"))
     bits = entry.get("planned_bits", quantize.get("bits", 32) if preset not in UNCOMPRESSED else 32)
     return {
@@ -180,7 +181,7 @@ def _train(given: Any) -> dict[str, Any]:
     _known(given, ("epochs", "precision", "teacher_epochs", *(k for k in usual if k not in (*FLAT, "seed"))), "train")
     for name in ("epochs", "teacher_epochs"):
         if name in given and not (_is_number(given[name]) and isinstance(given[name], int) and given[name] >= 1):
-            raise ConfigError(f"{name} must be at least 1, got {given[name]}: leave it out for the usual number")
+            raise ConfigError(f"{name} must be at least 1, got {given[name]}: leave it out for the default")
     rehearse({**usual, **given})
     return dict(given)
 
@@ -194,7 +195,7 @@ def _data(entry: Any, c: Mapping[str, Any], seed: int, fold: int | None) -> tupl
     args = {k: v for k, v in entry.items() if k != "class"}
     for key, instead in (("seed", "seeds"), ("fold", "folds"), ("val_fraction", "holdout")):
         if key in args:
-            raise ConfigError(f"{key} of the data belongs to the grid, got {args[key]}: use {instead}")
+            raise ConfigError(f"data has no key {key}, got {args[key]}: use {instead} of the grid")
     make_data(entry["class"], args, seed=seed, fold=fold, holdout=c["holdout"])
     return entry["class"], args
 
@@ -256,8 +257,8 @@ def _check_twice(cells: Sequence[Cell]) -> None:
     seen: dict[str, Cell] = {}
     for cell in cells:
         if (other := seen.setdefault(cell.id, cell)) is not cell:
-            raise ConfigError(f"cells must differ, got {cell.label} and {other.label} alike: drop one, or change it")
+            raise ConfigError(f'"{cell.label}" and "{other.label}" are the same run: remove or change one')
     names: dict[tuple, str] = {}
     for cell in cells:
         if names.setdefault((*cell.group, cell.repetition), cell.id) != cell.id:
-            raise ConfigError(f'labels must differ where presets do, got "{cell.label}" twice: give one a label')
+            raise ConfigError(f'two methods have the label "{cell.label}": give one its own label')

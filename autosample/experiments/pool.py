@@ -127,7 +127,9 @@ class _Worker:
         self.log.seek(0)
         said = self.log.read().splitlines()[-20:]
         self.stop()
-        return Failure("WorkerDied", f"the worker ended with code {code} (negative: the signal that ended it)", said)
+        return Failure(
+            "WorkerDied", f"the worker ended with code {code} (a negative code is the signal that ended it)", said
+        )
 
     def stop(self) -> None:
         """Kill the process."""

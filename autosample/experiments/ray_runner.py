@@ -44,7 +44,7 @@ def ray_runner(address: str | None, threads: int, wandb: dict[str, str] | None =
             try:
                 ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise ConfigError(f"Ray must reach a cluster, got {one_line(error)[:200]}: check --ray") from error
+                raise ConfigError(f"Ray cannot reach a cluster ({one_line(error)[:200]}): check --ray") from error
         try:
             _run_tasks(ray, queue, tell, threads, wandb)
         finally:

@@ -77,12 +77,12 @@ def read_record(path: Path) -> Record | None:
     try:
         record = as_record(json.loads(path.read_text()))
         if not isinstance(record.settings, dict) or not record.stored_bytes > 0 or not 0 <= record.accuracy <= 1:
-            raise ValueError("settings, sizes or accuracy are missing")
+            raise ValueError("settings, sizes or accuracy are missing or out of range")
         return record
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"a record must be what a run wrote, got {path}: {one_line(error)}: delete it") from error
+        raise ConfigError(f"{path} is not a record ({one_line(error)}): delete it") from error
 
 
 def as_record(data: Mapping[str, Any]) -> Record:

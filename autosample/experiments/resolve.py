@@ -47,7 +47,7 @@ def resolve(cell: Cell) -> Resolved:
     if cell.preset == "dense":
         return Resolved(net, *more)
     if cell.size is None:
-        raise ConfigError("a preset that samples needs a size, got none: write ratios, net_ratios, bytes or like")
+        raise ConfigError("a preset that compresses needs a size, got none: write ratios, net_ratios, bytes or like")
     target = _target(net, cell.size, dense.stored_bytes)
     if cell.preset == NARROW:
         assert target is not None

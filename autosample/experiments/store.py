@@ -66,7 +66,7 @@ class Store:
         path = self.record_path(cell)
         record = read_record(path)
         if record is not None and record.cell != cell.identity:
-            raise ConfigError(f"a record must be of the cell that its name says, got another in {path}: delete it")
+            raise ConfigError(f"{path} holds the record of another run: delete it")
         return record or self._older.get(cell.id)
 
     @cached_property

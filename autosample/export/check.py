@@ -50,7 +50,7 @@ class Exported:
         text += f", on {self.inputs} inputs"
         if self.accuracy is None:
             return text
-        return text + "; accuracy {:.2%} eager, {:.2%} in the file".format(*self.accuracy)
+        return text + "; accuracy {:.2%} in torch, {:.2%} in the file".format(*self.accuracy)
 
 
 class OversizeError(ExportError):
@@ -62,9 +62,8 @@ def check_size(path: Path, stored: int) -> None:
     size = path.stat().st_size
     if size > _SHARE * stored + _FIXED:
         raise OversizeError(
-            f"a file may weigh {_SHARE} times what the model stores and {_FIXED:,} bytes, got {size:,} bytes for "
-            f"{stored:,} stored ones: pass int8=True (--format onnx-int8) for a quantised model, or dense=True if "
-            "dense weights are wanted"
+            f"the file has {size:,} bytes, more than {_SHARE} times the {stored:,} stored bytes plus {_FIXED:,}: pass "
+            "int8=True (--format onnx-int8) for a quantised model, or dense=True for dense weights"
         )
 
 
@@ -116,8 +115,8 @@ def check_right(written: nn.Module, run: Run, trials: Sequence[tuple]) -> None:
     error, _, _ = largest_error(written, run, trials)
     if not error <= TOLERANCE:
         raise ExportError(
-            f"outputs of the file may differ by {TOLERANCE:g} from those of torch, relative to the largest, "
-            f"got {error:.2g}: report this model"
+            f"the file's outputs differ from torch's by {error:.2g} (relative to the largest), more than "
+            f"{TOLERANCE:g}: please report this model"
         )
 
 
@@ -130,5 +129,5 @@ def accuracies(model: nn.Module, run: Run, data: Iterable) -> tuple[float, float
         got += int((run((x,))[0].argmax(1) == y).sum())
         count += len(y)
     if not count:
-        raise ExportError("data for an accuracy must hold at least one batch, got none: leave it out")
+        raise ExportError("data must have at least one batch, got none: leave it out")
     return right / count, got / count

@@ -51,7 +51,7 @@ class Comparison:
         return asdict(self)
 
     def __str__(self) -> str:
-        heads = ("", "bytes", "a call [ms]", f"times as fast as {BASELINE}")
+        heads = ("", "bytes", "per call [ms]", f"speed-up over {BASELINE}")
         title = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         rows = [(name, *_cells(side)) for name, side in self.sides.items()]
         return as_text(make_table(heads, rows, left=("",), title=title), width=110)

@@ -128,8 +128,8 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
         return _sampled(layer, origin, shape, int8)
     if isinstance(layer, Deployed | Compressed):
         raise ExportError(
-            f"a model is exported as it was trained or deployed, got a bare {type(layer).__name__}: "
-            "pass what autosample.deploy returned"
+            f"export needs the trained model or the result of deploy, got a single {type(layer).__name__}: pass one "
+            "of those"
         )
     if type(layer) is nn.MaxPool1d and not layer.return_indices:
         return flat_pool(layer), ""

@@ -121,7 +121,9 @@ def write_model(
 def _ready(model: nn.Module, example: Example, *, int8: bool, dense: bool) -> Portable:
     tensors = example if isinstance(example, tuple) else (example,)
     if not all(isinstance(x, Tensor) for x in tensors):
-        raise ConversionError(f"an export needs an example input, got a {type(example).__name__}: pass a tensor")
+        raise ConversionError(
+            f"export needs an example input, got {type(example).__name__}: pass a tensor, or a tuple of tensors"
+        )
     example = tuple(x.cpu() for x in tensors)
     return (dense_twin if dense else portable)(model, example, int8=int8)
 

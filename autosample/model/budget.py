@@ -129,7 +129,7 @@ class _search:
             self.model = model_factory()
         self.spec, self.rules, self.quantize = make_spec(spec, ratio=2.0), rules, quantize
         if self.spec.preset == "dense":
-            raise ConfigError("a budget is for presets that sample, got dense: it stores every weight")
+            raise ConfigError("a budget needs a preset that compresses, got dense: choose another preset")
 
     def conversion(self, ratio: float) -> dict[str, Any]:
         return {"spec": self.spec.replace(ratio=ratio), **self.rules}
@@ -160,8 +160,8 @@ def _miss(fit: Fit, target: float) -> float:
 def _within(fit: Fit, target: float, tolerance: float) -> Fit:
     if _miss(fit, target) > tolerance:
         raise ConfigError(
-            f"stored bytes must come within {tolerance:.2%} of {target:,.0f}, got {fit.stored_bytes:,} as the nearest "
-            f"(ratio {fit.ratio:.4g}): ask for this, or allow a larger tolerance"
+            f"no ratio stores {target:,.0f} bytes within {tolerance:.2%}, the nearest size is {fit.stored_bytes:,} "
+            f"(ratio {fit.ratio:.4g}): ask for that, or raise tolerance"
         )
     return fit
 
@@ -176,7 +176,7 @@ def _bracket(size: _search, target: float) -> tuple[float, float]:
         ConfigError: The target is not above 0, or not in the possible range.
     """
     if not target > 0:
-        raise ConfigError(f"a budget must be above 0 bytes, got {target:g}: leave it out for the layer ratio")
+        raise ConfigError(f"a budget must be above 0 bytes, got {target:g}: leave it out to use the ratio")
     most = least = report(size.model).stored_bytes
     ratio = 1.0
     while target < most and ratio < _LARGEST_RATIO:
@@ -185,8 +185,8 @@ def _bracket(size: _search, target: float) -> tuple[float, float]:
             return ratio, ratio * _STRIDE
         least, ratio = min(least, stored), ratio * _STRIDE
     raise ConfigError(
-        f"a budget for {size.spec.preset} on this net must lie between {least:,} and {most:,} bytes, "
-        f"got {target:,.0f}: ask for one of these, or convert more layers (include)"
+        f"a budget for {size.spec.preset} on this model must be between {least:,} and {most:,} bytes, "
+        f"got {target:,.0f}: choose a size in this range, or include more layers"
     )
 
 

@@ -55,11 +55,11 @@ def convert_(
     """
     resolved = make_spec(spec, **changes)
     if not (isinstance(planned_bits, int) and 2 <= planned_bits <= 32) or isinstance(planned_bits, bool):
-        raise SpecError(f"planned_bits must be a whole number from 2 to 32, got {planned_bits!r}: 4 for 4-bit numbers")
+        raise SpecError(f"planned_bits must be a whole number from 2 to 32, got {planned_bits!r}: pass 4 for 4 bits")
     choices = choose_layers(model, resolved, include, exclude, overrides, planned_bits)
     if resolved.preset != "dense" and all(choice.spec is None for choice in choices):
         reasons = "; ".join(f"{c.name or type(c.layer).__name__}: {c.reason}" for c in choices[:3])
-        raise NothingToConvert(f"at least one layer must be worth converting, got none ({reasons}): lower the demands")
+        raise NothingToConvert(f"no layer would become smaller ({reasons}): use a higher ratio or include more layers")
     for choice in tracked(choices, len(choices), "fitting summaries" if warm_start else "converting"):
         _apply(choice, warm_start, planned_bits)
     return report(model)
@@ -95,7 +95,7 @@ def harden_(model: Model) -> Model:
     """
     layers = compressed_layers(model)
     if not layers:
-        raise ConversionError("harden_ needs a converted model, got one without compressed layers: call convert_ first")
+        raise ConversionError("harden_ needs a converted model, got a dense one: call convert_ first")
     for layer in layers.values():
         layer.harden_()
     return model

@@ -109,13 +109,13 @@ def quantize_(
     """
     check_quantization(bits, method, layers, rest)
     if hasattr(model, "deployment"):
-        raise QuantizationError("a model is quantised before it is deployed, got a deployed one: quantise the original")
+        raise QuantizationError("a deployed model cannot be quantised: quantise the original, then deploy it")
     before = _bytes(model)
     if layers == "all":
         _code_everything(model)
     if not compressed_layers(model):
         raise QuantizationError(
-            'quantize_ needs a converted model, got none: call convert_ first, or pass layers="all"'
+            'quantize_ needs a converted model, got a dense one: call convert_ first, or pass layers="all"'
         )
     harden_(model)
     originals = {name: t.detach().clone() for name, t in _quantised(model)}
@@ -194,7 +194,7 @@ def _quantised(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         seen.add(id(values))
         full = f"{name}.{key}" if name else key
         if not values.is_meta and not values.isfinite().all():
-            raise QuantizationError(f"numbers must be finite to be quantised, got others in {full}: train again")
+            raise QuantizationError(f"numbers must be finite, got NaN or infinity in {full}: train again")
         yield full, values
 
 
@@ -230,7 +230,7 @@ def _to_half(model: nn.Module, dtype: torch.dtype) -> list[QuantizedTensor | Non
             rounded = tensor.to(dtype).to(tensor.dtype)
             if not tensor.is_meta and not torch.equal(rounded.isfinite(), tensor.isfinite()):
                 raise QuantizationError(
-                    f"numbers must fit into half precision, got {float(tensor.abs().max()):.3g} in "
+                    f"numbers must fit into {str(dtype)[6:]}, got {float(tensor.abs().max()):.3g} in "
                     f'{prefix}.{name}: use rest="bf16"'
                 )
             pairs.append((tensor.detach().clone(), rounded))

@@ -103,7 +103,7 @@ class Report:
             name="total",
             kind="",
             method="",
-            note=f"{len(self.converted)} of {len(self.rows) - 1} layers sampled",
+            note=f"{len(self.converted)} of {len(self.rows) - 1} layers compressed",
             dense_params=self.dense_params,
             stored_params=self.stored_params,
             dense_bytes=self.dense_bytes,

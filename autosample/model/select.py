@@ -53,7 +53,7 @@ class _Patterns:
         for pattern in self.patterns:
             if not isinstance(pattern, str | type):
                 raise ConversionError(
-                    f"{what} takes names, re: expressions and layer types, got {pattern!r}: pass strings"
+                    f"{what} takes names, re: expressions and layer types, got {pattern!r}: pass a string or a type"
                 )
             if isinstance(pattern, str) and pattern.startswith("re:"):
                 _compile(pattern)
@@ -70,14 +70,14 @@ class _Patterns:
             if str(pattern) not in self.matched:
                 named = isinstance(pattern, str) and not pattern.startswith("re:")
                 near = f": {hint(str(pattern), known)}" if named else ""
-                warnings.warn(f"{self.what} pattern {pattern!r} matched no layer{near}", stacklevel=4)
+                warnings.warn(f"{self.what} pattern {pattern!r} matches no layer{near}", stacklevel=4)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern[3:])
     except re.error as error:
-        raise ConversionError(f"a re: pattern must be a regular expression, got {pattern!r}: {error}") from error
+        raise ConversionError(f"a re: pattern must be a valid regular expression, got {pattern!r}: {error}") from error
 
 
 def _rank(pattern: Pattern, name: str, layer: nn.Module) -> int:
@@ -110,7 +110,7 @@ def choose_layers(
     ends, shared = _ends(model), _shared_weights(model)
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _TOLD)]
     if not any(is_kind(layer) for _, layer in layers):
-        raise ConversionError(f"a model needs a layer of {names_of_kinds()} to convert, got none: check the model")
+        raise ConversionError(f"only {names_of_kinds()} can be converted, got a model without any: check the model")
     choices, matched = [], False
     for name, layer in layers:
         wanted, special = included.best(name, layer), overridden.best(name, layer)
@@ -129,7 +129,9 @@ def choose_layers(
     names = [name for name, _ in layers]
     if not matched:
         known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
-        raise ConversionError(f"no layer is left to convert, got {_told(include, exclude)}: {hint('', known)}")
+        raise ConversionError(
+            f"no layer is left to convert, got {_told(include, exclude)}: layers are {', '.join(known)}"
+        )
     for patterns in (included, excluded, overridden):
         patterns.warn_unused(names)
     return [_worth(choice, bits) for choice in _shared_out(choices, spec.ratio, bits)]
@@ -207,7 +209,7 @@ def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:
     """Why a layer cannot be converted at all; empty if it can."""
     weight = layer._parameters.get("weight")
     if weight is None:
-        return "its weight is computed by something else (weight norm, a parametrization)"
+        return "its weight is computed from other tensors (weight norm, pruning or a parametrization)"
     if isinstance(weight, nn.UninitializedParameter):
         return "its weight has no shape yet (lazy)"
     if not weight.is_floating_point():
@@ -239,8 +241,8 @@ def _no_gain(layer: nn.Module, spec: Spec, bits: int) -> str:
 def _refuse_converted(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, Compressed):
-            where = f'layer "{name}"' if name else "the layer itself"
-            raise ConversionError(f"a model is converted once, got one where {where} is: start from the dense model")
+            got = f'one in which layer "{name}" is converted' if name else "a converted layer"
+            raise ConversionError(f"a model can be converted once, got {got}: start from the dense model")
 
 
 def _ends(model: nn.Module) -> dict[str, str]:

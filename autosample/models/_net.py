@@ -242,7 +242,9 @@ def build(cls: type[StagedNet], variant: str, taps: int, pretrained: bool = Fals
     wanted = kwargs.get("out_indices", ())
     wanted = range(-wanted, 0) if isinstance(wanted, int) else wanted
     if any(not -taps <= i < taps for i in wanted):
-        raise ConfigError(f"{variant} has the feature maps 0 to {taps - 1}, got {list(wanted)}: change out_indices")
+        raise ConfigError(
+            f"out_indices of {variant} must be from {-taps} to {taps - 1}, got {list(wanted)}: change them"
+        )
     # flattening makes `stages.3` reachable for `features_only`
     feature_cfg = {"out_indices": tuple(range(taps)), "flatten_sequential": True}
     return build_model_with_cfg(cast(Any, cls), variant, pretrained, feature_cfg=feature_cfg, **kwargs)

@@ -117,8 +117,8 @@ class ConvStage(nn.Module):
         """Shapes `[B, in_chans, ...]` → `[B, width, ...]`. Raises `DataError` if nothing is left to pool."""
         if min(x.shape[2:]) < self.needs:
             raise DataError(
-                f"the input is too short: a stage that needs {self.needs} positions gets {min(x.shape[2:])}; "
-                f"give at least {self.min_input} {self.unit} or pad"
+                f"the input is too small: a stage needs {self.needs} values per axis and gets {min(x.shape[2:])}: "
+                f"pass at least {self.min_input} {self.unit}"
             )
         x = self.conv(x)
         if self.act_first:

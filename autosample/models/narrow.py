@@ -24,8 +24,8 @@ def width_args(net: nn.Module, width: float) -> dict[str, Any]:
 
     if not isinstance(net, ResNet):
         raise ConfigError(
-            f"only nets of autosample and timm's ResNets can be made narrow, got {type(net).__name__}: "
-            "leave narrow out of the presets"
+            f"narrow works for autosample's nets and timm's ResNets, got {type(net).__name__}: remove narrow from the "
+            "presets"
         )
     channels = []
     for name in ("layer1", "layer2", "layer3", "layer4"):

@@ -172,7 +172,7 @@ class Compressed(QuantisedParameters):
 
     def fit_(self, weight: Tensor) -> float:
         """Fit the stored numbers to a dense weight; returns the relative error `‖W − Ŵ‖/‖W‖`."""
-        raise SpecError(f"rule {self.spec.rule} cannot start from trained weights: leave warm_start out")
+        raise SpecError(f"rule {self.spec.rule} cannot start from trained weights: remove warm_start")
 
     @property
     def learns_until(self) -> float:
@@ -307,7 +307,7 @@ FACES: dict[tuple[type[Compressed], type[nn.Module]], type[Compressed]] = {}
 def twin_class(method: type[Compressed], dense: type[nn.Module]) -> type[Compressed]:
     """The compressed twin of a layer class, created once."""
     if issubclass(dense, Compressed):
-        raise ConversionError(f"a layer is converted once, got a {dense.__name__}: convert a model that is still dense")
+        raise ConversionError(f"a layer can be converted once, got {dense.__name__}: start from the dense layer")
     if (face := FACES.get((method, dense))) is not None:
         return face
     bases: tuple[type, ...] = (method, dense)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autosample.errors import ArtifactError
+from autosample.errors import DAMAGED, ArtifactError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
 from autosample.nn.graph import keep_in_graph
@@ -25,7 +25,7 @@ from autosample.nn.written import SampledWeight
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
 from autosample.reuse.task import Task
-from autosample.sampling.columns import Columns, LearnedColumns, build_columns
+from autosample.sampling.columns import Columns, build_columns
 from autosample.sampling.fitting import fit_offsets, fit_summary
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import layer_seed, random_signs
@@ -187,9 +187,7 @@ class SummaryLayer(Compressed):
 
     def learned_parts(self) -> list[Any]:
         """The rule and the selection, if they are learned."""
-        parts = (self.offsets, self.columns)
-        # a tuple, as torch 2.6 cannot compile unions
-        return [part for part in parts if isinstance(part, (LearnedOffsets, LearnedColumns))]
+        return [part for part in (self.offsets, self.columns) if part is not None and part.learned]
 
     @property
     def learns_until(self) -> float:
@@ -245,7 +243,7 @@ class SummaryLayer(Compressed):
                 f"{shape}: the model was built with other arguments than it was saved with"
             )
         if g.sampled not in (g.filters * spec.denser, g.filters):
-            raise ArtifactError(f"it must sample denser as its spec says, got {g.sampled} filters: use another copy")
+            raise ArtifactError(f"it must sample {g.filters * spec.denser} filters, got {g.sampled}: {DAMAGED}")
         return cls.take_over(layer.to("meta"), spec, name, geometry=g)
 
     def stored(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:

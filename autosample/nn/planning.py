@@ -20,7 +20,7 @@ def reusable(layer: Any) -> str:
     kind: type[nn.Module] = layer.dense_class
     if not issubclass(kind, nn.Conv1d | nn.Conv2d):
         return "no taps to slide along"
-    return "" if is_plain(kind) else f"{kind.__name__} has a forward pass of its own"
+    return "" if is_plain(kind) else f"{kind.__name__} has its own forward pass"
 
 
 @torch.no_grad()
@@ -72,11 +72,11 @@ def summary_plan(
         return Plan("dense", "the example does not reach it"), None
     frame, pad = layer_frame(layer)
     shape = tuple(x.shape) if x.dim() > len(frame.kernel) + 1 else (1, *x.shape)
-    operands = _operands(layer, after, pad)
+    operands = layer_operands(layer, after, pad)
     return choose(task, frame, shape, operands, dense, device=x.device, dtype=x.dtype, fuse=fuse, measure=measure)
 
 
-def _operands(layer: Any, after: After, pad: Pad | None) -> Operands:
+def layer_operands(layer: Any, after: After, pad: Pad | None) -> Operands:
     """The tensors of a layer after a norm is folded into the mixing matrix or, without one, into the factors."""
     bias = None if after.shift is None else after.shift.to(layer.summary.dtype)
     factors, mix = layer.signs(), layer.densify

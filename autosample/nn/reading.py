@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from autosample.errors import ArtifactError, SpecError, hint, one_line
+from autosample.errors import DAMAGED, ArtifactError, SpecError, hint, one_line
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.spec import Spec
 from autosample.system.checking import as_int, as_list, as_map, as_plain, as_text, take
@@ -18,11 +18,11 @@ def read_spec(data: Any, where: str = "spec") -> Spec:
     """
     given = as_plain(as_map(data, where), where)
     if not isinstance(given.get("preset", ""), str):
-        raise ArtifactError(f"{where}.preset must be text, got {given['preset']!r:.80}: use an undamaged file")
+        raise ArtifactError(f"{where}.preset must be text, got {given['preset']!r:.80}: {DAMAGED}")
     try:
         return Spec.from_dict(given)
     except (SpecError, TypeError) as error:
-        raise ArtifactError(f"{where} must be a spec, got one with this mistake: {one_line(error)}") from error
+        raise ArtifactError(f"{where} is not valid: {one_line(error)}") from error
 
 
 def read_geometry(data: Any, where: str = "geometry") -> Geometry:
@@ -41,5 +41,5 @@ def read_geometry(data: Any, where: str = "geometry") -> Geometry:
     g = Geometry(layout=layout, kernel=kernel, **sizes)
     most = g.channels if layout == "taps" else g.channels * g.taps
     if g.windows > most or g.window > g.length or g.sampled % g.filters:
-        raise ArtifactError(f"{where} must describe windows that fit, got {dict(got)}: use an undamaged file")
+        raise ArtifactError(f"{where} must describe windows that fit the layer, got {dict(got)}: {DAMAGED}")
     return g

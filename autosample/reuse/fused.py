@@ -67,7 +67,7 @@ def _build() -> None:
     name = f"autosample_{version()}"  # one build per processor: machines may share a home directory
     folder = Path(cpp_extension._get_build_directory(name, verbose=False))
     if not (folder / f"{name}.so").exists() and sys.stderr.isatty():
-        print("autosample: building the fused kernel, once for this machine: about 20 s", file=sys.stderr)
+        print("autosample: building the fused kernel (once per machine, about 20 s)", file=sys.stderr)
     cpp_extension.load(
         name=name,
         sources=[str(s) for s in sorted(_SOURCES.glob("*.cpp"))],

@@ -118,8 +118,8 @@ class WindowConv(Deployed):
         return self._finish(convolve(x, self._plain_bank(), self.factors, task, self.frame))
 
     def _fused(self, x: Tensor) -> Tensor:
-        if self.pool > 1 and self.frame.out(x.shape[2:])[-1] < self.pool:
-            raise RuntimeError(f"a max-pool of {self.pool} needs a longer output, got input {tuple(x.shape)}")
+        if self.pool > 1 and (length := self.frame.out(x.shape[2:])[-1]) < self.pool:
+            raise RuntimeError(f"a max-pool of {self.pool} needs at least as many values, got {length}: pass more")
         if self.table is not None:
             x = ops.place_columns(x, self.table, self.task.groups)
         bias = self.bias if self.mix is None else None
@@ -129,7 +129,9 @@ class WindowConv(Deployed):
     def _check(self, x: Tensor, axes: int) -> None:
         wanted = self.task.groups * self.task.channels
         if x.dim() != axes + 2 or x.shape[1] != wanted:
-            raise RuntimeError(f"expected input of {wanted} channels and {axes} axes, got shape {tuple(x.shape)}")
+            raise RuntimeError(
+                f"expected {wanted} channels and {axes} spatial axes, got an input of shape {tuple(x.shape)}"
+            )
 
     def _fuses(self, x: Tensor) -> bool:
         usable = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)

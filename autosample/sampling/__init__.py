@@ -1,5 +1,6 @@
 """Sampling: the mathematics from a summary to a dense weight and back, the offset rules, and specs."""
 
+from autosample.sampling.columns import COLUMNS as COLUMNS
 from autosample.sampling.columns import Columns as Columns
 from autosample.sampling.columns import build_columns as build_columns
 from autosample.sampling.fitting import fit_offsets as fit_offsets

@@ -42,7 +42,7 @@ def check_number(name: str, value: Any, *, fix: str, least: Number | None = None
 def check_share(name: str, value: Any, *, fix: str) -> None:
     """A number from 0 to 1."""
     if not (is_number(value) and 0 <= value <= 1):
-        fail(f"{name} must lie between 0 and 1", value, fix)
+        fail(f"{name} must be between 0 and 1", value, fix)
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> None:

@@ -5,25 +5,27 @@ window. That is smaller than the weight by the layer's ratio.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autosample.coding.packing import bits_for, pack, unpack
-from autosample.errors import ArtifactError
+from autosample.errors import DAMAGED, ArtifactError
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_columns
 from autosample.sampling.rules.learned import is_set
 
 
 class Columns(nn.Module):
-    """Reads column `table()[g, q]` for the `q`-th channel of window `g`."""
+    """Reads column `table()[g, q]` for the `q`-th channel of window `g`.
+
+    To add a selection, write a subclass and add a row to `COLUMNS`.
+    """
 
     learned = False
 
-    def __init__(self, windows: int, columns: int) -> None:
+    def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
         super().__init__()
         self.windows, self.columns = windows, columns
 
@@ -61,7 +63,7 @@ class Columns(nn.Module):
         if self.columns > 1:
             chosen = unpack(stored["table"], bits_for(self.columns), count)
         if count and int(chosen.max()) >= self.columns:
-            raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: use another")
+            raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: {DAMAGED}")
         return TableColumns(chosen.view(self.windows, self.columns))
 
     def hardened(self) -> "Columns":
@@ -74,7 +76,7 @@ class ShuffledColumns(Columns):
 
     seed: Tensor
 
-    def __init__(self, windows: int, columns: int, seed: int, device: torch.device | None) -> None:
+    def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
         super().__init__(windows, columns)
         self.register_buffer("seed", torch.tensor(seed, device=device))
 
@@ -98,7 +100,7 @@ class TableColumns(Columns):
     chosen: Tensor
 
     def __init__(self, table: Int[Tensor, "g q"]) -> None:
-        super().__init__(*table.shape)
+        super().__init__(table.shape[0], table.shape[1])
         self.register_buffer("chosen", table.to(torch.int32))
 
     def table(self) -> Int[Tensor, "g q"]:
@@ -112,7 +114,7 @@ class LearnedColumns(Columns):
     chosen: Tensor
     frozen: Tensor
 
-    def __init__(self, windows: int, columns: int, device: torch.device | None) -> None:
+    def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
         super().__init__(windows, columns)
         self.logits = nn.Parameter(torch.eye(columns, device=device).repeat(windows, 1, 1))
         self.register_buffer("chosen", torch.arange(columns, device=device).repeat(windows, 1).int())
@@ -151,19 +153,20 @@ class LearnedColumns(Columns):
         self.is_frozen = is_set(self.frozen)
 
 
-def build_columns(
-    choice: Literal["tile", "shuffle", "learned"], geometry: Geometry, seed: int, device: torch.device | None
-) -> Columns | None:
+#: The class behind each name that a spec's `columns` can have; `tile` is `m mod Q` and needs none.
+COLUMNS: dict[str, type[Columns] | None] = {"tile": None, "shuffle": ShuffledColumns, "learned": LearnedColumns}
+
+
+def build_columns(choice: str, geometry: Geometry, seed: int, device: torch.device | None) -> Columns | None:
     """The module that a spec's `columns` asks for; `None` if channels read `m mod Q`.
 
     Args:
-        choice: The spec's `columns`.
+        choice: The spec's `columns`, a key of `COLUMNS`.
         geometry: Geometry of the layer.
-        seed: Seed for the permutations of `shuffle`.
+        seed: Seed for a random selection.
         device: Device for the tensors.
     """
-    if geometry.layout == "flat" or choice == "tile":
+    kind = COLUMNS[choice]
+    if geometry.layout == "flat" or kind is None:
         return None
-    if choice == "shuffle":
-        return ShuffledColumns(geometry.windows, geometry.columns, seed, device)
-    return LearnedColumns(geometry.windows, geometry.columns, device)
+    return kind(geometry.windows, geometry.columns, seed, device)

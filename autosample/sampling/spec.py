@@ -1,14 +1,15 @@
 """How a layer is compressed, as data: `Spec`, and `spec(...)` which builds one from the name of a preset."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from autosample.errors import SpecError, hint, one_line
 from autosample.sampling.checks import Number, check_choice, check_whole, fail, is_number
+from autosample.sampling.columns import COLUMNS
 from autosample.sampling.geometry import Kind
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
@@ -16,13 +17,12 @@ from autosample.sampling.rules import RULES, RuleOptions
 
 Layout = Literal["auto", "taps", "flat"]
 Share = Literal["even", "root"]
-Columns = Literal["tile", "shuffle", "learned"]
 Signs = Literal["none", "random"]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+_CHOICES: dict[str, Collection[str]] = {
     "layout": get_args(Layout),
     "share": get_args(Share),
-    "columns": get_args(Columns),
+    "columns": COLUMNS,
     "signs": get_args(Signs),
 }
 # Options that set a layer's size instead of the ratio.
@@ -69,11 +69,17 @@ class Spec:
     windows: int | None = None
     window: int | Literal["row"] | None = None
     grid: int | Literal["window"] = 1
-    columns: Columns = "tile"
+    columns: str = "tile"
     signs: Signs = "none"
     denser: int = 1
     seed: int = 0
     by_kind: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    if not TYPE_CHECKING:  # checkers take the fields from the class
+
+        def __new__(cls, *_: Any, **given: Any) -> "Spec":
+            _known(given)
+            return super().__new__(cls)
 
     def __post_init__(self) -> None:
         if isinstance(self.options, Mapping):
@@ -144,7 +150,7 @@ class Spec:
         try:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
-            raise SpecError(f"a spec must be valid JSON, got an error at {one_line(error)}: fix the text") from error
+            raise SpecError(f"a spec must be valid JSON: {one_line(error)}") from error
 
     def to_yaml(self) -> str:
         """YAML with one field per line."""
@@ -160,7 +166,7 @@ class Spec:
         try:
             return cls.from_dict(yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise SpecError(f"a spec must be valid YAML, got an error: {one_line(error)}") from error
+            raise SpecError(f"a spec must be valid YAML: {one_line(error)}") from error
 
 
 def _plain(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -217,14 +223,15 @@ def _option_names(rule: Any) -> set[str]:
 
 def _check(s: Spec) -> None:
     if s.ratio is not None and not (is_number(s.ratio) and s.ratio > 0):
-        fail("ratio must be a number above 0", s.ratio, "8 stores an eighth of the weights")
+        fail("ratio must be a number above 0", s.ratio, "8 stores one number for 8 weights")
     if s.ratio is not None and s.ratio < 1:
-        fail("ratio is dense weights per stored number and must be at least 1", s.ratio, f"use {1 / s.ratio:g}")
-    check_whole("windows", s.windows, least=1, fix="leave it out to have it derived")
+        fail("ratio (dense weights per stored number) must be at least 1", s.ratio, f"use {1 / s.ratio:g}")
+    check_whole("windows", s.windows, least=1, fix="leave it out to derive it from ratio")
     if s.window != "row":
         check_whole("window", s.window, least=1, fix='leave it out, or write "row" for one row of the kernel')
     if s.window is not None and s.windows is not None:
-        fail("give either windows (how many) or window (how long)", (s.windows, s.window), "drop one of them")
+        got = f"both ({s.windows} and {s.window!r})"
+        raise SpecError(f"pass either windows (how many) or window (how long), got {got}: remove one")
     if s.grid != "window":
         check_whole("grid", 0 if s.grid is None else s.grid, least=1, fix='write "window" for disjoint windows')
     check_whole("denser", 0 if s.denser is None else s.denser, least=1, fix="2 samples twice as many filters")
@@ -248,14 +255,14 @@ def _check_rule(s: Spec) -> None:
             raise SpecError(f'rule {s.rule} has no option "{name}": {near}')
     kind(**s.options)
     if s.ratio is not None and any(s.options.get(name) for name in _COMPACTNESS):
-        fail("give either ratio or the options spatial and channel", f"ratio={s.ratio}", "drop one of them")
+        raise SpecError(f"pass either ratio ({s.ratio:g}) or the options spatial and channel, got both: remove one")
 
 
 def _check_kinds(s: Spec) -> None:
     if not isinstance(s.by_kind, Mapping):
         fail("by_kind must map layer kinds to fields", s.by_kind, 'write {"linear": {"layout": "flat"}}')
     for kind, changes in s.by_kind.items():
-        check_choice("a kind of by_kind", kind, get_args(Kind))
+        check_choice("a key of by_kind", kind, get_args(Kind))
         if not isinstance(changes, Mapping) or "by_kind" in changes:
             fail(f"by_kind must map {kind} to fields", changes, 'write {"layout": "flat"}')
         s.replace(**{**changes, "by_kind": {}})  # checks itself
@@ -326,5 +333,5 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise SpecError(f"a spec file must be readable YAML, got {path}: {one_line(error)}") from error
     if not isinstance(data, Mapping):
-        raise SpecError(f"a spec file must hold a mapping of fields, got {path}: write `preset: wsnet` and so on")
+        raise SpecError(f"a spec file must hold a mapping of fields, {path} does not: write `preset: wsnet`")
     return data

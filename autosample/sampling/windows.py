@@ -210,4 +210,4 @@ class _BlendAdjoint(_Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise RuntimeError("autosample: a mixture of windows can be differentiated once only")
+        raise RuntimeError("autosample: a mixture of windows can be differentiated only once")

@@ -4,19 +4,19 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from autosample.errors import ArtifactError, hint
+from autosample.errors import DAMAGED, ArtifactError, hint
 
 _DEEPEST = 16
 
 
-def _fail(where: str, wanted: str, got: Any) -> NoReturn:
-    raise ArtifactError(f"{where} must be {wanted}, got {repr(got)[:80]}: use an undamaged file")
+def _fail(where: str, wanted: str, got: Any, fix: str = DAMAGED) -> NoReturn:
+    raise ArtifactError(f"{where} must be {wanted}, got {repr(got)[:80]}: {fix}")
 
 
-def as_map(value: Any, where: str) -> Mapping[str, Any]:
+def as_map(value: Any, where: str, fix: str = DAMAGED) -> Mapping[str, Any]:
     """A mapping whose keys are text."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        _fail(where, "a mapping", value)
+        _fail(where, "a mapping with text as keys", value, fix)
     return value
 
 
@@ -48,19 +48,20 @@ def as_float(value: Any, where: str) -> float:
     return float(value)
 
 
-def as_plain(value: Any, where: str, depth: int = 0) -> Any:
+def as_plain(value: Any, where: str, fix: str = DAMAGED, depth: int = 0) -> Any:
     """JSON data with finite numbers and limited nesting. Tuples become lists."""
     if depth > _DEEPEST:
-        _fail(where, f"nested at most {_DEEPEST} deep", "more")
+        raise ArtifactError(f"{where[:80]} must be nested at most {_DEEPEST} deep, got more: {fix}")
     if isinstance(value, Mapping):
-        return {key: as_plain(item, f"{where}.{key}", depth + 1) for key, item in as_map(value, where).items()}
+        items = as_map(value, where, fix).items()
+        return {key: as_plain(item, f"{where}.{key}", fix, depth + 1) for key, item in items}
     if isinstance(value, list | tuple):
-        return [as_plain(item, where, depth + 1) for item in value]
+        return [as_plain(item, where, fix, depth + 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        _fail(where, "a finite number", value)
+        _fail(where, "a finite number", value, fix)
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    _fail(where, "plain data: text, numbers, lists and mappings", value)
+    _fail(where, "plain data (text, numbers, lists, mappings)", value, fix)
 
 
 def take(data: Mapping[str, Any], where: str, names: Iterable[str]) -> Mapping[str, Any]:
@@ -68,8 +69,8 @@ def take(data: Mapping[str, Any], where: str, names: Iterable[str]) -> Mapping[s
     known = list(names)
     for name in data:
         if name not in known:
-            raise ArtifactError(f"{where} has no field {name[:80]!r}: {hint(name[:80], known)}")
+            raise ArtifactError(f"{where} has an unknown field {name[:80]!r}: {hint(name[:80], known)}")
     for name in known:
         if name not in data:
-            raise ArtifactError(f"{where} must have the field {name!r}, got none: use an undamaged file")
+            raise ArtifactError(f"{where} lacks the field {name!r}: {DAMAGED}")
     return data

@@ -36,7 +36,7 @@ def find(name: str | Path, *kinds: str) -> Path:
         return FOLDER / f"{asked}.yaml"
     folders = dict.fromkeys(f"{one.partition('/')[0]}/" for one in known)
     near = did_you_mean(_near(asked, known)) or f"names begin with {', '.join(folders)}, such as {known[0]}"
-    raise ConfigError(f"a config must be a file, or the name of one that comes with autosample, got {name}: {near}")
+    raise ConfigError(f'no file or config is called "{name}": {near}')
 
 
 def _near(asked: str, known: list[str]) -> list[str]:
@@ -62,5 +62,7 @@ def read(name: str | Path, *kinds: str) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"a config must be valid YAML, got {name}: {one_line(error)}") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"a config must hold KEY: VALUE pairs such as model: and data:, got {name}: see {FOLDER}")
+        raise ConfigError(
+            f"a config must hold KEY: VALUE pairs such as model: and data:, {name} does not: see examples in {FOLDER}"
+        )
     return loaded

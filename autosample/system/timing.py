@@ -95,7 +95,7 @@ def keep_memory() -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError) as error:
-        raise ConfigError("keeping memory needs glibc's allocator, got another system: leave it out") from error
+        raise ConfigError("--keep-memory needs glibc, which this system does not use: leave it out") from error
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -17,14 +17,13 @@ def check_distillation(settings: Mapping[str, Any]) -> None:
     share, temperature = settings["distill"], settings["temperature"]
     if not 0 <= share <= 1 or not temperature > 0:
         raise ConfigError(
-            f"distill must lie between 0 and 1 and temperature above 0, got {share} and {temperature}: "
+            f"distill must be between 0 and 1 and temperature above 0, got {share} and {temperature}: "
             "0.7 and 4 are usual"
         )
     args = settings["model_args"] or {}
     if share and not (args.get("pretrained") or args.get("checkpoint_path")):
         raise ConfigError(
-            f"a teacher is the dense net with trained weights, got distill={share} without any: "
-            "set pretrained or checkpoint_path in model_args"
+            "distill needs a dense net with trained weights, got none: set pretrained or checkpoint_path in model_args"
         )
 
 

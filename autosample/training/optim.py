@@ -31,7 +31,7 @@ def build_optimizer(
         return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(args or {}))
     except (AssertionError, ValueError, TypeError) as error:
         raise ConfigError(
-            f'optimizer "{name}" must accept lr, weight_decay and optimizer_args, got {one_line(error)}: change these'
+            f'optimizer "{name}" does not accept lr, weight_decay or optimizer_args: {one_line(error)}'
         ) from error
 
 
@@ -68,8 +68,9 @@ def build_scheduler(
     try:
         return create_scheduler_v2(optimizer, sched=name, step_on_epochs=False, **lengths, **settings)[0]
     except (AssertionError, ValueError, TypeError) as error:
-        wanted = f'schedule "{name}" must accept scheduler_args'
-        raise ConfigError(f"{wanted}, got {one_line(error)}: change these") from error
+        raise ConfigError(
+            f'schedule "{name}" does not accept these arguments ({one_line(error)}): change scheduler_args'
+        ) from error
 
 
 def rehearse(h: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ class FakeQuantize(pl.Callback):
         check_quantization(bits, method, "sampled", None)
         if not 0 <= start <= 1 or not temperature > 0:
             raise ConfigError(
-                f"start must lie between 0 and 1 and temperature above 0, got {start} and {temperature}: leave them out"
+                f"start must be between 0 and 1 and temperature above 0, got {start} and {temperature}: leave them out"
             )
         self.bits, self.start = bits, start
         self.method: Method = method
@@ -49,7 +49,7 @@ class FakeQuantize(pl.Callback):
         """Attach quantizers to each layer. This comes before a checkpoint is read, which may hold their levels."""
         layers = compressed_layers(pl_module)
         if not layers:
-            raise ConfigError("FakeQuantize needs compressed layers, got none: leave the callback out")
+            raise ConfigError("FakeQuantize needs a converted model, got a dense one: remove the callback")
         if all(layer.quantizers is None for layer in layers.values()):
             attach_quantizers(pl_module, self.bits, self.method, temperature=self.temperature)
 

@@ -129,5 +129,5 @@ def test_other_files_are_left_alone(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="folder that can be written"):
+    with pytest.raises(ArtifactError, match="cannot be written"):
         autosample.save(make("digitnet", "wsnet"), tmp_path / "file")

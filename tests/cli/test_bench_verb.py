@@ -42,7 +42,7 @@ def test_a_record_and_a_picture_for_each_number_of_threads(autosample, asked, tm
         ("tiny", 1, 1), ("other", 1, 1), ("tiny", 1, 2), ("other", 1, 2),
     ]  # fmt: skip
     assert all((o["compiled"], o["memory"], o["rounds"]) == (False, False, 4) for _, o in asked)
-    assert "target missed: tiny: 2.00x with deployed, 3x is asked" in out
+    assert "target missed: tiny: 2.00x with deployed, 3x is required" in out
     record = read(tmp_path / "tiny-2t.json")
     assert record.about["fused_kernel"]["why_not"] == "not in these tests"
     assert {"date", "hardware", "torch", "threads", "dtype", "compiled"} <= set(record.about)
@@ -78,7 +78,8 @@ def test_wrong_outputs_end_with_a_mistake_after_all_is_written(autosample, asked
     code, out, err = autosample("bench", "bad", "tiny", "--out", tmp_path)
     assert code == 2
     assert err == (
-        "autosample: error: outputs must be those of dense torch, got errors in wrong (bad, 1 thread): see above\n"
+        "autosample: error: outputs must equal those of dense torch, got errors in wrong (bad, 1 thread): "
+        "see the table above\n"
     )
     assert "wrong: ERROR: deployed: outputs differ" in out
     assert {"bad-1t.json", "tiny-1t.json"} <= {p.name for p in tmp_path.iterdir()}
@@ -87,7 +88,7 @@ def test_wrong_outputs_end_with_a_mistake_after_all_is_written(autosample, asked
 @pytest.mark.parametrize(
     ("args", "pattern"),
     [
-        ([], "bench needs suites or --model, got neither: known: layers, models"),
+        ([], "bench needs a suite or --model, got neither: suites are layers, models"),
         (["layer"], 'no suite is called "layer": did you mean "layers"'),
         (["layers", "--only", "conv1d-s4c5"], 'no workload is called "conv1d-s4c5": did you mean "conv1d-s4c4"'),
         (["layers", "--threads", "0"], "threads must be at least 1, got 0"),
@@ -97,7 +98,7 @@ def test_wrong_outputs_end_with_a_mistake_after_all_is_written(autosample, asked
         (["layers", "--dtype", "float16"], "dtype must be one of float32, bfloat16, got float16"),
         (["layers", "--device", "tpu"], "device must be cpu or cuda, got tpu"),
         (["layers", "--thread", "2"], 'no option is called "thread": did you mean "threads"'),
-        (["layers", "--model", "resnet18"], "bench takes suites or --model, got layers and resnet18"),
+        (["layers", "--model", "resnet18"], r"bench takes either suites or --model, got both \(layers and resnet18\)"),
         (["--model", "resnet81", "--input", "3", "64", "64"], 'no model is called "resnet81": did you mean "resnet18"'),
         (["--model", "resnet18"], "--model needs the shape of one example, got none: write --input 3 224 224"),
         (["--model", "resnet18", "--input", "3", "0"], "input must be at least 1, got 0"),

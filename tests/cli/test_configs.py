@@ -37,7 +37,7 @@ def test_a_config_is_found_by_its_name(tmp_path, monkeypatch):
 )
 def test_a_wrong_name_names_the_nearest(tmp_path, monkeypatch, wrong, near):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=f"got {wrong}: {near}") as error:
+    with pytest.raises(ConfigError, match=f'called "{wrong}": {near}') as error:
         find(wrong)
     assert "\n" not in str(error.value)
 

@@ -49,7 +49,7 @@ def test_another_configuration_is_found(autosample, tmp_path):
     options = ("--data=Digits", "--data.image_size=16", "--model.spec=wsnet", "--trainer.default_root_dir", tmp_path)
     code, _, err = autosample("fit", *options, "--ckpt_path", FOLDER / "random.ckpt")
     assert code == 2
-    assert "of the same configuration, got model.spec=wsnet for one trained with random" in err
+    assert "model.spec must match the checkpoint, got wsnet for a checkpoint with random" in err
 
 
 def test_a_file_that_is_no_checkpoint_of_ours(tmp_path):

@@ -42,7 +42,7 @@ def test_results_pictures_and_records(done):
 def test_a_second_call_prints_what_is_there(done, capsys):
     stamps = {path: path.stat().st_mtime_ns for path in (done / "records").iterdir()}
     assert main(["quickstart", "--out", str(done), *SMALL]) == 0
-    assert "All 4 runs are in" in capsys.readouterr().out
+    assert "All 4 runs are done in" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (done / "records").iterdir()} == stamps
 
 
@@ -51,7 +51,7 @@ def test_it_goes_on_where_it_stopped(done, capsys):
     kept = record_of(done, "wsnet").stat().st_mtime_ns
     before = json.loads((done / "results.json").read_text())
     assert main(["quickstart", "--out", str(done), *SMALL]) == 0
-    assert "3 of 4 runs are in" in capsys.readouterr().out
+    assert "3 of 4 runs are done in" in capsys.readouterr().out
     assert record_of(done, "wsnet").stat().st_mtime_ns == kept
     after = json.loads((done / "results.json").read_text())
     accuracies = [[record["accuracy"] for record in results["records"]] for results in (before, after)]
@@ -63,7 +63,7 @@ def test_a_corrupt_record_is_a_clear_error(done, capsys):
     whole = path.read_text()
     for text in (whole[:50], "[]", '{"settings": {}}', '{"a": 1}'):
         path.write_text(text)
-        with pytest.raises(ConfigError, match=r"a record must be .*random-.*delete it"):
+        with pytest.raises(ConfigError, match=r"random-.* is not a record .*delete it"):
             read_record(path)
     assert main(["quickstart", "--out", str(done), *SMALL]) == 2
     assert capsys.readouterr().err.count("\n") == 1

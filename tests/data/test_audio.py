@@ -214,9 +214,9 @@ def test_csv_with_splits_folds_and_neither(tmp_path):
         ("path,name\na.wav,x\n", "columns path, label, got no label"),
         ("", "got no path, label"),
         ("path,label\n", "at least one file"),
-        ("path,label\na.wav,\n", "empty one in row 2"),
+        ("path,label\na.wav,\n", "empty field in row 2"),
         ("path,label\na.wav,x\na.wav,x\n", "each file once, got .*a.wav"),
-        ("path,label\na.wav,x\nb.wav,x\nc.wav,x\n", r"got 2 missing, the first of them .*b\.wav"),
+        ("path,label\na.wav,x\nb.wav,x\nc.wav,x\n", r"2 of 3 files listed in .* are missing, first .*b\.wav"),
         ("path,label,split\na.wav,x,dev\n", "split must be train, val or test, got 'dev' in row 2"),
         ("path,label,split\na.wav,x,train\n", "at least one test example"),
         ("path,label,fold\na.wav,x,one\n", "whole numbers, got 'one'"),
@@ -256,7 +256,7 @@ def test_unreadable_file_in_a_set_is_named(tmp_path):
         (lambda r: ESC50(r).setup(), "meta/esc50.csv and audio/ were expected in .*ESC-50"),
         (lambda r: UrbanSound8K(r).setup(), "UrbanSound8K's folder with metadata.*was expected"),
         (lambda r: SpokenDigits(r).setup(), "DIGIT_SPEAKER_TAKE.wav were expected, found none in"),
-        (lambda r: AudioCSV(r).setup(), "a CSV table in UTF-8 was expected, got .*No such file"),
+        (lambda r: AudioCSV(r).setup(), "cannot be read as a CSV table in UTF-8 .*No such file"),
     ],
 )
 def test_bad_arguments_and_missing_folders(tmp_path, make, message):

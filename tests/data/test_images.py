@@ -104,7 +104,7 @@ def test_cifar10_from_folders_of_images(tmp_path):
     Image.new("RGB", (32, 32)).save(changed)
     assert not torch.equal(CIFAR10(str(root)).examples.x, first.examples.x)
     (root / "cifar10" / "train" / "zebra").mkdir()
-    with pytest.raises(DataError, match="10 classes of CIFAR10, got a difference in zebra"):
+    with pytest.raises(DataError, match="10 classes of CIFAR10, missing or unknown: zebra"):
         CIFAR10(str(root)).setup()
 
 
@@ -189,7 +189,7 @@ def test_image_folder_on_the_device(tmp_path):
     Image.new("RGB", (9, 20)).save(tmp_path / "train" / "bee" / "new.png")
     with pytest.raises(DataError, match=r"all be 20×20 pixels, got 9×20 in .*new\.png"):
         ImageFolder(str(tmp_path), resident=True).setup()
-    with pytest.raises(DataError, match="auto_augment works on image files"):
+    with pytest.raises(DataError, match="auto_augment needs resident=False"):
         ImageFolder(str(tmp_path), resident=True, auto_augment="rand-m9")
 
 
@@ -205,7 +205,7 @@ def test_broken_image_is_named(tmp_path):
 
 def test_missing_and_empty_folders(tmp_path):
     for make, message in (
-        (lambda: MNIST(str(tmp_path)), "MNIST/raw/.*expected, got: Dataset not found"),
+        (lambda: MNIST(str(tmp_path)), "MNIST/raw/.* cannot be read: Dataset not found"),
         (lambda: FashionMNIST(str(tmp_path)), "FashionMNIST/raw/"),
         (lambda: CIFAR10(str(tmp_path)), "cifar-10-batches-py or .*cifar10/train/CLASS"),
         (lambda: CIFAR100(str(tmp_path)), "cifar-100-python or .*cifar100/train/CLASS"),
@@ -221,7 +221,7 @@ def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match=r"val or .*test was expected, got neither"):
         ImageFolder(str(tmp_path)).setup()
     write_pngs(tmp_path / "val", ("wasp",), 1)
-    with pytest.raises(DataError, match="training's class folders only, got wasp"):
+    with pytest.raises(DataError, match="class folders that the training folder lacks: wasp"):
         ImageFolder(str(tmp_path)).setup()
 
 

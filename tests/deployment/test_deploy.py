@@ -200,7 +200,7 @@ def test_layers_stay_dense_where_that_is_faster_for_the_model_as_a_whole(monkeyp
         fast, dense = deploy(model, x), min(seconds) == 0.9
         assert error(fast(x), expected(model, x)) < 1e-5
         assert isinstance(fast[0], nn.Conv2d if dense else WindowConv)
-        assert ("as a whole" in fast.deployment.rows[0].plan.reason) == dense
+        assert ("the whole model" in fast.deployment.rows[0].plan.reason) == dense
 
 
 def test_the_model_is_left_as_it_was():

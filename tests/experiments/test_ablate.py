@@ -135,7 +135,7 @@ def test_failures_end_with_code_1_and_what_is_there_is_collected(tmp_path, confi
     config.write_text(TINY.replace("[12]", "[12, 500]").replace("seeds: 2", "seeds: 1"))
     assert main(["ablate", str(config), "--out", str(tmp_path / "out"), "--only", "random"]) == 1
     printed = capsys.readouterr().out
-    assert "a budget for random on this net must lie between" in printed
+    assert "a budget for random on this model must be between" in printed
     assert "1 of 5 runs" in printed
     assert main(["ablate", str(config), "--out", str(tmp_path / "out"), "--collect"]) == 0
     assert "`random`" in capsys.readouterr().out

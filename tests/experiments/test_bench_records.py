@@ -89,7 +89,7 @@ def test_records_go_through_json(tmp_path):
     assert plain["rows"][0]["baseline"] == "dense folded"
     for text in ("{", "[]", '{"suite": "x"}'):
         path.write_text(text)
-        with pytest.raises(ConfigError, match="a record must be"):
+        with pytest.raises(ConfigError, match="is not a record of"):
             read(path)
 
 
@@ -99,7 +99,7 @@ def test_the_table_says_plainly_what_was_missed(tmp_path, capsys):
     record = Record("tiny", about(), (judged(2.5), judged(1.5), judged(2.5, error="reuse: outputs differ")))
     print_record(record, Console(width=200))
     out = capsys.readouterr().out
-    assert "target missed: tiny: 1.50x with deployed, 2x is asked" in out
+    assert "target missed: tiny: 1.50x with deployed, 2x is required" in out
     assert "tiny: ERROR: reuse: outputs differ" in out
     assert "2.50x deployed" in out
     assert "folded" in out

@@ -16,7 +16,7 @@ from autosample.experiments.record import records_in, write_record
 from autosample.export import FORMATS, write_model
 from autosample.nn.kinds import KINDS
 from autosample.reuse.plans import PLANS
-from autosample.sampling import PRESETS, RULES
+from autosample.sampling import COLUMNS, PRESETS, RULES, Spec
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"device": "cpu", "hardware": "a processor", "threads": 1, "date": "2026-01-02"}
@@ -182,7 +182,7 @@ def test_the_page_on_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsy
 @pytest.fixture
 def added():
     """All that docs/adding.md adds, for the length of a test."""
-    tables = (RULES, PRESETS, KINDS, PLANS, FORMATS, DATASETS)
+    tables = (RULES, COLUMNS, PRESETS, KINDS, PLANS, FORMATS, DATASETS)
     kept = [dict(table) for table in tables]
     names: dict = {"__name__": "example"}
     exec("\n".join(blocks("docs/adding.md")), names)
@@ -192,11 +192,12 @@ def added():
         table.update(rows)
 
 
-@pytest.mark.parametrize("preset", ["golden", "lowrank", "short-windows"])
+@pytest.mark.parametrize("preset", ["golden", "lowrank", "short-windows", {"columns": "reversed", "layout": "taps"}])
 def test_what_is_added_goes_through_every_verb(added, tmp_path, preset):
     model = timm.create_model("test_resnet", num_classes=10).eval()
     x = torch.randn(2, 3, 64, 64)
-    assert len(autosample.convert_(model, preset, ratio=4).converted) > 5
+    spec = Spec(**preset) if isinstance(preset, dict) else preset
+    assert len(autosample.convert_(model, spec, ratio=4).converted) > 5
     model(x).square().sum().backward()
     autosample.quantize_(model, bits=8)
     expected = model(x)
@@ -206,6 +207,16 @@ def test_what_is_added_goes_through_every_verb(added, tmp_path, preset):
     torch.testing.assert_close(
         autosample.deploy(model, x, measure=False, fuse=False)(x), expected, rtol=1e-4, atol=1e-4
     )
+
+
+def test_an_added_choice_of_columns_is_the_one_it_says(added):
+    layer = torch.nn.Conv1d(8, 4, 3, bias=False)
+    autosample.convert_(layer, Spec(columns="reversed", layout="taps", windows=2, ratio=4))
+    g, rows = layer.geometry, layer.offsets()
+    for n, m, tap in [(0, 0, 0), (1, 5, 2), (3, 7, 1)]:
+        window, column = divmod(m, g.columns)
+        read = g.columns - 1 - column if window % 2 else column
+        torch.testing.assert_close(layer.weight[n, m, tap], layer.summary[rows[n, window] + tap, read])
 
 
 def test_an_added_layer_is_converted_and_an_added_data_set_is_read(added):

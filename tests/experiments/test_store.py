@@ -40,15 +40,15 @@ def test_a_failure_is_gone_once_the_cell_succeeds(tmp_path, grid, record):
 def test_damaged_and_foreign_records_are_named(tmp_path, grid, record):
     store, (first, second, *_) = Store(tmp_path), grid().cells
     write_record(store.record_path(first), record(second))
-    with pytest.raises(ConfigError, match=r"got another in .*delete it"):
+    with pytest.raises(ConfigError, match=r"holds the record of another run: delete it"):
         store.record(first)
     path = store.record_path(second)
     for text in ("", "{", "[]", "{}", '{"accuracy": 1}'):
         path.write_text(text)
-        with pytest.raises(ConfigError, match="a record must be what a run wrote"):
+        with pytest.raises(ConfigError, match=r"is not a record .*delete it"):
             store.record(second)
     write_record(path, record(second, 3.0))
-    with pytest.raises(ConfigError, match="a record must be what a run wrote"):
+    with pytest.raises(ConfigError, match=r"is not a record .*delete it"):
         read_record(path)
 
 

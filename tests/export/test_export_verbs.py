@@ -53,7 +53,7 @@ def test_predict(folder, capsys):
         (["predict", "{}/images"], "predict needs files"),
         (["predict", "{}/nothing", "{}/noise.png"], "saved model"),
         (["predict", "{}/images", "{}/noise.png", "--top", "0"], "top must be at least 1"),
-        (["predict", "--config", "nothing.yaml"], "a config must be a file"),
+        (["predict", "--config", "nothing.yaml"], 'no file or config is called "nothing.yaml"'),
         (["export", "{}/images", "--format", "onnyx"], 'did you mean "onnx"'),
         (["export", "{}/nothing"], "saved model"),
         (["export", "{}/images", "--batch", "0"], "batch must be at least 1"),

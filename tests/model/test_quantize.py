@@ -256,7 +256,7 @@ def test_arguments_out_of_range(options):
 def test_models_that_cannot_be_quantised():
     with pytest.raises(QuantizationError, match="call convert_ first"):
         quantize_(Net())
-    with pytest.raises(QuantizationError, match="before it is deployed"):
+    with pytest.raises(QuantizationError, match="a deployed model cannot be quantised"):
         quantize_(deploy(net(), signal(), measure=False, fuse=False))
     with pytest.raises(ConversionError):
         convert_(net(), "wsnet", ratio=4)

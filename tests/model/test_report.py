@@ -254,7 +254,7 @@ def test_the_total_adds_up(result):
         if hasattr(result, name):
             assert getattr(result, name) == added
     assert total.ratio == result.ratio == total.dense_bytes / total.stored_bytes
-    assert total.note == f"{len(result.converted)} of {len(result.rows) - 1} layers sampled"
+    assert total.note == f"{len(result.converted)} of {len(result.rows) - 1} layers compressed"
 
 
 def test_json(result):
@@ -296,7 +296,7 @@ def test_printing(result, capsys):
     for r in result.rows:
         assert r.note in text  # a pattern with brackets is no markup
     Console(width=140).print(result)
-    assert "layers sampled" in capsys.readouterr().out
+    assert "layers compressed" in capsys.readouterr().out
 
 
 def test_notes_may_hold_what_looks_like_markup():

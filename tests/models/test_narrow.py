@@ -30,7 +30,7 @@ def test_a_narrow_net_runs():
 
 
 def test_mistakes():
-    with pytest.raises(ConfigError, match="leave narrow out of the presets"):
+    with pytest.raises(ConfigError, match="remove narrow from the presets"):
         width_args(nn.Linear(3, 3), 0.5)
     with pytest.raises(ConfigError, match="width must be above 0"):
         create("digitnet", num_classes=10, width=0.0)

@@ -183,7 +183,7 @@ def test_pools():
         ("wave4", {"num_classes": -1}, "num_classes >= 0"),
         ("wave4", {"in_chans": 0}, "in_chans >= 1"),
         ("wave4", {"drop_rate": 1.0}, "drop_rate < 1"),
-        ("wave4", {"features_only": True, "out_indices": (0, 4)}, "feature maps 0 to 3"),
+        ("wave4", {"features_only": True, "out_indices": (0, 4)}, "out_indices of wave4 must be from -4 to 3"),
     ],
 )
 def test_bad_arguments(name, kwargs, message):

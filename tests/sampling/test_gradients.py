@@ -109,7 +109,7 @@ def test_straight_through_gradient_is_the_stated_formula():
 
 
 def test_learned_columns_are_hard_forward_and_soft_backward():
-    columns = LearnedColumns(2, 3, None).double()
+    columns = LearnedColumns(2, 3).double()
     columns.logits.data += torch.randn(2, 3, 3)
     summary = torch.randn(5, 3, dtype=torch.float64)
     wide = columns.widen(summary)

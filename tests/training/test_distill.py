@@ -64,8 +64,8 @@ def test_the_teacher_is_no_part_of_the_net(classifier, digits, trainer, dense, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distill": 0.5}, "trained weights, got distill=0.5 without any: set pretrained or checkpoint_path"),
-        ({"distill": 1.5}, "distill must lie between 0 and 1"),
+        ({"distill": 0.5}, "trained weights, got none: set pretrained or checkpoint_path"),
+        ({"distill": 1.5}, "distill must be between 0 and 1"),
         ({"temperature": 0.0}, "temperature above 0"),
     ],
 )

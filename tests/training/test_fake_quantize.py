@@ -91,7 +91,7 @@ def test_a_checkpoint_holds_the_levels(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*num_workers.*", "ignore:.*lr_scheduler.*")
 def test_a_dense_model_has_nothing_to_quantise(tmp_path):
-    with pytest.raises(ConfigError, match="leave the callback out"):
+    with pytest.raises(ConfigError, match="remove the callback"):
         train(classifier("dense"), FakeQuantize(), Watch(), tmp_path)
 
 

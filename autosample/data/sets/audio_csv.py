@@ -46,7 +46,7 @@ class AudioCSV(AudioData):
     ) -> None:
         super().__init__(root, sample_rate, seconds, normalize, **common)
         if not 0 < test_fraction < 1:
-            raise DataError(f"test_fraction must be in (0, 1), got {test_fraction}: give 0.2 for a fifth")
+            raise DataError(f"test_fraction must be in (0, 1), got {test_fraction}: 0.2 holds out a fifth")
         self.table, self.fold, self.test_fraction = table, fold, test_fraction
 
     def _list(self) -> ClipList:
@@ -55,9 +55,7 @@ class AudioCSV(AudioData):
         listed = [self.root / row["path"] for row in rows]
         twice = {path for path in listed if listed.count(path) > 1} if len(set(listed)) < len(listed) else set()
         if twice:
-            raise DataError(
-                f"{table} must list each file once, got {min(twice)} again: a clip must be in one part only"
-            )
+            raise DataError(f"{table} must list each file once, got {min(twice)} more than once: remove its other rows")
         names = tuple(sorted({row["label"] for row in rows}))
         labels = [names.index(row["label"]) for row in rows]
         train, test, val = self._split(rows, labels, table)
@@ -78,7 +76,7 @@ class AudioCSV(AudioData):
         if "fold" in rows[0]:
             folds = [number(row["fold"] or "", "fold", table) for row in rows]
             if self.fold not in folds:
-                raise DataError(f"fold must be one of {sorted(set(folds))}, got {self.fold}: say which fold to test on")
+                raise DataError(f"fold must be one of {sorted(set(folds))}, got {self.fold}: pass the fold to test on")
             train, test = by_fold(folds, self.fold)
             # an empty part, not None: the test fold must not be used for validation
             return train, test, None if self.val_fraction else []

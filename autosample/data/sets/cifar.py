@@ -71,7 +71,7 @@ class CIFAR10(SmallImages):
             odd = sorted(set(found) ^ set(self.names))
             raise DataError(
                 f"{folder / part} must have one folder for each of the {self.num_classes} classes of"
-                f" {type(self).__name__}, got a difference in {', '.join(odd[:5])}: rename or add folders"
+                f" {type(self).__name__}, missing or unknown: {', '.join(odd[:5])}; rename or add folders"
             )
         return read_images(folder / part, found, part, cache_folder(folder, self.cache_dir), self.native_shape)
 

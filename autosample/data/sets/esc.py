@@ -68,7 +68,7 @@ class ESC50(AudioData):
         if len(names) != (10 if self.esc10 else 50):
             raise DataError(
                 f"{table} must list {10 if self.esc10 else 50} classes, got {len(names)}: "
-                + ("set root to ESC-50 or ESC-10" if self.esc10 else "for ESC-10 give esc10=True, or use AudioCSV")
+                + ("set root to ESC-50 or ESC-10" if self.esc10 else "for ESC-10 pass esc10=True, or use AudioCSV")
             )
         paths = find_files([home / "audio" / row["filename"] for row in rows], str(table))
         train, test = by_fold([number(row["fold"], "fold", table) for row in rows], self.fold)

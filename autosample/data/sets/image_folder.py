@@ -69,7 +69,7 @@ class ImageFolder(ClassificationData):
         require_at_least("img_size", img_size, 1)
         require_at_least("padding", padding, 0)
         if resident and auto_augment is not None:
-            raise DataError(f"auto_augment works on image files, got {auto_augment!r} with resident=True: drop one")
+            raise DataError(f"auto_augment needs resident=False, got {auto_augment!r} with resident=True: remove one")
         self.img_size, self.scale, self.hflip, self.auto_augment = img_size, tuple(scale), hflip, auto_augment
         self.color_jitter, self.interpolation, self.crop_pct = color_jitter, interpolation, crop_pct
         self.mean, self.std, self.padding, self.cache_dir = tuple(mean), tuple(std), padding, cache_dir
@@ -122,7 +122,9 @@ class ImageFolder(ClassificationData):
         names = self.class_names
         has = {part: (self.root / part).is_dir() for part in ("val", "test")}
         if not any(has.values()):
-            raise DataError(f"a folder {self.root / 'val'} or {self.root / 'test'} was expected, got neither")
+            raise DataError(
+                f"a folder {self.root / 'val'} or {self.root / 'test'} was expected, got neither: add one of them"
+            )
         use_val = has["val"] and not (self.val_fraction and has["test"])
         parts = ["train"] + [part for part in ("val", "test") if has[part] and (part != "val" or use_val)]
         read = [self._read(part, names) for part in parts]

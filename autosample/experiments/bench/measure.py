@@ -106,9 +106,7 @@ def _check(
         expected = expected or got
         difference = largest_difference(expected, got).relative
         if not difference <= tolerance:
-            said = (
-                f"{side.name}: outputs differ by {difference:.2g} from those of dense torch, {tolerance:g} is allowed"
-            )
+            said = f"{side.name}: outputs differ from those of dense torch by {difference:.2g}, more than {tolerance:g}"
             (notes if side.dense else errors).append(said)
             continue
         calls[side.name], differences[side.name] = call, difference

@@ -64,7 +64,7 @@ def _growth(record: Record, path: Path) -> None:
         for axes, sweep in zip(grid.flat, order, strict=True):
             _curves(axes, record, sweep, found[sweep])
         for axes in grid[:, 0]:
-            axes.set_ylabel("time of a call [ms]", fontsize=13)
+            axes.set_ylabel("time per call [ms]", fontsize=13)
 
 
 def _curves(axes: Any, record: Record, sweep: str, sides: Any) -> None:

@@ -140,6 +140,4 @@ def read(path: Path) -> Record:
     try:
         return Record.from_dict(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"a record must be what `autosample bench` wrote, got {path}: {one_line(error)}: make it again"
-        ) from error
+        raise ConfigError(f"{path} is not a record of `autosample bench` ({one_line(error)}): measure again") from error

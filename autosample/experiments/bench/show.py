@@ -21,7 +21,7 @@ def print_record(record: Record, console: Console) -> None:
     for row in missed:
         wanted = row.workload.target(row.threads)
         got = f"{row.ratios[row.best].median:.2f}x with {row.best}"
-        console.print(Text(f"target missed: {row.workload.name}: {got}, {wanted:g}x is asked", style="red"))
+        console.print(Text(f"target missed: {row.workload.name}: {got}, {wanted:g}x is required", style="red"))
     for row in record.rows:
         for said in ([f"ERROR: {row.error}"] if row.error else []) + list(row.notes):
             console.print(Text(f"{row.workload.name}: {said}"), style="dim")

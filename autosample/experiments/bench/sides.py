@@ -14,11 +14,12 @@ from autosample.errors import one_line
 from autosample.experiments.bench.cases import Workload
 from autosample.model.convert import convert_, harden_
 from autosample.nn import Compressed, compressed_layers, execution
-from autosample.nn.planning import layer_frame
+from autosample.nn.planning import layer_frame, layer_operands
 from autosample.nn.running import Way
 from autosample.reuse import fused
+from autosample.reuse.after import After
 from autosample.reuse.planner import variants
-from autosample.reuse.plans import PLANS, Operands
+from autosample.reuse.plans import PLANS
 
 
 @dataclass
@@ -150,7 +151,7 @@ def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) 
         built.notes.append("its windows share no work")
     ways = {} if task is None else variants(task, device, dtype, fuse=not why)
     frame, pad = layer_frame(layer)
-    operands = Operands(layer.summary, layer.signs(), layer.bias, layer.densify, pad)
+    operands = layer_operands(layer, After(), pad)
     for kind in sorted(ways, key=list(PLANS).index):
         built.sides.append(Side(kind, PLANS[kind].build(ways[kind], frame, operands).eval(), (x,)))
     _deploy(built, layer, x)

@@ -50,7 +50,7 @@ class Format:
         known = [f.name for f in fields(self)]
         for name in settings:
             if name not in known:
-                raise ExportError(f"{type(self).__name__} files have no setting {name!r}, got one: leave it out")
+                raise ExportError(f"{type(self).__name__} files have no setting {name!r}: leave it out")
         return replace(self, **settings)
 
     def write(self, model: nn.Module, path: Path, args: tuple[Tensor, ...], axes: Axes) -> None:

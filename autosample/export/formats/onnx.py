@@ -94,7 +94,7 @@ def to_onnx(model: nn.Module, args: tuple, *, opset: int, dynamic: Axes) -> Any:
             optimizer.optimize_ir(program.model, input_size_limit=_FOLDS, output_size_limit=_FOLDS)
     except Exception as error:  # torch's exporters raise many types
         raise ExportError(
-            f"torch.onnx.export must get through the model, got {type(error).__name__}: {last_line(error)}: "
+            f"torch.onnx.export cannot translate this model ({type(error).__name__}: {last_line(error)}): "
             + ("try dynamic=False" if dynamic else "change the module that it names")
         ) from error
     tidy(program.model.graph)

@@ -50,7 +50,7 @@ def to_program(model: nn.Module, args: tuple, axes: Axes) -> ExportedProgram:
             program = torch.export.export(model, args, dynamic_shapes=shapes)
     except Exception as error:  # it raises many types
         hint = "try dynamic=False" if axes else "change the module that it names"
-        raise ExportError(f"torch.export must get through the model, got {last_line(error)}: {hint}") from error
+        raise ExportError(f"torch.export cannot trace this model ({last_line(error)}): {hint}") from error
     for node in program.graph.nodes:  # paths of source files on this machine
         node.meta.pop("stack_trace", None)
     program.example_inputs = None  # pyright: ignore[reportAttributeAccessIssue] # they would be pickled

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autosample.coding.packing import bits_for, pack, unpack
 from autosample.coding.written import Packed
-from autosample.errors import ArtifactError
+from autosample.errors import DAMAGED, ArtifactError
 from autosample.sampling.checks import check_choice
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_offsets
@@ -66,9 +66,7 @@ class Lattice:
             return torch.zeros(self.filters, self.windows, dtype=torch.long)
         steps = unpack(stored["table"], self.bits, self.filters * self.windows).view(self.filters, self.windows)
         if steps.numel() and int(steps.max()) >= self.choices:
-            raise ArtifactError(
-                f"stored offsets must be below {self.choices}, got {int(steps.max())}: use an undamaged file"
-            )
+            raise ArtifactError(f"stored offsets must be below {self.choices}, got {int(steps.max())}: {DAMAGED}")
         return steps * self.grid
 
     def random(self, seed: int, device: torch.device | None = None) -> Int[Tensor, "n g"]:

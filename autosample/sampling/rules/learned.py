@@ -35,9 +35,9 @@ class LearnedOptions(RuleOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rate", self.rate, above=0.0, fix="0.2 suits Adam")
+        check_number("rate", self.rate, above=0.0, fix="0.2 is usual with Adam")
         check_number("afford", self.afford, least=0.0, fix="0.1 lets offsets take a tenth of a summary's bits")
-        check_share("freeze_at", self.freeze_at, fix="0.6 is a usual choice")
+        check_share("freeze_at", self.freeze_at, fix="0.6 is usual")
 
 
 class LearnedOffsets(Offsets):
