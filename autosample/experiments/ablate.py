@@ -96,7 +96,7 @@ def progress(console: Console, cells: list[Cell]) -> Iterator[Tell]:
             if event == "end":
                 count += 1
                 if not console.is_terminal:
-                    console.print(f"{count} of {len(cells)} ended: {cell.name}", soft_wrap=True)
+                    console.print(f"{count} of {len(cells)} done: {cell.name}", soft_wrap=True)
 
         yield tell
 
