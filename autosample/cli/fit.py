@@ -144,9 +144,11 @@ class AutosampleCLI(LightningCLI):
         """Test the final model, hardened, on the test data."""
         if self._get(self.config, "test_after_fit") and not self.trainer.fast_dev_run:  # pyright: ignore
             self.trainer.test(self.model, datamodule=self.datamodule)
-            result = self.model.size_report()
-            print(f"stored {result.stored_bytes:,} bytes, {result.ratio:.1f} times smaller than dense")
-            print(f"log and checkpoints: {self.trainer.log_dir}")
+            folder = self.trainer.log_dir  # every process must ask
+            if self.trainer.is_global_zero:
+                result = self.model.size_report()
+                print(f"stored {result.stored_bytes:,} bytes, {result.ratio:.1f} times smaller than dense")
+                print(f"log and checkpoints: {folder}")
 
     def before_validate(self) -> None:
         self._need_checkpoint()

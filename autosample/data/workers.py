@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -155,6 +155,11 @@ def _as_it_is(batch: Any) -> Any:
 
 class WorkerLoader(Resumable, DataLoader):
     """A DataLoader over `PlannedBatches`. Build it with `worker_loader`."""
+
+    @property
+    def plan(self) -> BatchPlan:
+        """Which examples make up which batch."""
+        return cast(PlannedBatches, self.dataset).plan
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         sampler = self.sampler

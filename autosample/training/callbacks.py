@@ -9,9 +9,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter, ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from autosample.errors import ConfigError
 from autosample.model.report import save_report
 from autosample.nn import compressed_layers
 
@@ -71,13 +71,15 @@ class SizeReport(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.done = False
 
-    @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.done or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         self.done = True
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero:
+            return
         result = pl_module.size_report()  # pyright: ignore[reportCallIssue]
-        save_report(result, run_folder(trainer))
+        save_report(result, folder)
         totals = {"size/stored_bytes": result.stored_bytes, "size/ratio": result.ratio, "size/macs": result.macs or 0}
         for logger in trainer.loggers:
             logger.log_metrics({key: float(value) for key, value in totals.items()}, step=trainer.global_step)
@@ -107,15 +109,17 @@ class OffsetLog(pl.Callback):
         if not self.start:
             self.start = learned_offsets(pl_module)
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.start or trainer.current_epoch % self.every or trainer.fast_dev_run:  # pyright: ignore
+            return
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero:
             return
         rows, moved = [], {}
         for name, found in distances(trainer, pl_module, self.start).items():
             rows.append([trainer.current_epoch, name, *found.values()])
             moved[name] = (learned_offsets(pl_module)[name] - self.start[name]).abs().float().flatten().numpy()
-        _append(run_folder(trainer) / "offsets.csv", _HEADER, rows)
+        _append(folder / "offsets.csv", _HEADER, rows)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 import wandb  # Lightning's logger has imported it
@@ -160,7 +164,13 @@ def _append(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 
 
 class PredictionFile(BasePredictionWriter):
-    """Writes `predictions.csv`: one line per example with its class and that class's probability."""
+    """Writes `predictions.csv`: one line per example with its index, its class and that class's probability.
+
+    With several processes, the first one writes the predictions of all.
+
+    Raises:
+        ConfigError: The data loader does not tell which examples a process has predicted.
+    """
 
     def __init__(self) -> None:
         super().__init__(write_interval="epoch")
@@ -168,20 +178,48 @@ class PredictionFile(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, predictions: Any, batch_indices: Any
     ) -> None:
-        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         path = run_folder(trainer) / "predictions.csv"
+        probability, chosen = torch.cat(list(predictions)).float().max(1)
+        indices = _indices(trainer, batch_indices, len(chosen))
+        mine = list(zip(indices, chosen.tolist(), probability.tolist(), strict=True))
+        # an example that two processes predicted, to have equally many batches, comes once
+        found = {index: rest for part in _of_all(trainer, mine) for index, *rest in part}
+        if not trainer.is_global_zero:
+            return
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         path.unlink(missing_ok=True)
-        probability, chosen = torch.cat(list(predictions)).max(1)
-        rows = [
-            [i, names[c] if names else c, f"{p:.4f}"]
-            for i, (c, p) in enumerate(zip(chosen.tolist(), probability.tolist(), strict=True))
-        ]
+        rows = [[i, names[c] if names else c, f"{p:.4f}"] for i, (c, p) in sorted(found.items())]
         _append(path, ["index", "class", "probability"], rows)
         print(f"predictions: {path}")
 
 
+def _indices(trainer: pl.Trainer, batch_indices: Any, count: int) -> list[int]:
+    """The indices in the data set of the `count` examples that this process has predicted, in their order."""
+    plan = getattr(trainer.predict_dataloaders, "plan", None)
+    if plan is not None:
+        return plan.order(0)[:count].tolist()
+    given = [index for loader in batch_indices or () for batch in loader for index in batch]
+    if len(given) == count:
+        return given
+    if trainer.world_size > 1:
+        raise ConfigError(
+            "several processes can predict only with a map-style data set, got another data loader: "
+            "use --trainer.devices 1"
+        )
+    return list(range(count))
+
+
+def _of_all(trainer: pl.Trainer, mine: list) -> list[list]:
+    """`mine` of every process."""
+    if trainer.world_size == 1:
+        return [mine]
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, mine)
+    return parts
+
+
 def run_folder(trainer: pl.Trainer) -> Path:
-    """The folder of this run's log, created if needed."""
+    """The folder of this run's log, created if needed. Every process must call it: the first sends its name to all."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

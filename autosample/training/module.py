@@ -164,6 +164,14 @@ class Classifier(pl.LightningModule):
             logger.log_hyperparams({f"model.{name}": value for name, value in self.hparams.items()})
         self._teacher = [make_teacher(self.hparams, self.device)] if self.hparams["distill"] else []
 
+    def on_train_end(self) -> None:
+        """Give all processes the buffers of the first: batch norm's statistics differ, and checkpoints hold these."""
+        if self.trainer.world_size > 1:
+            mine = dict(self.net.named_buffers())
+            first = self.trainer.strategy.broadcast({name: buffer.cpu() for name, buffer in mine.items()})
+            for name, buffer in mine.items():
+                buffer.copy_(first[name])
+
     def on_fit_end(self) -> None:
         self._teacher = []
 
