@@ -4,6 +4,8 @@
 # sourced file sees the arguments of its caller.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# packages are compiled once, not at every start
+unset PYTHONDONTWRITEBYTECODE
 
 find_python() {
   local candidate

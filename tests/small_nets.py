@@ -11,12 +11,20 @@ NETS = ("signal", "image")
 
 
 def small_net(kind: str, preset: str, **changes) -> tuple[nn.Module, Tensor]:
-    """A net of four layers on short signals or small images, converted and hardened, and an input of batch 1."""
+    """A net of four layers on short signals or small images, converted and hardened, and an input of batch 1.
+
+    `mixed` is a convolution of each kind and two linear layers, on signals of one length.
+    """
     torch.manual_seed(0)
-    if kind == "signal":
+    if kind == "mixed":
+        convs: list[nn.Module] = [nn.Conv1d(2, 32, 16, 2), nn.Conv2d(32, 64, 3, 2, 1)]
+        norms: list[nn.Module] = [nn.BatchNorm1d(32), nn.BatchNorm2d(64)]
+        middle: nn.Module = nn.Sequential(nn.MaxPool1d(2), nn.Unflatten(2, (12, 12)))
+        x = torch.randn(1, 2, 590)
+    elif kind == "signal":
         convs = [nn.Conv1d(2, 32, 16, 2), nn.Conv1d(32, 64, 8, padding=4)]
-        norms: list[nn.Module] = [nn.BatchNorm1d(32), nn.BatchNorm1d(64)]
-        middle: nn.Module = nn.MaxPool1d(2)
+        norms = [nn.BatchNorm1d(32), nn.BatchNorm1d(64)]
+        middle = nn.MaxPool1d(2)
         x = torch.randn(1, 2, 600)
     else:
         convs = [nn.Conv2d(3, 32, 5, padding=2), nn.Conv2d(32, 64, 3, 2, 1)]

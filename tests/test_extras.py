@@ -26,27 +26,24 @@ def test_a_verb_whose_extra_is_missing_says_how_to_get_it(verb):
     assert all(name in done.stderr for name in EXTRAS[extra])
 
 
-@pytest.mark.parametrize(
-    ("code", "extra"),
-    [
-        ("import autosample.training", "train"),
-        ("import autosample.data", "train"),
-        ("from autosample.training import Classifier", "train"),
-        (
-            "import autosample, torch; autosample.export_onnx(torch.nn.Linear(2, 2), 'x.onnx', torch.ones(1, 2))",
-            "export",
-        ),
-        ("from autosample.experiments.collect import paired_p; paired_p([1, 2], [2, 3])", "ablate"),
-        ("from autosample.experiments.drawing import drawn; drawn('x.png').__enter__()", "ablate"),
-        ("from autosample.experiments.ray_runner import ray_runner; ray_runner(None, 1)", "ray"),
-    ],
-)
-def test_a_function_whose_extra_is_missing_says_how_to_get_it(tmp_path, code, extra):
-    caught = f"try:\n    {code}\nexcept MissingExtra as error:\n    print(error)"
-    done = without_extras(f"from autosample.errors import MissingExtra\n{caught}", cwd=tmp_path)
+NEEDS = [
+    ("import autosample.training", "train"),
+    ("import autosample.data", "train"),
+    ("from autosample.training import Classifier", "train"),
+    ("import autosample, torch; autosample.export_onnx(torch.nn.Linear(2, 2), 'x.onnx', torch.ones(1, 2))", "export"),
+    ("from autosample.experiments.collect import paired_p; paired_p([1, 2], [2, 3])", "ablate"),
+    ("from autosample.experiments.drawing import drawn; drawn('x.png').__enter__()", "ablate"),
+    ("from autosample.experiments.ray_runner import ray_runner; ray_runner(None, 1)", "ray"),
+]
+
+
+def test_a_function_whose_extra_is_missing_says_how_to_get_it(tmp_path):
+    tries = [f"try:\n    {code}\nexcept MissingExtra as error:\n    print(error)" for code, _ in NEEDS]
+    done = without_extras("\n".join(["from autosample.errors import MissingExtra", *tries]), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.endswith(f"pip install 'autosample[{extra}]'\n")
-    assert done.stdout.count("\n") == 1
+    lines = done.stdout.splitlines()
+    for line, (code, extra) in zip(lines, NEEDS, strict=True):
+        assert line.endswith(f"pip install 'autosample[{extra}]'"), code
     assert not list(tmp_path.iterdir())
 
 

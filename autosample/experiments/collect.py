@@ -180,7 +180,7 @@ def table_markdown(table: Sequence[Mapping[str, Any]]) -> str:
         heads.append(("held out [%]", lambda r: "" if r["val_percent"] is None else f"{r['val_percent']:.2f}"))
     heads += [
         ("stored [bytes]", lambda r: f"{r['stored_bytes']:,}"),
-        ("position bits", lambda r: f"{r['position_bits']:,}"),
+        ("offset bits", lambda r: f"{r['position_bits']:,}"),
         ("bits per weight", lambda r: f"{r['bits_per_weight']:.3g}"),
         ("compression", lambda r: f"{r['ratio']:.1f}x"),
         ("MACs", lambda r: f"{r['macs']:,}"),

@@ -1,6 +1,7 @@
 """A method that samples nothing goes through every verb: a class and a row are all it takes."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -21,11 +22,14 @@ from autosample.sampling import RULES
 INPUTS = {"mlp784": (1, 28, 28), "m5": (1, 8000), "test_resnet": (3, 64, 64)}
 
 
+def made(name: str) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=10).eval(), torch.randn(2, *INPUTS[name])
+
+
 @pytest.fixture(params=list(INPUTS))
 def net(request, low_rank):
-    torch.manual_seed(0)
-    model = timm.create_model(request.param, num_classes=10).eval()
-    return model, torch.randn(2, *INPUTS[request.param])
+    return made(request.param)
 
 
 def test_it_is_converted_reported_and_trained(net):
@@ -131,18 +135,19 @@ def test_a_process_without_the_method_says_what_is_missing(net, tmp_path, monkey
         autosample.load(tmp_path)
 
 
-def test_another_process_loads_it_once_the_module_is_imported(net, tmp_path):
-    model, x = net
-    autosample.convert_(model, "lowrank", ratio=4)
-    autosample.save(model, tmp_path / "saved")
-    torch.save({"x": x, "y": model(x)}, tmp_path / "expected.pt")
+def test_another_process_loads_it_once_the_module_is_imported(low_rank, tmp_path):
+    for name in INPUTS:
+        model, x = made(name)
+        autosample.convert_(model, "lowrank", ratio=4)
+        autosample.save(model, tmp_path / name / "saved")
+        torch.save({"x": x, "y": model(x)}, tmp_path / name / "expected.pt")
     code = (
         "import sys, torch, autosample, autosample.models; from autosample.sampling import RULES; import low_rank\n"
         "RULES['lowrank'] = low_rank.LowRank\n"
-        "known = torch.load(sys.argv[2], weights_only=True)\n"
-        "model = autosample.load(sys.argv[1])\n"
-        "assert torch.equal(model(known['x']), known['y'])"
+        "for name in sys.argv[1:]:\n"
+        "    known = torch.load(f'{name}/expected.pt', weights_only=True)\n"
+        "    model = autosample.load(f'{name}/saved')\n"
+        "    assert torch.equal(model(known['x']), known['y'])"
     )
     paths = {"PYTHONPATH": f"{Path(__file__).parent}:{Path(autosample.__file__).parents[1]}"}
-    command = [sys.executable, "-c", code, tmp_path / "saved", tmp_path / "expected.pt"]
-    subprocess.run(command, check=True, env={**__import__("os").environ, **paths})
+    subprocess.run([sys.executable, "-c", code, *INPUTS], check=True, cwd=tmp_path, env={**os.environ, **paths})

@@ -1,0 +1,96 @@
+"""Training and predicting with two processes on the CPU, from the command line and from Python."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import PRESETS, options
+
+from autosample.cli.main import main
+
+SCRIPT = Path(__file__).with_name("processes.py")
+LOG = Path("runs/fit/digits/version_0")
+pytestmark = [pytest.mark.slow, pytest.mark.ddp]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where two processes have run; what they printed is in `printed`. They are killed after five minutes."""
+    folder = tmp_path_factory.mktemp("processes")
+    with (folder / "printed").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout=300)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, (folder / "printed").read_text()[-3000:]
+    return folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def one_process(verb: str, log: Path) -> None:
+    main([*options(verb, log), "--trainer.strategy=auto", "--trainer.devices=1"])
+
+
+def test_training_ends_and_writes_and_prints_once(folder):
+    printed = (folder / "printed").read_text()
+    for line in ("times smaller than dense", "log and checkpoints:", "predictions:"):
+        assert printed.count(line) == 1
+    log = folder / LOG
+    assert len(table(log / "report.csv")) > 3
+    rows = table(log / "offsets.csv")
+    assert [row["epoch"] for row in rows] == sorted(row["epoch"] for row in rows)
+    assert len({(row["epoch"], row["layer"]) for row in rows}) == len(rows) > 2
+
+
+def test_the_accuracy_of_two_processes_is_that_of_the_checkpoint(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (both,) = (row["test/acc"] for row in table(folder / LOG / "metrics.csv") if row.get("test/acc"))
+    one_process("test", folder / LOG)
+    (found,) = tmp_path.rglob("metrics.csv")
+    (one,) = (row["test/acc"] for row in table(found) if row.get("test/acc"))
+    assert float(both) == pytest.approx(float(one), abs=1e-6)
+
+
+def test_the_predictions_of_two_processes_are_those_of_one(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (both,) = folder.rglob("predictions.csv")
+    one_process("predict", folder / LOG)
+    (one,) = tmp_path.rglob("predictions.csv")
+    assert table(both) == table(one)
+    assert [int(row["index"]) for row in table(one)] == list(range(len(table(one))))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_both_processes_end_with_the_same_parameters_and_buffers(folder, preset):
+    """Also batch norm's statistics and NES's routing map, which move with each process's own batches."""
+    first, second = (torch.load(folder / preset / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["steps"] == second["steps"] == 8
+    assert first["net"].keys() == second["net"].keys()
+    for name, tensor in first["net"].items():
+        assert torch.equal(tensor, second["net"][name]), name
+    frozen = [tensor for name, tensor in first["net"].items() if name.endswith("frozen")]
+    assert all(frozen)
+    assert (len(frozen) > 0) == (preset != "wsnet")
+
+
+def test_processes_see_different_examples(folder):
+    first, second = (torch.load(folder / "autosample" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert not set(first["seen"]) & set(second["seen"])
