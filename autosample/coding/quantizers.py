@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from autosample.coding.exact import Exact, from_bits
 from autosample.coding.levels import even_levels, even_range, kmeans_levels, nearest_level, soft_kmeans
 from autosample.coding.packing import pack, packed_bytes, unpack
 
@@ -31,7 +32,7 @@ class _Straight(torch.autograd.Function):
         return grad, None
 
 
-class Quantizer(nn.Module):
+class Quantizer(Exact):
     """Shows a tensor as it will be stored: every value at one of `2**bits` levels, with straight-through gradients.
 
     It changes nothing until `start` is called. Then the levels follow the values (fake quantisation). `fix` makes the
@@ -40,18 +41,17 @@ class Quantizer(nn.Module):
     Attributes:
         bits: Bits per stored value, 2 to 8.
         now: 0 before the start, 1 while levels are learned, 2 once they are fixed.
-        state: `now` and `bits`, a buffer.
     """
 
     method: ClassVar[str]
     #: name of the buffer that the levels are stored in
     table: ClassVar[str]
-    state: Tensor
 
     def __init__(self, bits: int, device: torch.device | None = None) -> None:
         super().__init__()
         self.bits, self.now = bits, WAITING
-        self.register_buffer("state", torch.tensor([WAITING, bits], dtype=torch.uint8, device=device))
+        self.keep("stage", torch.tensor(WAITING, device=device), 2)
+        self.keep("width", torch.tensor(bits, device=device), 4)
         self._clean: tuple | None = None
 
     def levels(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "k"]:
@@ -87,8 +87,23 @@ class Quantizer(nn.Module):
         self._decide(values)
 
     def _enter(self, stage: int) -> None:
-        self.state[0] = stage
+        # a bit for each stage that was reached, so averages of models are at the later stage
+        self.keep("stage", torch.tensor((1 << stage) - 1, device=self.get_buffer(self.table).device), 2)
         self.now, self._clean = stage, None
+
+    def fresh(self, name: str) -> Tensor:
+        return torch.tensor({"stage": WAITING, "width": self.bits}[name])
+
+    def _read_state(self) -> None:
+        stage = self.get_buffer("stage_bits")
+        if not stage.is_meta:
+            self.now, self.bits = int(stage.sum()), int(self.kept("width"))
+        self._clean = None
+
+    def train(self, mode: bool = True):
+        """Switch modes. An average of models (EMA) that received the buffers of a model notices its stage here."""
+        self._read_state()
+        return super().train(mode)
 
     def forward(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if self.now == WAITING or self.holds(values):
@@ -152,10 +167,10 @@ class Quantizer(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        if (old := state_dict.pop(f"{prefix}state", None)) is not None:  # version 0.1.0 wrote it
+            state_dict[f"{prefix}stage"], state_dict[f"{prefix}width"] = (1 << old[0].long()) - 1, old[1]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if not self.state.is_meta:
-            self.now, self.bits = self.state.tolist()
-        self._clean = None
+        self._read_state()
 
     def extra_repr(self) -> str:
         return f"{self.bits} bits, {('waiting', 'learning', 'fixed')[self.now]}"
@@ -224,7 +239,8 @@ class CodebookQuantizer(Quantizer):
 def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
     """The quantizer described by the tensors of its `state_dict`."""
     kind = next(kind for kind in QUANTIZERS.values() if kind.table in state)
-    quantizer = kind(int(state["state"][1]))
+    bits = state["state"][1] if "state" in state else from_bits(state["width_bits"])
+    quantizer = kind(int(bits))
     quantizer.load_state_dict(dict(state))
     return quantizer
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autosample.coding.exact import Exact
 from autosample.errors import DAMAGED, ArtifactError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
@@ -28,7 +29,7 @@ from autosample.reuse.task import Task
 from autosample.sampling.columns import Columns, build_columns
 from autosample.sampling.fitting import fit_offsets, fit_summary
 from autosample.sampling.geometry import Geometry
-from autosample.sampling.hashing import layer_seed, random_signs
+from autosample.sampling.hashing import SEED_BITS, layer_seed, random_signs
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.rules import RULES, Lattice, LearnedOffsets, LearnedOptions, Offsets
 from autosample.sampling.sample import sample_weight
@@ -42,7 +43,7 @@ from autosample.system.difference import relative_error
 _FREEZE_AT = LearnedOptions.freeze_at
 
 
-class SummaryLayer(Compressed):
+class SummaryLayer(Exact, Compressed):
     """The core that all summary layers share. Reading `weight` samples it from `summary`.
 
     All convolution groups share one summary.
@@ -63,7 +64,6 @@ class SummaryLayer(Compressed):
     offsets: Offsets
     columns: Columns | None
     densify: nn.Parameter | None
-    sign_seed: Tensor | None
     geometry: Geometry
     _reuse: Reuse
 
@@ -86,7 +86,9 @@ class SummaryLayer(Compressed):
         self.summary = nn.Parameter(torch.empty(g.length, g.columns, **options))
         mixed = g.sampled != g.filters
         self.densify = nn.Parameter(torch.empty(g.filters, g.sampled, **options)) if mixed else None
-        self.register_buffer("sign_seed", torch.tensor(seed, device=device) if spec.signs == "random" else None)
+        self._seed = seed
+        if spec.signs == "random":
+            self.keep("sign_seed", torch.tensor(seed, device=device), SEED_BITS)
         self.offsets = RULES[spec.rule](
             Lattice.of(g), spec.settings, seed=seed, in_channels=in_features(self), device=device
         )
@@ -132,11 +134,19 @@ class SummaryLayer(Compressed):
         idle = [p for part in self.learned_parts() if part.is_frozen for p in part.parameters()]
         return [p for p in idle if p.requires_grad]
 
+    @property
+    def sign_seed(self) -> Tensor | None:
+        """Seed of the windows' signs, or `None` if all are +1."""
+        return self.kept("sign_seed") if self.spec.signs == "random" else None
+
+    def fresh(self, name: str) -> Tensor:
+        return torch.tensor(self._seed)
+
     def signs(self) -> Float[Tensor, "n g"] | None:
         """Signs of the windows, or `None` if all are +1."""
-        if self.sign_seed is None:
+        if (seed := self.sign_seed) is None:
             return None
-        return random_signs(self.sign_seed, self.geometry.sampled, self.geometry.windows, self.summary.dtype)
+        return random_signs(seed, self.geometry.sampled, self.geometry.windows, self.summary.dtype)
 
     def _pooled(self, x: Tensor) -> Float[Tensor, "b c"]:
         """The layer's input, averaged over space: the input of an index learner."""
@@ -150,6 +160,9 @@ class SummaryLayer(Compressed):
         bound = 1 / math.sqrt(max(self.geometry.channels * self.geometry.taps, 1))
         nn.init.uniform_(self.summary, -bound, bound)
         self._reset_mixing()
+        self.offsets.reset_parameters()
+        if self.columns is not None:
+            self.columns.reset_parameters()
         if isinstance(self.bias, Tensor):
             nn.init.uniform_(self.bias, -bound, bound)
 

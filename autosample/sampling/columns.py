@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from autosample.coding.exact import Exact
 from autosample.coding.packing import bits_for, pack, unpack
 from autosample.errors import DAMAGED, ArtifactError
 from autosample.sampling.geometry import Geometry
-from autosample.sampling.hashing import random_columns
+from autosample.sampling.hashing import SEED_BITS, random_columns
 from autosample.sampling.rules.learned import is_set
 
 
-class Columns(nn.Module):
+class Columns(Exact):
     """Reads column `table()[g, q]` for the `q`-th channel of window `g`.
 
     To add a selection, write a subclass and add a row to `COLUMNS`.
@@ -66,6 +67,9 @@ class Columns(nn.Module):
             raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: {DAMAGED}")
         return TableColumns(chosen.view(self.windows, self.columns))
 
+    def reset_parameters(self) -> None:
+        """Start again, as a new selection does. Fixed ones have nothing to reset."""
+
     def hardened(self) -> "Columns":
         """The selection without the parts that only learning needs."""
         return self
@@ -74,55 +78,54 @@ class Columns(nn.Module):
 class ShuffledColumns(Columns):
     """A seeded permutation per window, so repeated channels do not align. Only the seed is stored."""
 
-    seed: Tensor
-
     def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
         super().__init__(windows, columns)
-        self.register_buffer("seed", torch.tensor(seed, device=device))
+        self.seeded_with = seed
+        self.keep("seed", torch.tensor(seed, device=device), SEED_BITS)
+
+    def fresh(self, name: str) -> Tensor:
+        return torch.tensor(self.seeded_with)
 
     def table(self) -> Int[Tensor, "g q"]:
-        return random_columns(self.seed, self.windows, self.columns)
+        return random_columns(self.kept("seed"), self.windows, self.columns)
 
     def stored_bits(self) -> int:
-        return 8 * self.seed.nbytes
+        return SEED_BITS
 
     def packed(self) -> dict[str, Tensor]:
-        return {"seed": self.seed}
+        return {"seed": self.kept("seed")}
 
     def restored(self, stored: Mapping[str, Tensor]) -> Columns:
-        self.seed = stored["seed"]
+        self.keep("seed", stored["seed"], SEED_BITS)
         return self
 
 
 class TableColumns(Columns):
     """A selection stored as integers."""
 
-    chosen: Tensor
-
     def __init__(self, table: Int[Tensor, "g q"]) -> None:
         super().__init__(table.shape[0], table.shape[1])
-        self.register_buffer("chosen", table.to(torch.int32))
+        self.keep("chosen", table, bits_for(self.columns))
 
     def table(self) -> Int[Tensor, "g q"]:
-        return self.chosen.long()
+        return self.kept("chosen")
 
 
 class LearnedColumns(Columns):
     """Every channel chooses a column by a straight-through softmax, starting from `m mod Q`."""
 
     learned = True
-    chosen: Tensor
-    frozen: Tensor
 
     def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
         super().__init__(windows, columns)
         self.logits = nn.Parameter(torch.eye(columns, device=device).repeat(windows, 1, 1))
-        self.register_buffer("chosen", torch.arange(columns, device=device).repeat(windows, 1).int())
-        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        # zero until they are frozen, as for learned offsets
+        self.keep("chosen", torch.zeros(windows, columns, device=device), bits_for(columns))
+        self.keep("frozen", torch.zeros((), device=device), 1)
         self.is_frozen = False
 
     def table(self) -> Int[Tensor, "g q"]:
-        return self.chosen.long() if self.is_frozen else self.logits.argmax(-1)
+        return self.kept("chosen") if self.is_frozen else self.logits.argmax(-1)
 
     def widen(self, summary: Float[Tensor, "l q"]) -> Float[Tensor, "gl q"]:
         if self.is_frozen:
@@ -132,17 +135,23 @@ class LearnedColumns(Columns):
         choice = hard + (soft - soft.detach())
         return torch.einsum("lp,gqp->glq", summary, choice.to(summary.dtype)).reshape(-1, self.columns)
 
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.logits.copy_(torch.eye(self.columns, device=self.logits.device).expand_as(self.logits))
+        self.keep("frozen", torch.zeros((), device=self.logits.device), 1)
+        self.is_frozen = False
+
     def freeze(self) -> None:
         """Keep the present choice and stop learning it."""
-        if not is_set(self.frozen):
+        if not self.is_frozen:
             with torch.no_grad():
-                self.chosen.copy_(self.logits.argmax(-1))
-            self.frozen.fill_(True)
+                self.keep("chosen", self.logits.argmax(-1), bits_for(self.columns))
+            self.keep("frozen", torch.ones((), device=self.logits.device), 1)
         self.is_frozen = True
 
     def train(self, mode: bool = True):
         """Switch modes. A copy that received frozen buffers notices it here, as for offsets."""
-        self.is_frozen = is_set(self.frozen)
+        self.is_frozen = is_set(self.get_buffer("frozen_bits"))
         return super().train(mode)
 
     def hardened(self) -> Columns:
@@ -150,7 +159,7 @@ class LearnedColumns(Columns):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.is_frozen = is_set(self.frozen)
+        self.is_frozen = is_set(self.get_buffer("frozen_bits"))
 
 
 #: The class behind each name that a spec's `columns` can have; `tile` is `m mod Q` and needs none.

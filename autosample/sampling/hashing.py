@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+#: bits of a stored seed
+SEED_BITS = 64
 _MASK = (1 << 32) - 1
 _FINISH = 0x2C1B3C6D  # odd and below 2^31: the product of two 32-bit numbers stays inside int64
 

@@ -41,4 +41,7 @@ class AssignedOffsets(TableOffsets):
         self.options, self.seeded_with = options, seed
 
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
-        self.table.copy_(offsets)
+        self.keep("table", offsets.to(self.anchor.device), self.lattice.width)
+
+    def fresh(self, name: str) -> Tensor:
+        return start_offsets(self.lattice, self.options.start, self.seeded_with, None)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from autosample.coding.exact import Exact
 from autosample.coding.packing import bits_for, pack, unpack
 from autosample.coding.written import Packed
 from autosample.errors import DAMAGED, ArtifactError
@@ -46,6 +47,11 @@ class Lattice:
     def bits(self) -> int:
         """Bits per stored offset."""
         return bits_for(self.choices)
+
+    @property
+    def width(self) -> int:
+        """Bits of an offset in rows."""
+        return bits_for(self.limit + 1)
 
     @property
     def table_bits(self) -> int:
@@ -103,7 +109,7 @@ def _words(options: type[RuleOptions]) -> list[tuple[str, tuple[str, ...]]]:
     return [(f.name, get_args(hints[f.name])) for f in fields(options) if get_origin(hints[f.name]) is Literal]
 
 
-class Offsets(nn.Module):
+class Offsets(Exact):
     """A rule that decides where the windows of a layer start on its summary. Calling it gives the offsets `(N, G)`.
 
     A subclass defines `placement`, and `assign` if a warm start may move its windows. `packed` returns the tensors that
@@ -160,6 +166,9 @@ class Offsets(nn.Module):
 
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
         """Move to these offsets, as near as the rule can, for a warm start. Fixed rules ignore it."""
+
+    def reset_parameters(self) -> None:
+        """Start again, as a new rule does. Fixed rules have nothing to reset."""
 
     def stored_bits(self) -> int:
         """Bits that the offsets take in a file."""

@@ -43,7 +43,6 @@ class CategoricalOffsets(LearnedOffsets):
 
     Options: ClassVar[type[RuleOptions]] = CategoricalOptions
     options: CategoricalOptions
-    first: Tensor
     temperature: Tensor
 
     def __init__(
@@ -57,16 +56,15 @@ class CategoricalOffsets(LearnedOffsets):
     ) -> None:
         super().__init__(lattice, options, seed=seed, device=device)
         self.count = min(self.options.candidates, lattice.choices)
-        self.register_buffer("first", torch.zeros_like(self.table))
         self.register_buffer("temperature", torch.ones((), device=device))
         self.logits = nn.Parameter(torch.empty(lattice.filters, lattice.windows, self.count, device=device))
-        self.assign(self.table)
+        self.assign(self.start())
 
     @torch.no_grad()
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
         step = offsets // self.lattice.grid
         first = (step - self.count // 2).clamp(0, self.lattice.choices - self.count)
-        self.first.copy_(first * self.lattice.grid)
+        self.keep("first", first * self.lattice.grid, self.lattice.width)
         self.logits.zero_().scatter_(2, (step - first).long().unsqueeze(-1), 0.1)  # a small lead for the start
 
     def anneal(self, progress: float) -> None:
@@ -74,11 +72,11 @@ class CategoricalOffsets(LearnedOffsets):
         self.temperature.fill_(10.0 ** -min(max(progress, 0.0), 1.0))
 
     def hard_offsets(self) -> Int[Tensor, "n g"]:
-        return self.first.long() + self.logits.argmax(-1) * self.lattice.grid
+        return self.kept("first") + self.logits.argmax(-1) * self.lattice.grid
 
     def soft_placement(self) -> Placement:
         weights = torch.softmax(self.logits / self.temperature, -1)
-        return Placement(self.first.long(), weights, self.lattice.grid, hard=True)
+        return Placement(self.kept("first"), weights, self.lattice.grid, hard=True)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.count} candidates"

@@ -39,7 +39,7 @@ class IndexedOffsets(LearnedOffsets):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(lattice, options, seed=seed, device=device)
-        self.register_buffer("routing", self.table / lattice.grid)
+        self.register_buffer("routing", self.start() / lattice.grid)
         self.channels = in_channels
         self.learner = self._new_learner() if in_channels else None
         self._current: Tensor | None = None

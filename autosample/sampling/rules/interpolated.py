@@ -46,7 +46,7 @@ class InterpolatedOffsets(LearnedOffsets):
     ) -> None:
         super().__init__(lattice, options, seed=seed, device=device)
         self.position = nn.Parameter(torch.empty(lattice.filters, lattice.windows, device=device))
-        self.assign(self.table)
+        self.assign(self.start())
 
     @torch.no_grad()
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:

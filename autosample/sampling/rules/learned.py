@@ -41,7 +41,7 @@ class LearnedOptions(RuleOptions):
 
 
 class LearnedOffsets(Offsets):
-    """A rule that learns. `placement` follows the parameters until `freeze` is called, then the integers of `table`.
+    """A rule that learns. `placement` follows the parameters until `freeze` is called, then the integers found then.
 
     A subclass defines `soft_placement`, `hard_offsets` and `assign`.
     """
@@ -49,8 +49,6 @@ class LearnedOffsets(Offsets):
     Options: ClassVar[type[RuleOptions]] = LearnedOptions
     learned = True
     options: LearnedOptions
-    table: Tensor
-    frozen: Tensor
 
     def __init__(
         self,
@@ -62,9 +60,20 @@ class LearnedOffsets(Offsets):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(lattice, options, seed=seed, in_channels=in_channels, device=device)
-        self.register_buffer("table", start_offsets(lattice, self.options.start, seed, device).to(torch.int32))
-        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        # zero until they are frozen: an average of models then becomes what the model holds
+        self.keep("table", torch.zeros(lattice.filters, lattice.windows, device=device), lattice.width)
+        self.keep("frozen", torch.zeros((), device=device), 1)
         self.is_frozen = False
+
+    def start(self) -> Int[Tensor, "n g"]:
+        """The offsets that learning starts from."""
+        return start_offsets(self.lattice, self.options.start, self.seeded_with, self.anchor.device)
+
+    def reset_parameters(self) -> None:
+        self.keep("frozen", torch.zeros((), device=self.anchor.device), 1)
+        self.is_frozen = False
+        self.anneal(0.0)
+        self.assign(self.start())
 
     def soft_placement(self) -> Placement:
         """The differentiable placement, before freezing."""
@@ -82,29 +91,29 @@ class LearnedOffsets(Offsets):
         """Called before each step while learning; `progress` goes from 0 (start) to 1 (about to freeze)."""
 
     def placement(self) -> Placement:
-        return Placement(self.table.long()) if self.is_frozen else self.soft_placement()
+        return Placement(self.kept("table")) if self.is_frozen else self.soft_placement()
 
     def forward(self) -> Int[Tensor, "n g"]:
-        return self.table.long() if self.is_frozen else self.hard_offsets()
+        return self.kept("table") if self.is_frozen else self.hard_offsets()
 
     def freeze(self) -> None:
         """Round the learned offsets to integers and stop learning them; a second call changes nothing."""
-        if not is_set(self.frozen):
+        if not self.is_frozen:
             with torch.no_grad():
-                self.table.copy_(self.hard_offsets())
-            self.frozen.fill_(True)
+                self.keep("table", self.hard_offsets(), self.lattice.width)
+            self.keep("frozen", torch.ones((), device=self.anchor.device), 1)
         self.is_frozen = True
 
     def train(self, mode: bool = True):
         """Switch modes. An average of models (EMA) that received the buffers of a frozen model notices it here."""
-        self.is_frozen = is_set(self.frozen)
+        self.is_frozen = is_set(self.get_buffer("frozen_bits"))
         return super().train(mode)
 
     def stored_bits(self) -> int:
         return self.lattice.table_bits
 
     def packed(self) -> dict[str, Tensor]:
-        return self.lattice.pack(self.table if self.table.is_meta else self())
+        return self.lattice.pack(self.kept("table") if self.anchor.is_meta else self())
 
     def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
         return TableOffsets(self.lattice, self.lattice.unpack(stored))
@@ -125,7 +134,7 @@ class LearnedOffsets(Offsets):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.is_frozen = is_set(self.frozen)
+        self.is_frozen = is_set(self.get_buffer("frozen_bits"))
 
 
 def is_set(flag: Tensor) -> bool:

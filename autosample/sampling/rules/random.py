@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from autosample.sampling.hashing import random_offsets
+from autosample.sampling.hashing import SEED_BITS, random_offsets
 from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.windows import Placement
 
@@ -16,8 +16,6 @@ _HASH = 8 * 2000
 
 class RandomOffsets(Offsets):
     """Offsets hashed from a seed, uniform on the grid. Only the seed is stored."""
-
-    seed: Tensor
 
     def __init__(
         self,
@@ -29,20 +27,28 @@ class RandomOffsets(Offsets):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(lattice, options, seed=seed, device=device)
-        self.register_buffer("seed", torch.tensor(seed, device=device))
+        self.keep("seed", torch.tensor(seed, device=device), SEED_BITS)
+
+    @property
+    def seed(self) -> Int[Tensor, ""]:
+        """The seed that the offsets are hashed from."""
+        return self.kept("seed")
+
+    def fresh(self, name: str) -> Tensor:
+        return torch.tensor(self.seeded_with)
 
     def placement(self) -> Placement:
         p = self.lattice
         return Placement(random_offsets(self.seed, p.filters, p.windows, p.choices).mul_(p.grid))
 
     def stored_bits(self) -> int:
-        return 8 * self.seed.nbytes
+        return SEED_BITS
 
     def packed(self) -> dict[str, Tensor]:
         return {"seed": self.seed}
 
     def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
-        self.seed = stored["seed"]
+        self.keep("seed", stored["seed"], SEED_BITS)
         return self
 
     def stored_form(self) -> nn.Module:

@@ -12,25 +12,23 @@ from autosample.sampling.windows import Placement
 
 
 class TableOffsets(Offsets):
-    """Integer offsets, kept as int32 and stored at the bits they need."""
-
-    table: Tensor
+    """Integer offsets, stored at the bits they need."""
 
     def __init__(self, lattice: Lattice, offsets: Int[Tensor, "n g"]) -> None:
         super().__init__(lattice, device=offsets.device)
-        self.register_buffer("table", offsets.to(torch.int32))
+        self.keep("table", offsets, lattice.width)
 
     def placement(self) -> Placement:
-        return Placement(self.table.long())
+        return Placement(self.kept("table"))
 
     def stored_bits(self) -> int:
         return self.lattice.table_bits
 
     def packed(self) -> dict[str, Tensor]:
-        return self.lattice.pack(self.table)
+        return self.lattice.pack(self.kept("table"))
 
     def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
-        self.table = self.lattice.unpack(stored).to(torch.int32)
+        self.keep("table", self.lattice.unpack(stored), self.lattice.width)
         return self
 
 

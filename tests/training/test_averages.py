@@ -1,0 +1,103 @@
+"""Averages of models (EMA): parameters are averaged, and what is exact stays what the model holds."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
+
+import autosample
+from autosample.nn import compressed_layers
+
+DECAY, STEPS = 0.9, 6
+
+# the average, and how it is updated
+KINDS = {
+    "timm": (lambda m: timm.utils.ModelEma(m, DECAY), lambda ema, m: ema.update(m)),
+    "timm V2": (lambda m: timm.utils.ModelEmaV2(m, DECAY), lambda ema, m: ema.update(m)),
+    "timm V3": (lambda m: timm.utils.ModelEmaV3(m, DECAY), lambda ema, m: ema.update(m)),
+    "timm V3, foreach": (lambda m: timm.utils.ModelEmaV3(m, DECAY, foreach=True), lambda ema, m: ema.update(m)),
+    "torch": (
+        lambda m: AveragedModel(m, avg_fn=get_ema_avg_fn(DECAY), use_buffers=True),
+        lambda ema, m: ema.update_parameters(m),
+    ),
+    "torch, multi": (
+        lambda m: AveragedModel(m, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True),
+        lambda ema, m: ema.update_parameters(m),
+    ),
+}
+SPECS = {
+    **{name: {"preset": name} for name in autosample.PRESETS},
+    "autosample, learned": {"preset": "autosample", "options": {"afford": 10}},
+    "categorical": {"preset": "dfsnet", "rule": "categorical"},
+    "signs": {"preset": "random", "signs": "random"},
+    "shuffled columns": {"preset": "random", "columns": "shuffle", "layout": "taps"},
+    "learned columns": {"preset": "random", "columns": "learned", "layout": "taps"},
+}
+
+
+def drift(model: nn.Module) -> None:
+    """A step of training: every parameter moves."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+
+
+def averaged(first: dict, states: list[dict]) -> dict[str, torch.Tensor]:
+    """Floats of the states averaged in float64, everything else of the last state."""
+    out = {name: t.double() if t.is_floating_point() else t for name, t in first.items()}
+    for state in states:
+        for name, t in state.items():
+            out[name] = DECAY * out[name] + (1 - DECAY) * t.double() if t.is_floating_point() else t
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SPECS)
+def test_an_average_is_the_net_of_averaged_numbers(name, kind):
+    torch.manual_seed(0)
+    start, update = KINDS[kind]
+    model = timm.create_model("digitnet", num_classes=10, norm=False).eval()
+    autosample.convert_(model, {**SPECS[name], "ratio": None if name == "dense" else 4})
+    if name != "dense":
+        autosample.quantize_(model, 8) if name == "wsnet" else None
+    ema, first, states = start(model), copy.deepcopy(model.state_dict()), []
+    for step in range(STEPS):
+        drift(model)
+        if step == STEPS // 2:
+            for layer in compressed_layers(model).values():
+                layer.freeze_()
+        update(ema, model)
+        if step == 0 and "torch" in kind:  # these start with a copy of the first update
+            first = copy.deepcopy(model.state_dict())
+        else:
+            states.append(copy.deepcopy(model.state_dict()))
+    average = getattr(ema, "module", None) or ema.ema
+    expected = copy.deepcopy(model)
+    expected.load_state_dict(averaged(first, states))
+    x = torch.randn(4, 1, 16, 16)
+    torch.testing.assert_close(average.eval()(x), expected.eval()(x), rtol=1e-4, atol=1e-5)
+    for layer, right in zip(compressed_layers(average).values(), compressed_layers(model).values(), strict=True):
+        if getattr(right, "offsets", None) is not None:
+            assert torch.equal(layer.offsets(), right.offsets())
+    autosample.harden_(average)
+    torch.testing.assert_close(average(x), expected(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["random", "hashednet", "dfsnet", "autosample"])
+def test_lightning_tests_the_average(spec, classifier, digits, trainer):
+    """The net that is tested after training is as good as the trained one, or better."""
+    options = {"options": {"afford": 10}} if spec == "autosample" else {}
+    data = digits()
+    model = classifier(spec=spec, spec_args=options)
+    runner = trainer(max_epochs=3, callbacks=[EMAWeightAveraging(decay=0.5)])
+    runner.fit(model, datamodule=data)
+    (result,) = runner.test(model, datamodule=data, verbose=False)
+    plain = classifier(spec=spec, spec_args=options)
+    runner = trainer(max_epochs=3)
+    runner.fit(plain, datamodule=data)
+    (alone,) = runner.test(plain, datamodule=data, verbose=False)
+    assert result["test/acc"] > alone["test/acc"] - 0.05
