@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from autosample.export import export_pt2 as export_pt2
     from autosample.model.convert import convert as convert
     from autosample.model.convert import convert_ as convert_
+    from autosample.model.convert import densify as densify
+    from autosample.model.convert import densify_ as densify_
     from autosample.model.convert import harden_ as harden_
     from autosample.model.quantize import quantize_ as quantize_
     from autosample.model.report import Report as Report
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "convert", "convert_", "deploy", "export_onnx", "export_pt2", "from_pretrained", "harden_", "load", "push_to_hub",
-    "quantize_", "report", "save", "spec",
+    "convert", "convert_", "densify", "densify_", "deploy", "export_onnx", "export_pt2", "from_pretrained", "harden_",
+    "load", "push_to_hub", "quantize_", "report", "save", "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip
 
@@ -36,7 +38,7 @@ _HOMES = {
     "autosample.artifact": ("from_pretrained", "load", "push_to_hub", "save"),
     "autosample.deployment.deploy": ("deploy",),
     "autosample.export": ("export_onnx", "export_pt2"),
-    "autosample.model.convert": ("convert", "convert_", "harden_"),
+    "autosample.model.convert": ("convert", "convert_", "densify", "densify_", "harden_"),
     "autosample.model.quantize": ("quantize_",),
     "autosample.model.report": ("Report", "report"),
     "autosample.sampling.spec": ("PRESETS", "Spec", "spec"),

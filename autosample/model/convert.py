@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from autosample.errors import ConversionError, NothingToConvert, SpecError
@@ -99,3 +100,31 @@ def harden_(model: Model) -> Model:
     for layer in layers.values():
         layer.harden_()
     return model
+
+
+def densify_(model: Model) -> Model:
+    """Turn all compressed layers back into dense layers, in place: the original classes, with trainable weights.
+
+    The weights are those that the model computes with now, so its outputs stay the same, and its `state_dict` has the
+    names and shapes of the model before `convert_`. Layers that share their stored numbers share their weight.
+
+    Raises:
+        ConversionError: The model has no compressed layer.
+    """
+    layers = compressed_layers(model)
+    if not layers:
+        raise ConversionError("densify_ needs a converted model, got one without compressed layers: it is dense already")
+    shared: dict[tuple[int, ...], nn.Parameter] = {}
+    for layer in layers.values():
+        numbers = [getattr(layer, name) for name in layer.coded if getattr(layer, name) is not None]
+        learns, key = any(p.requires_grad for p in numbers), (*map(id, numbers), id(layer.method))
+        dense: Any = layer.to_dense_()
+        first = shared.setdefault(key, dense.weight.requires_grad_(learns))
+        if torch.equal(first, dense.weight):
+            dense.weight = first
+    return model
+
+
+def densify(model: Model) -> Model:
+    """A dense copy of a converted model, like `densify_`; the original is unchanged."""
+    return densify_(copy.deepcopy(model))
