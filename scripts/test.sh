@@ -6,8 +6,12 @@ workers=$(nproc) # before OMP_NUM_THREADS is set, which changes nproc
 export OMP_NUM_THREADS=1
 ruff check .
 ruff format --check .
-pyright
-pytest -n "$workers" -m "not slow or ddp" "$@"
-# check shapes and types of tensor functions at every call
+types=$(mktemp)
+pyright >"$types" & # beside the tests, as it uses one core
+checking=$!
+pytest -n "$workers" -m "not slow or ddp" --ignore-glob "*/tests/sampling/test_[!s]*" \
+  --ignore tests/sampling/test_sharing.py --ignore tests/sampling/test_sizing.py "$@"
+wait "$checking" || { cat "$types" >&2; exit 1; }
+# the rest of the sampling tests, with shapes and types of tensor functions checked at every call
 pytest -n "$workers" -m "not slow" --jaxtyping-packages=autosample.sampling,beartype.beartype \
-    tests/sampling --ignore tests/sampling/test_spec.py
+  tests/sampling --ignore tests/sampling/test_spec.py

@@ -121,7 +121,7 @@ def test_quantised_models_stay_small_and_exact(method, kind, tmp_path):
     assert any(name.endswith("summary_codes") for name in parts(done.path)[1])
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_net_of_many_small_layers_stays_compact_when_quantised(bits, tmp_path):
     model = timm.create_model("test_resnet", num_classes=10)  # its operators weigh as much as its numbers
     autosample.convert_(model, "autosample", ratio=8)

@@ -15,13 +15,10 @@ from autosample.cli.main import main
 
 SCRIPT = Path(__file__).with_name("processes.py")
 LOG = Path("runs/fit/digits/version_0")
-pytestmark = [pytest.mark.slow, pytest.mark.ddp]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Where two processes have run; what they printed is in `printed`. They are killed after five minutes."""
-    folder = tmp_path_factory.mktemp("processes")
+def ran(folder: Path) -> None:
+    """Run the script in a folder; what it printed is in `printed`. Its processes are killed after five minutes."""
     with (folder / "printed").open("w") as out:
         process = subprocess.Popen(
             [sys.executable, SCRIPT],
@@ -37,7 +34,6 @@ def folder(tmp_path_factory) -> Path:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, (folder / "printed").read_text()[-3000:]
-    return folder
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -49,7 +45,7 @@ def one_process(verb: str, log: Path) -> None:
     main([*options(verb, log), "--trainer.strategy=auto", "--trainer.devices=1"])
 
 
-def test_training_ends_and_writes_and_prints_once(folder):
+def check_files_and_lines_come_once(folder: Path) -> None:
     printed = (folder / "printed").read_text()
     for line in ("times smaller than dense", "log and checkpoints:", "predictions:"):
         assert printed.count(line) == 1
@@ -60,26 +56,23 @@ def test_training_ends_and_writes_and_prints_once(folder):
     assert len({(row["epoch"], row["layer"]) for row in rows}) == len(rows) > 2
 
 
-def test_the_accuracy_of_two_processes_is_that_of_the_checkpoint(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def check_the_accuracy_is_that_of_the_checkpoint(folder: Path, alone: Path) -> None:
     (both,) = (row["test/acc"] for row in table(folder / LOG / "metrics.csv") if row.get("test/acc"))
     one_process("test", folder / LOG)
-    (found,) = tmp_path.rglob("metrics.csv")
+    (found,) = alone.rglob("metrics.csv")
     (one,) = (row["test/acc"] for row in table(found) if row.get("test/acc"))
     assert float(both) == pytest.approx(float(one), abs=1e-6)
 
 
-def test_the_predictions_of_two_processes_are_those_of_one(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def check_the_predictions_are_those_of_one_process(folder: Path, alone: Path) -> None:
     (both,) = folder.rglob("predictions.csv")
     one_process("predict", folder / LOG)
-    (one,) = tmp_path.rglob("predictions.csv")
+    (one,) = alone.rglob("predictions.csv")
     assert table(both) == table(one)
     assert [int(row["index"]) for row in table(one)] == list(range(len(table(one))))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_both_processes_end_with_the_same_parameters_and_buffers(folder, preset):
+def check_both_end_with_the_same_parameters_and_buffers(folder: Path, preset: str) -> None:
     """Also batch norm's statistics and NES's routing map, which move with each process's own batches."""
     first, second = (torch.load(folder / preset / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["steps"] == second["steps"] == 8
@@ -91,6 +84,23 @@ def test_both_processes_end_with_the_same_parameters_and_buffers(folder, preset)
     assert (len(frozen) > 0) == (preset != "wsnet")
 
 
-def test_processes_see_different_examples(folder):
+def check_they_see_different_examples(folder: Path) -> None:
     first, second = (torch.load(folder / "autosample" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert not set(first["seen"]) & set(second["seen"])
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_two_processes(tmp_path, monkeypatch):
+    """One test for all, as starting them takes most of the time."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    both.mkdir()
+    alone.mkdir()
+    ran(both)
+    monkeypatch.chdir(alone)
+    check_files_and_lines_come_once(both)
+    check_the_accuracy_is_that_of_the_checkpoint(both, alone)
+    check_the_predictions_are_those_of_one_process(both, alone)
+    for preset in PRESETS:
+        check_both_end_with_the_same_parameters_and_buffers(both, preset)
+    check_they_see_different_examples(both)
