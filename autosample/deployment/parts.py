@@ -14,6 +14,7 @@ from torch import Tensor, library, nn
 from autosample.reuse.planner import MARGIN
 from autosample.reuse.timings import remembered, signature
 from autosample.system.timing import time_in_turn
+from autosample.system.tracing import keep_whole
 
 Pool = nn.MaxPool1d | nn.MaxPool2d
 # Below this, intermediate results stay in the cache anyway [bytes].
@@ -82,6 +83,7 @@ class ConvInParts(nn.Module):
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d, relu: bool, pool: Pool | None, size: int) -> None:
         super().__init__()
+        keep_whole(self)
         self.conv, self.relu, self.size = conv, relu, size
         self.pool = [] if pool is None else _numbers(pool, len(conv.kernel_size))
 

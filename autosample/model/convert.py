@@ -61,9 +61,33 @@ def convert_(
     if resolved.preset != "dense" and all(choice.spec is None for choice in choices):
         reasons = "; ".join(f"{c.name or type(c.layer).__name__}: {c.reason}" for c in choices[:3])
         raise NothingToConvert(f"no layer would become smaller ({reasons}): use a higher ratio or include more layers")
-    for choice in tracked(choices, len(choices), "fitting summaries" if warm_start else "converting"):
-        _apply(choice, warm_start, planned_bits)
+    _check_values(choices, warm_start)
+    before = [(choice.layer, choice.layer.__class__, _inside(choice.layer)) for choice in choices]
+    try:
+        for choice in tracked(choices, len(choices), "fitting summaries" if warm_start else "converting"):
+            _apply(choice, warm_start, planned_bits)
+    except BaseException:
+        for layer, kind, inside in before:  # all layers or none
+            layer.__class__ = kind
+            layer.__dict__.clear()
+            layer.__dict__.update(inside)
+        raise
     return report(model)
+
+
+def _inside(layer: nn.Module) -> dict[str, Any]:
+    """The attributes of a layer, and what its stores of parameters, buffers and modules contain."""
+    return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in layer.__dict__.items()}
+
+
+def _check_values(choices: Iterable[Choice], warm_start: bool) -> None:
+    """Raise `ConversionError` if a warm start has no weights to start from."""
+    for choice in choices if warm_start else ():
+        weight = choice.layer._parameters.get("weight")
+        if choice.spec is not None and weight is not None and weight.is_meta:
+            raise ConversionError(
+                f"warm_start needs weights, got layer {choice.name!r} on the meta device: load the weights first"
+            )
 
 
 def _apply(choice: Choice, warm_start: bool, bits: int) -> None:

@@ -271,7 +271,7 @@ def _making(layer: nn.Module) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        _ = layer.weight
+        layer.dense_weight()
     return counter.get_total_flops()
 
 

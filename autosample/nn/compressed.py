@@ -1,6 +1,7 @@
 """`Compressed`: the interface of a layer that stores less than its weight."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.errors import ConversionError, SpecError
+from autosample.nn.computed import computed
 from autosample.nn.facts import Facts
 from autosample.nn.kinds import KINDS, names_of_kinds
 from autosample.nn.quantised import QuantisedParameters
@@ -22,6 +24,10 @@ from autosample.sampling.sizing import settle
 from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
 from autosample.system.checking import as_map, take
+from autosample.system.tracing import keep_whole
+
+# An assigned weight that is fitted with a larger relative error is worth a warning.
+_FAR = 0.05
 
 
 class Compressed(QuantisedParameters):
@@ -133,6 +139,7 @@ class Compressed(QuantisedParameters):
         layer.__class__ = twin
         assert isinstance(layer, Compressed)
         layer.spec, layer.shape, layer.fit_error, layer.quantizers = spec, tuple(weight.shape), None, None
+        keep_whole(layer)
         layer.make(weight, name, **made_with)
         layer._added = frozenset()
         layer._added = frozenset(_names(layer) - before)
@@ -150,13 +157,39 @@ class Compressed(QuantisedParameters):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight in torch's shape, differentiable in everything that the layer learns."""
+        """The dense weight in torch's shape, differentiable in everything that the layer learns.
+
+        Assigning to it fits the stored numbers (`fit_`). Writing to it in place raises `ConversionError`.
+        """
+        return computed(self.dense_weight())
+
+    def dense_weight(self) -> Tensor:
+        """What `weight` shows, as an ordinary tensor."""
         return self.compose({name: self.in_use(name) for name in self.coded})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight" and isinstance(value, Tensor):
+            self._assign(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _assign(self, weight: Tensor) -> None:
+        if tuple(weight.shape) != self.shape:
+            raise ConversionError(
+                f"weight must have the layer's shape, got {tuple(weight.shape)} for {self.shape}: convert another layer"
+            )
+        error = self.fit_(weight.detach())
+        if error > _FAR:
+            warnings.warn(
+                f"the stored numbers fit the assigned weight with a relative error of {error:.2f}: train the layer, or "
+                "assign before convert_ and leave the layer dense",
+                stacklevel=3,
+            )
 
     @torch.no_grad()
     def to_dense_(self) -> nn.Module:
         """Turn the layer into its dense torch twin, in place; its weight does not require gradients."""
-        weight = self.weight.detach().clone()
+        weight = self.dense_weight().detach().clone()
         for name in self._added:
             for store in (self._parameters, self._buffers, self._modules, self.__dict__):
                 store.pop(name, None)
@@ -201,6 +234,16 @@ class Compressed(QuantisedParameters):
     def rates(self) -> dict[int, float | None]:
         """Own learning rates of parameters, by `id`; `None` is that of the weights. These parameters never decay."""
         return {}
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
+        """Load a state. A dense weight is an error, also where torch would drop it (`strict=False`)."""
+        if f"{prefix}weight" in state_dict and not any(f"{prefix}{name}" in state_dict for name in self.coded):
+            del state_dict[f"{prefix}weight"]
+            errors.append(
+                f'"{prefix}weight" is dense and this layer is compressed: load it before convert_(warm_start=True)'
+            )
+            strict = False
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     # --- storing --------------------------------------------------------------------------------------------------
 

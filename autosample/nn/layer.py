@@ -98,9 +98,7 @@ class SummaryLayer(Exact, Compressed):
                 self.summary.normal_(std=float(like.detach().std(unbiased=False)))
             self._reset_mixing()
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight in torch's shape `(N, M, *kernel)`, differentiable in everything that the layer learns."""
+    def dense_weight(self) -> Tensor:
         sampled = sample_weight(
             self.summary_in_use(),
             self.geometry,

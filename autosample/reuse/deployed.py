@@ -2,9 +2,15 @@
 
 from torch import nn
 
+from autosample.system.tracing import keep_whole
+
 
 class Deployed(nn.Module):
     """An inference module with which `autosample.deploy` replaces a layer, because it is faster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        keep_whole(self)
 
     @property
     def dense_weights(self) -> int:
