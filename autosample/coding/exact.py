@@ -11,8 +11,8 @@ class Exact(nn.Module):
     """A module that keeps whole numbers as bits, in boolean buffers called `NAME_bits`.
 
     A number that means something exactly, such as a seed, must not be averaged. Averages of models (EMA) do so with
-    every buffer: 7 becomes 6.9999 and then 6. With bits nothing is lost: the average of two is set where one of them is.
-    So a number averaged with itself stays the same, and zero averaged with a number becomes that number.
+    every buffer: 7 becomes 6.9999 and then 6. With bits nothing is lost: an average is set where one of two bits is. So
+    a number averaged with itself stays the same, and zero averaged with a number becomes that number.
 
     `to_empty` keeps the numbers, and makes those of a module on the meta device again (`fresh`).
     """

@@ -137,7 +137,7 @@ def densify_(model: Model) -> Model:
     """
     layers = compressed_layers(model)
     if not layers:
-        raise ConversionError("densify_ needs a converted model, got one without compressed layers: it is dense already")
+        raise ConversionError("densify_ needs a converted model, got one without compressed layers: use it as it is")
     shared: dict[tuple[int, ...], nn.Parameter] = {}
     for layer in layers.values():
         numbers = [getattr(layer, name) for name in layer.coded if getattr(layer, name) is not None]

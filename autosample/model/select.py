@@ -212,8 +212,10 @@ def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:
         return "its weight is computed from other tensors (weight norm, pruning or a parametrization)"
     if isinstance(weight, nn.UninitializedParameter):
         return "its weight has no shape yet (lazy)"
-    if not weight.is_floating_point():
-        return f"its weight is {weight.dtype}"
+    if not weight.is_floating_point() or weight.dtype.itemsize < 2:
+        return f"its weight is {str(weight.dtype).removeprefix('torch.')}"
+    if not weight.numel():
+        return "it has no weights"
     if id(weight) in shared:
         return f"its weight is shared: {shared[id(weight)]}"
     if isinstance(layer, nn.modules.conv._ConvNd) and layer.groups > 1 and weight.shape[1] == 1:
