@@ -20,7 +20,10 @@ def reusable(layer: Any) -> str:
     kind: type[nn.Module] = layer.dense_class
     if not issubclass(kind, nn.Conv1d | nn.Conv2d):
         return "no taps to slide along"
-    return "" if is_plain(kind) else f"{kind.__name__} has its own forward pass"
+    if not is_plain(kind):
+        return f"{kind.__name__} has its own forward pass"
+    # a mixed filter is a sum of filters of all groups, and each must see the input of its own
+    return "its mixed filters belong to several groups" if layer.groups > 1 and layer.densify is not None else ""
 
 
 @torch.no_grad()
