@@ -10,7 +10,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentError
-from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import (
@@ -24,7 +23,14 @@ from autosample.data import ClassificationData
 from autosample.errors import ConfigError, one_line
 from autosample.model.recipe import FLAT, Recipe
 from autosample.system.configs import read
-from autosample.training.callbacks import BestCheckpoint, OffsetLog, PredictionFile, SizeReport, last_checkpoint
+from autosample.training.callbacks import (
+    BestCheckpoint,
+    OffsetLog,
+    PredictionFile,
+    RateLog,
+    SizeReport,
+    last_checkpoint,
+)
 from autosample.training.module import Classifier
 
 # what `fit` trains if no data are named; these options come first, so later ones override them
@@ -162,7 +168,7 @@ class AutosampleCLI(LightningCLI):
 
 def _callbacks() -> list[pl.Callback]:
     kept = [BestCheckpoint(), last_checkpoint()]
-    return [*kept, SizeReport(), OffsetLog(), LearningRateMonitor("epoch"), PredictionFile()]
+    return [*kept, SizeReport(), OffsetLog(), RateLog(), PredictionFile()]
 
 
 def _names_data(options: Sequence[str]) -> bool:

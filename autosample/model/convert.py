@@ -54,6 +54,10 @@ def convert_(
         ConversionError: The model is converted already, or nothing matched.
         NothingToConvert: No layer would become smaller.
     """
+    if not isinstance(model, nn.Module):
+        raise ConversionError(
+            f"convert_ needs a torch module, got {model!r:.80}: pass timm.create_model(…) or your own"
+        )
     resolved = make_spec(spec, **changes)
     if not (isinstance(planned_bits, int) and 2 <= planned_bits <= 32) or isinstance(planned_bits, bool):
         raise SpecError(f"planned_bits must be a whole number from 2 to 32, got {planned_bits!r}: pass 4 for 4 bits")

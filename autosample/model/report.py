@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from autosample.errors import ConversionError
 from autosample.nn import Compressed, execution, outer_modules
 from autosample.nn.stored import compact_state, full_types
 from autosample.reuse.deployed import Deployed
@@ -169,7 +171,14 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     Args:
         model: A model or a single layer, converted or not.
         example: An input (or a tuple of inputs) for one forward pass in evaluation mode without gradients.
+
+    Raises:
+        ConversionError: `model` or `example` is something else.
     """
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"report needs a torch module, got {model!r:.80}: pass the model itself")
+    if not (example is None or isinstance(example, Tensor) or _has_tensor(example)):
+        raise ConversionError(f"report needs an example input, got {example!r:.80}: pass torch.randn(1, 3, 224, 224)")
     macs = count_macs(model, example) if example is not None else {}
     state, full = compact_state(model), full_types(model)
     wide = {name: t.numel() * full.get(name, t.dtype).itemsize for name, t in state.items()}  # before any rounding
@@ -189,6 +198,10 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     dense = sum(wide.values())
     rows.append(Row("(rest)", "", "", "norms, other layers", rest, rest, dense, size, 1.0, 0, 1.0, macs.get(None)))
     return Report(tuple(rows))
+
+
+def _has_tensor(example: object) -> bool:
+    return isinstance(example, tuple) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(example))
 
 
 def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str, int], macs: int | None) -> Row:

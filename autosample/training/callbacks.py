@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import BasePredictionWriter, ModelCheckpoint
+from pytorch_lightning.callbacks import BasePredictionWriter, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
 
@@ -86,6 +86,21 @@ class SizeReport(pl.Callback):
             if isinstance(logger, WandbLogger):
                 rows = result.to_dict()["rows"]
                 logger.log_table("size/layers", columns=list(rows[0]), data=[list(map(str, r.values())) for r in rows])
+
+
+class RateLog(LearningRateMonitor):
+    """Logs the learning rates once per epoch, if there is a logger."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def on_train_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_start(trainer, *args, **kwargs)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_epoch_start(trainer, *args, **kwargs)
 
 
 class OffsetLog(pl.Callback):

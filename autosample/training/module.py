@@ -16,7 +16,7 @@ from autosample.nn import compressed_layers
 from autosample.training.callbacks import HardenSchedule
 from autosample.training.distill import check_distillation, distillation_loss, make_teacher
 from autosample.training.groups import parameter_groups
-from autosample.training.optim import build_optimizer, build_scheduler, rehearse
+from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
 
 
 class Classifier(pl.LightningModule):
@@ -89,6 +89,7 @@ class Classifier(pl.LightningModule):
         super().__init__()
         # logger=False: data modules have arguments of the same names, and Lightning refuses to log both
         self.save_hyperparameters(logger=False)
+        check_settings(self.hparams)
         check_distillation(self.hparams)
         self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
         self.net = Recipe.of(self.hparams).build(warm_start)
@@ -157,7 +158,8 @@ class Classifier(pl.LightningModule):
     def size_report(self) -> Report:
         """The report of the model. If a trainer is attached, it counts multiply-adds for one example of the data."""
         shape = getattr(getattr(self._trainer, "datamodule", None), "input_shape", None)
-        return report(self.net, torch.zeros(1, *shape, device=self.device) if shape else None)
+        kind = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), torch.float32)
+        return report(self.net, torch.zeros(1, *shape, device=self.device, dtype=kind) if shape else None)
 
     def on_fit_start(self) -> None:
         for logger in self.trainer.loggers:
@@ -221,7 +223,7 @@ class Classifier(pl.LightningModule):
         h = self.hparams
         groups = parameter_groups(self.net, h["lr"], h["weight_decay"])
         optimizer = build_optimizer(groups, h["optimizer"], h["lr"], h["weight_decay"], h["optimizer_args"])
-        steps, epochs = int(self.trainer.estimated_stepping_batches), max(self.trainer.max_epochs or 1, 1)
+        steps, epochs = int(self._length()), max(self.trainer.max_epochs or 1, 1)
         scheduler = build_scheduler(
             optimizer,
             h["scheduler"],
@@ -234,6 +236,15 @@ class Classifier(pl.LightningModule):
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _length(self) -> float:
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ConfigError(
+                "the schedule needs to know how long training takes, got max_epochs -1: set --trainer.max_epochs or "
+                "--trainer.max_steps (max_time may end it earlier)"
+            )
+        return steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a saved model needs to know about its data: class names, preprocessing and facts."""

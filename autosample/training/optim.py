@@ -73,6 +73,25 @@ def build_scheduler(
         ) from error
 
 
+# lowest value, highest value, and a usual one
+_RANGES = {
+    "label_smoothing": (0.0, 1.0, 0.1),
+    "mixup": (0.0, float("inf"), 0.2),
+    "cutmix": (0.0, float("inf"), 1.0),
+    "lr": (0.0, float("inf"), 0.002),
+    "weight_decay": (0.0, float("inf"), 0.05),
+    "warmup": (0.0, 1.0, 0.1),
+}
+
+
+def check_settings(h: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless the numbers among the hyperparameters of a `Classifier` are in their ranges."""
+    for name, (low, high, usual) in _RANGES.items():
+        if not low <= h[name] <= high:
+            rule = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+            raise ConfigError(f"{name} must be {rule}, got {h[name]}: {usual:g} is usual")
+
+
 def rehearse(h: Mapping[str, Any]) -> None:
     """Build optimizer and schedule once for a dummy parameter, to find mistakes early.
 

@@ -1,0 +1,76 @@
+"""Settings of the first day: each ends in one line, or works."""
+
+import pytest
+import torch
+from torch import nn
+
+import autosample
+from autosample.cli.main import main
+from autosample.errors import AutosampleError, ConfigError
+from autosample.training import Classifier
+
+SHORT = [
+    "fit",
+    "--config=experiment/digits",
+    "--model.model=digitnet",
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=3",
+    "--trainer.limit_val_batches=1",
+    "--trainer.limit_test_batches=1",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mixup": -3}, "mixup must be at least 0, got -3: 0.2 is usual"),
+        ({"cutmix": -1}, "cutmix must be at least 0"),
+        ({"label_smoothing": 7}, "label_smoothing must be between 0 and 1, got 7: 0.1 is usual"),
+        ({"lr": -1e-3}, "lr must be at least 0"),
+        ({"lr": float("nan")}, "lr must be at least 0, got nan"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0"),
+        ({"warmup": 1.5}, "warmup must be between 0 and 1"),
+    ],
+)
+def test_numbers_out_of_range(options, said):
+    with pytest.raises(ConfigError, match=said):
+        Classifier("digitnet", ratio=4, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: autosample.convert_("resnet18", ratio=8), "convert_ needs a torch module, got 'resnet18'"),
+        (lambda: autosample.report("resnet18"), "report needs a torch module, got 'resnet18'"),
+        (lambda: autosample.report(nn.Linear(2, 2), (1, 2)), r"report needs an example input, got \(1, 2\)"),
+    ],
+)
+def test_wrong_arguments(call, said):
+    with pytest.raises(AutosampleError, match=said) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+def test_precisions(precision, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    kept = torch.get_default_dtype()
+    assert main([*SHORT, f"--trainer.precision={precision}"]) == 0
+    assert torch.get_default_dtype() == kept
+    assert "times smaller than dense" in capsys.readouterr().out
+
+
+def test_without_a_logger(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SHORT, "--trainer.logger=false"]) == 0
+    assert "times smaller than dense" in capsys.readouterr().out
+
+
+def test_a_length_that_is_not_known(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = [option for option in SHORT if "max_epochs" not in option]
+    assert main([*given, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"]) == 2
+    error = capsys.readouterr().err
+    assert "the schedule needs to know how long training takes" in error
+    assert error.count("\n") == 1
