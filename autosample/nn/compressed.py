@@ -1,7 +1,6 @@
 """`Compressed`: the interface of a layer that stores less than its weight."""
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.errors import ConversionError, SpecError
-from autosample.nn.computed import computed
+from autosample.nn.computed import ComputedWeight
 from autosample.nn.facts import Facts
 from autosample.nn.kinds import KINDS, names_of_kinds
 from autosample.nn.quantised import QuantisedParameters
@@ -26,11 +25,8 @@ from autosample.sampling.spec import spec as make_spec
 from autosample.system.checking import as_map, take
 from autosample.system.tracing import keep_whole
 
-# An assigned weight that is fitted with a larger relative error is worth a warning.
-_FAR = 0.05
 
-
-class Compressed(QuantisedParameters):
+class Compressed(ComputedWeight, QuantisedParameters):
     """A layer that stores less than its weight. It *is* its torch twin (a subclass of it), but `weight` is a property.
 
     Converting, reporting, quantising, hardening, saving, loading, deploying and exporting use only this interface, so a
@@ -155,36 +151,9 @@ class Compressed(QuantisedParameters):
 
     # --- computing ------------------------------------------------------------------------------------------------
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight in torch's shape, differentiable in everything that the layer learns.
-
-        Assigning to it fits the stored numbers (`fit_`). Writing to it in place raises `ConversionError`.
-        """
-        return computed(self.dense_weight())
-
     def dense_weight(self) -> Tensor:
         """What `weight` shows, as an ordinary tensor."""
         return self.compose({name: self.in_use(name) for name in self.coded})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight" and isinstance(value, Tensor):
-            self._assign(value)
-        else:
-            super().__setattr__(name, value)
-
-    def _assign(self, weight: Tensor) -> None:
-        if tuple(weight.shape) != self.shape:
-            raise ConversionError(
-                f"weight must have the layer's shape, got {tuple(weight.shape)} for {self.shape}: convert another layer"
-            )
-        error = self.fit_(weight.detach())
-        if error > _FAR:
-            warnings.warn(
-                f"the stored numbers fit the assigned weight with a relative error of {error:.2f}: train the layer, or "
-                "assign before convert_ and leave the layer dense",
-                stacklevel=3,
-            )
 
     @torch.no_grad()
     def to_dense_(self) -> nn.Module:
@@ -234,16 +203,6 @@ class Compressed(QuantisedParameters):
     def rates(self) -> dict[int, float | None]:
         """Own learning rates of parameters, by `id`; `None` is that of the weights. These parameters never decay."""
         return {}
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
-        """Load a state. A dense weight is an error, also where torch would drop it (`strict=False`)."""
-        if f"{prefix}weight" in state_dict and not any(f"{prefix}{name}" in state_dict for name in self.coded):
-            del state_dict[f"{prefix}weight"]
-            errors.append(
-                f'"{prefix}weight" is dense and this layer is compressed: load it before convert_(warm_start=True)'
-            )
-            strict = False
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     # --- storing --------------------------------------------------------------------------------------------------
 
