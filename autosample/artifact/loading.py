@@ -23,11 +23,16 @@ from autosample.model.quantize import fix_quantizers_
 from autosample.model.recipe import Recipe
 from autosample.nn import compressed_layers
 
+# the settings of inputs that timm knows under the same names
+_TIMM = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
 
 def load(folder: str | Path, *, factory: Factory | None = None, device: torch.device | str = "cpu") -> nn.Module:
     """Load the model that `autosample.save` wrote to a folder, hardened and in evaluation mode.
 
-    Only tensors and plain data are read: no pickle, no code. Everything is checked before use.
+    Only tensors and plain data are read: no pickle, no code. Everything is checked before use. The attributes
+    `class_names` and `preprocessing` of the model hold what was saved, and `timm.data.resolve_model_data_config(model)`
+    gives the same preprocessing.
 
     Args:
         folder: Folder of the saved model.
@@ -52,7 +57,7 @@ def load_any(path: str | Path, *, factory: Factory | None = None) -> tuple[nn.Mo
     if path.is_file():
         return _from_checkpoint(path)
     config, raw = read_folder(path)
-    return assemble(config, _tensors(raw), factory), config
+    return _described(assemble(config, _tensors(raw), factory), config), config
 
 
 def _folder(path: str | Path) -> Path:
@@ -103,7 +108,18 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
         class_names=None if names is None else tuple(names),
         facts=facts,
     )
-    return net.eval(), config
+    return _described(net.eval(), config), config
+
+
+def _described(model: nn.Module, config: Config) -> nn.Module:
+    """The model with `class_names` and `preprocessing`, and the latter where timm looks for it too."""
+    known = dict(config.preprocessing)
+    model.class_names, model.preprocessing = config.class_names, known  # pyright: ignore[reportArgumentType]
+    usual = getattr(model, "pretrained_cfg", None)
+    if isinstance(usual, dict) and len(known.get("input_size", ())) == len(usual.get("input_size", ())):
+        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+        model.pretrained_cfg = {**usual, **{name: lists[name] for name in _TIMM if name in lists}}  # pyright: ignore
+    return model
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Any]:
