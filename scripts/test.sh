@@ -6,12 +6,21 @@ workers=$(nproc) # before OMP_NUM_THREADS is set, which changes nproc
 export OMP_NUM_THREADS=1
 ruff check .
 ruff format --check .
-types=$(mktemp)
-pyright >"$types" & # beside the tests, as it uses one core
+
+# pyright, and the tests of sampling with shapes and types of tensor functions checked at every call: both use one core,
+# so they run beside the other tests
+said=$(mktemp)
+beside() {
+  pyright
+  pytest -p no:cacheprovider -m "not slow" --jaxtyping-packages=autosample.sampling,beartype.beartype \
+    tests/sampling --ignore tests/sampling/test_spec.py
+}
+beside >"$said" 2>&1 &
 checking=$!
-pytest -n "$workers" -m "not slow or ddp" --ignore-glob "*/tests/sampling/test_[!s]*" \
-  --ignore tests/sampling/test_sharing.py --ignore tests/sampling/test_sizing.py "$@"
-wait "$checking" || { cat "$types" >&2; exit 1; }
-# the rest of the sampling tests, with shapes and types of tensor functions checked at every call
-pytest -n "$workers" -m "not slow" --jaxtyping-packages=autosample.sampling,beartype.beartype \
-  tests/sampling --ignore tests/sampling/test_spec.py
+
+status=0
+pytest -n "$workers" -m "not slow or ddp" --ignore-glob "*/tests/sampling/test_[!s]*" "$@" || status=$?
+wait "$checking" || status=$?
+cat "$said"
+rm "$said"
+exit "$status"

@@ -60,6 +60,7 @@ def test_without_a_row_a_full_path_works():
             make_data(wrong, {}, seed=0, fold=None, holdout=0.0)
 
 
+@pytest.mark.slow
 def test_readers_of_files_are_imported_when_a_file_is_read():
     code = "import sys, autosample.data; print([n for n in ('soundfile', 'soxr', 'sklearn') if n in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -117,6 +117,7 @@ def test_norm_affine_of_what_is_none(norm):
         norm_affine(norm)
 
 
+@pytest.mark.slow
 def test_timm_is_not_imported():
     code = "import sys, autosample.deployment.chains; print('timm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -45,6 +45,7 @@ def test_the_quantised_net_is_the_one_that_is_evaluated(grid, tmp_path):
     assert record.stored_bytes <= file.stat().st_size <= record.stored_bytes + 8_192  # the file's header
 
 
+@pytest.mark.slow
 def test_cells_with_a_teacher_start_from_the_same_dense_net(grid, monkeypatch):
     warm = {"epochs": 1, "teacher_epochs": 3, "warm_start": True}
     data = {"class": "Digits", "batch_size": 64}

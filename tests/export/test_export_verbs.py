@@ -79,6 +79,7 @@ def test_export(folder, capsys, tmp_path):
     torch.testing.assert_close(onnx_runner(tmp_path / "a.onnx")((x,))[0], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_out_what_is_too_large(folder, capsys, monkeypatch):
     """A quantised model has no compact form in floating point: its other files are compared all the same."""
     pytest.importorskip("onnxruntime")

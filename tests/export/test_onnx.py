@@ -25,7 +25,7 @@ def parts(path) -> tuple[list[str], dict[str, tuple[int, ...]]]:
 
 # a net with all kinds of layers, and as slow tests one of each
 EVERY = [
-    pytest.param(preset, kind, marks=[pytest.mark.slow] if kind != "mixed" and preset != "wsnet" else [])
+    pytest.param(preset, kind, marks=[pytest.mark.slow] if kind != "mixed" else [])
     for preset in sorted(autosample.PRESETS)
     for kind in ("mixed", "signal", "image")
 ]

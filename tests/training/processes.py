@@ -23,7 +23,7 @@ FIT = (
     "--config=quantize/int8",
     "--model.model=digitnet",
     "--model.spec_args={options: {afford: 10, freeze_at: 0.5}}",
-    "--trainer.max_epochs=2",
+    "--trainer.max_epochs=1",
 )
 
 
