@@ -42,7 +42,7 @@ def test_an_average_in_floating_point_changes_nothing(decay):
 
 
 def test_the_numbers_themselves_would_not_survive():
-    numbers = torch.randint(0, 2**20, (50, 50))
+    numbers = torch.randint(0, 2**30, (50, 50))
     average = numbers.clone()
     average.copy_(average * 0.999 + numbers * 0.001)
     assert not torch.equal(average, numbers)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 import autosample
+import autosample.models
 from autosample.nn import compressed_layers
 
 DECAY, STEPS = 0.9, 6
@@ -30,7 +31,7 @@ KINDS = {
     ),
 }
 SPECS = {
-    **{name: {"preset": name} for name in autosample.PRESETS},
+    **{name: {"preset": name} for name in autosample.PRESETS if name != "dense"},
     "autosample, learned": {"preset": "autosample", "options": {"afford": 10}},
     "categorical": {"preset": "dfsnet", "rule": "categorical"},
     "signs": {"preset": "random", "signs": "random"},
@@ -61,9 +62,9 @@ def test_an_average_is_the_net_of_averaged_numbers(name, kind):
     torch.manual_seed(0)
     start, update = KINDS[kind]
     model = timm.create_model("digitnet", num_classes=10, norm=False).eval()
-    autosample.convert_(model, {**SPECS[name], "ratio": None if name == "dense" else 4})
-    if name != "dense":
-        autosample.quantize_(model, 8) if name == "wsnet" else None
+    autosample.convert_(model, {**SPECS[name], "ratio": 4})
+    if name == "wsnet":
+        autosample.quantize_(model, 8)
     ema, first, states = start(model), copy.deepcopy(model.state_dict()), []
     for step in range(STEPS):
         drift(model)
@@ -93,11 +94,11 @@ def test_lightning_tests_the_average(spec, classifier, digits, trainer):
     options = {"options": {"afford": 10}} if spec == "autosample" else {}
     data = digits()
     model = classifier(spec=spec, spec_args=options)
-    runner = trainer(max_epochs=3, callbacks=[EMAWeightAveraging(decay=0.5)])
+    runner = trainer(max_epochs=3, limit_train_batches=1.0, callbacks=[EMAWeightAveraging(decay=0.9)])
     runner.fit(model, datamodule=data)
     (result,) = runner.test(model, datamodule=data, verbose=False)
     plain = classifier(spec=spec, spec_args=options)
-    runner = trainer(max_epochs=3)
+    runner = trainer(max_epochs=3, limit_train_batches=1.0)
     runner.fit(plain, datamodule=data)
     (alone,) = runner.test(plain, datamodule=data, verbose=False)
-    assert result["test/acc"] > alone["test/acc"] - 0.05
+    assert result["test/acc"] > max(alone["test/acc"] - 0.03, 0.5)
