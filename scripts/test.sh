@@ -13,13 +13,13 @@ said=$(mktemp)
 beside() {
   pyright
   pytest -p no:cacheprovider -m "not slow" --jaxtyping-packages=autosample.sampling,beartype.beartype \
-    tests/sampling --ignore tests/sampling/test_spec.py
+    tests/sampling/test_{fitting,gradients,methods,windows}.py
 }
 beside >"$said" 2>&1 &
 checking=$!
 
 status=0
-pytest -n "$workers" -m "not slow or ddp" --ignore-glob "*/tests/sampling/test_[!s]*" "$@" || status=$?
+pytest -n "$workers" -m "not slow or ddp" --ignore-glob "*/tests/sampling/test_[fgmw]*" "$@" || status=$?
 wait "$checking" || status=$?
 cat "$said"
 rm "$said"

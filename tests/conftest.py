@@ -15,8 +15,8 @@ def _seeded() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what this machine lacks: a GPU, real data. Start with the tests of several processes: they take longest."""
-    items.sort(key=lambda item: item.get_closest_marker("ddp") is None)
+    """Skip what this machine lacks: a GPU, real data. Start with the tests that take longest."""
+    items.sort(key=lambda item: not (item.get_closest_marker("ddp") or item.path.stem in ("test_wheel", "test_extras")))
     missing = {
         "gpu": None if torch.cuda.is_available() else "no CUDA device",
         "data": None if os.environ.get("AUTOSAMPLE_DATA") else "AUTOSAMPLE_DATA is not set",

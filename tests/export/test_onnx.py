@@ -60,6 +60,7 @@ def test_odd_fields(preset, changes, kind, tmp_path):
     assert autosample.export_onnx(model, tmp_path / "model.onnx", x).error <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_deployed_models_are_written_as_what_they_come_from(tmp_path):
     model, x = small_net("signal", "wsnet")
     fast = autosample.deploy(model, x)
@@ -104,6 +105,7 @@ def test_int8_keeps_numbers_that_lie_on_a_grid(tmp_path):
     assert done.error <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_near(tmp_path):
     model, x = small_net("signal", "wsnet", ratio=4)
     whole = autosample.export_onnx(model, tmp_path / "whole.onnx", x)
@@ -121,7 +123,8 @@ def test_quantised_models_stay_small_and_exact(method, kind, tmp_path):
     assert any(name.endswith("summary_codes") for name in parts(done.path)[1])
 
 
-@pytest.mark.parametrize("bits", [8, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [8, 4])
 def test_a_net_of_many_small_layers_stays_compact_when_quantised(bits, tmp_path):
     model = timm.create_model("test_resnet", num_classes=10)  # its operators weigh as much as its numbers
     autosample.convert_(model, "autosample", ratio=8)
