@@ -65,6 +65,11 @@ class LearnedOffsets(Offsets):
         self.keep("frozen", torch.zeros((), device=device), 1)
         self.is_frozen = False
 
+    @property
+    def table(self) -> Int[Tensor, "n g"]:
+        """The integer offsets: those that are frozen, or else those that learning starts from."""
+        return self.kept("table") if self.is_frozen else self.start()
+
     def start(self) -> Int[Tensor, "n g"]:
         """The offsets that learning starts from."""
         return start_offsets(self.lattice, self.options.start, self.seeded_with, self.anchor.device)
