@@ -47,7 +47,8 @@ class Computed(Tensor):
 
 def computed(weight: Tensor) -> Tensor:
     """The weight as a tensor that refuses writes; unchanged where a graph is recorded."""
-    recording = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    recording = torch.compiler.is_compiling() or tracing or torch._C._are_functorch_transforms_active()
     return weight if recording else weight.as_subclass(Computed)
 
 
