@@ -158,11 +158,11 @@ class SummaryLayer(Exact, Compressed):
         bound = 1 / math.sqrt(max(self.geometry.channels * self.geometry.taps, 1))
         nn.init.uniform_(self.summary, -bound, bound)
         self._reset_mixing()
+        if isinstance(self.bias, Tensor):
+            nn.init.uniform_(self.bias, -bound, bound)
         self.offsets.reset_parameters()
         if self.columns is not None:
             self.columns.reset_parameters()
-        if isinstance(self.bias, Tensor):
-            nn.init.uniform_(self.bias, -bound, bound)
 
     def _reset_mixing(self) -> None:
         if self.densify is not None:
@@ -259,12 +259,19 @@ class SummaryLayer(Exact, Compressed):
 
     def stored(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
         own = super().stored(packed)
+        if own.pop("sign_seed_bits", None) is not None:
+            own["sign_seed"] = self.kept("sign_seed")
         for part in ("offsets", "columns"):
             if (module := getattr(self, part)) is not None:
                 own |= {f"{part}.{name}": tensor for name, tensor in module.packed().items()}
         return own
 
+    def stands_for_weight(self, name: str) -> bool:
+        return name == "sign_seed" or super().stands_for_weight(name)
+
     def restore_(self, stored: Mapping[str, Tensor]) -> None:
+        if "sign_seed" in stored:
+            self.keep("sign_seed", stored["sign_seed"], SEED_BITS)
         for part in ("offsets", "columns"):
             if (rule := getattr(self, part)) is not None:
                 inner = {n.removeprefix(f"{part}."): t for n, t in stored.items() if n.startswith(f"{part}.")}

@@ -94,7 +94,7 @@ def test_straight_through_gradient_is_the_stated_formula():
     p = torch.softmax(rule.logits.detach() / 0.7, -1)
     scores = torch.stack(
         [
-            (geometry.to_windows(upstream) * cut_windows(summary.detach(), Placement(rule.first.long() + 2 * c), 3))
+            (geometry.to_windows(upstream) * cut_windows(summary.detach(), Placement(rule.kept("first") + 2 * c), 3))
             .sum((2, 3))
             for c in range(5)
         ],
