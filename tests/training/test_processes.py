@@ -79,7 +79,7 @@ def check_both_end_with_the_same_parameters_and_buffers(folder: Path, preset: st
     assert first["net"].keys() == second["net"].keys()
     for name, tensor in first["net"].items():
         assert torch.equal(tensor, second["net"][name]), name
-    frozen = [tensor for name, tensor in first["net"].items() if name.endswith("frozen")]
+    frozen = [tensor for name, tensor in first["net"].items() if name.endswith("frozen_bits")]
     assert all(frozen)
     assert (len(frozen) > 0) == (preset != "wsnet")
 
