@@ -17,10 +17,10 @@ beside() {
 }
 beside >"$said" 2>&1 &
 checking=$!
+trap 'kill "$checking" 2>/dev/null || true; rm -f "$said"' EXIT
 
 status=0
 pytest -n "$workers" -m "not slow or ddp" --ignore-glob "*/tests/sampling/test_[fgmw]*" "$@" || status=$?
 wait "$checking" || status=$?
 cat "$said"
-rm "$said"
 exit "$status"

@@ -30,9 +30,10 @@ _TIMM = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 def load(folder: str | Path, *, factory: Factory | None = None, device: torch.device | str = "cpu") -> nn.Module:
     """Load the model that `autosample.save` wrote to a folder, hardened and in evaluation mode.
 
-    Only tensors and plain data are read: no pickle, no code. Everything is checked before use. The attributes
-    `class_names` and `preprocessing` of the model hold what was saved, and `timm.data.resolve_model_data_config(model)`
-    gives the same preprocessing.
+    Only tensors and plain data are read: no pickle, no code. Everything is checked before use.
+
+    The model's attributes `class_names` and `preprocessing` hold what was saved, unless the model has its own.
+    `timm.data.resolve_model_data_config(model)` gives the same preprocessing.
 
     Args:
         folder: Folder of the saved model.
@@ -114,7 +115,9 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
 def _described(model: nn.Module, config: Config) -> nn.Module:
     """The model with `class_names` and `preprocessing`, and the latter where timm looks for it too."""
     known = dict(config.preprocessing)
-    model.class_names, model.preprocessing = config.class_names, known  # pyright: ignore[reportArgumentType]
+    for name, value in (("class_names", config.class_names), ("preprocessing", known)):
+        if not hasattr(model, name):  # a model of the user's may have its own
+            model.__dict__[name] = value
     usual = getattr(model, "pretrained_cfg", None)
     if isinstance(usual, dict) and len(known.get("input_size", ())) == len(usual.get("input_size", ())):
         lists = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}

@@ -126,6 +126,7 @@ def harden_(model: Model) -> Model:
     if not layers:
         raise ConversionError("harden_ needs a converted model, got a dense one: call convert_ first")
     for layer in layers.values():
+        layer.train(layer.training)  # an average of models notices here what it received
         layer.harden_()
     return model
 

@@ -80,6 +80,11 @@ class ComputedWeight(nn.Module):
         else:
             super().__setattr__(name, value)
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name == "weight_orig":  # torch.nn.utils.prune
+            raise ConversionError("pruning needs a stored weight, got one that is computed: call densify_ first")
+        super().register_parameter(name, param)
+
     def _assign(self, weight: Tensor) -> None:
         if tuple(weight.shape) != self.shape:
             raise ConversionError(

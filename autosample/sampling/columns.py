@@ -119,10 +119,7 @@ class LearnedColumns(Columns):
     def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
         super().__init__(windows, columns)
         self.logits = nn.Parameter(torch.eye(columns, device=device).repeat(windows, 1, 1))
-        # zero until they are frozen, as for learned offsets
-        self.keep("chosen", torch.zeros(windows, columns, device=device), bits_for(columns))
-        self.keep("frozen", torch.zeros((), device=device), 1)
-        self.is_frozen = False
+        self._thaw()
 
     def table(self) -> Int[Tensor, "g q"]:
         return self.kept("chosen") if self.is_frozen else self.logits.argmax(-1)
@@ -138,12 +135,18 @@ class LearnedColumns(Columns):
     def reset_parameters(self) -> None:
         with torch.no_grad():
             self.logits.copy_(torch.eye(self.columns, device=self.logits.device).expand_as(self.logits))
-        self.keep("frozen", torch.zeros((), device=self.logits.device), 1)
+        self._thaw()
+
+    def _thaw(self) -> None:
+        # zero until they are frozen, as for learned offsets
+        device = self.logits.device
+        self.keep("chosen", torch.zeros(self.windows, self.columns, device=device), bits_for(self.columns))
+        self.keep("frozen", torch.zeros((), device=device), 1)
         self.is_frozen = False
 
     def freeze(self) -> None:
         """Keep the present choice and stop learning it."""
-        if not self.is_frozen:
+        if not is_set(self.get_buffer("frozen_bits")):
             with torch.no_grad():
                 self.keep("chosen", self.logits.argmax(-1), bits_for(self.columns))
             self.keep("frozen", torch.ones((), device=self.logits.device), 1)
@@ -160,6 +163,8 @@ class LearnedColumns(Columns):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.is_frozen = is_set(self.get_buffer("frozen_bits"))
+        if not self.is_frozen:
+            self._thaw()  # version 0.1.0 kept the start here
 
 
 #: The class behind each name that a spec's `columns` can have; `tile` is `m mod Q` and needs none.

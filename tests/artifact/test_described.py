@@ -26,6 +26,31 @@ def test_timm_finds_the_preprocessing_that_was_saved(tmp_path):
     assert timm.data.resolve_model_data_config(autosample.load(tmp_path / "again"))["mean"] == (0.305,)
 
 
+class Own(torch.nn.Module):
+    """A model with a part and a property of these names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preprocessing = torch.nn.BatchNorm1d(32)
+        self.head = torch.nn.Linear(32, 8)
+
+    @property
+    def class_names(self) -> str:
+        return "mine"
+
+    def forward(self, x):
+        return self.head(self.preprocessing(x))
+
+
+def test_a_model_may_have_attributes_of_these_names(tmp_path):
+    model, x = Own().eval(), torch.randn(3, 32)
+    autosample.convert_(model, "random", ratio=2)
+    autosample.save(model, tmp_path, factory=Own, preprocessing={"input_size": [32]}, class_names=list("abcdefgh"))
+    loaded = autosample.load(tmp_path, factory=Own)
+    assert torch.equal(loaded(x), model(x))
+    assert loaded.class_names == "mine"
+
+
 def test_data_and_model_agree(tmp_path):
     data = Digits(image_size=16)
     model = autosample.models.create("digitnet", num_classes=10).eval()

@@ -1,9 +1,12 @@
 """Whole numbers that averages, casts and empty memory leave alone."""
 
+import copy
+
 import pytest
 import torch
 
 from autosample.coding.exact import Exact, from_bits, to_bits
+from autosample.sampling.rules import InterpolatedOffsets, Lattice
 
 
 class Holder(Exact):
@@ -75,3 +78,17 @@ def test_a_state_of_version_0_1_0_holds_the_numbers_themselves():
     assert torch.equal(holder.kept("number"), torch.arange(100))
     with pytest.raises(RuntimeError, match="number_bits"):
         holder.load_state_dict({})
+
+
+def test_a_state_of_version_0_1_0_that_was_not_frozen_leaves_averages_alone():
+    """It held the start where zeros are kept now: with them, an average of models becomes what is frozen later."""
+    lattice = Lattice(filters=6, windows=2, limit=40)
+    rule = InterpolatedOffsets(lattice)
+    old = {"table": rule.start().int(), "frozen": torch.tensor(False), "position": torch.rand(6, 2) * 40}
+    rule.load_state_dict(old)
+    average = copy.deepcopy(rule)
+    rule.freeze()
+    for mine, theirs in zip(average.buffers(), rule.buffers(), strict=True):
+        mine.copy_(mine * 0.9 + theirs * 0.1)
+    average.freeze()
+    assert torch.equal(average(), rule())

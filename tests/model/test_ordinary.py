@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from every_spec import SPECS
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval, prune
 from torchvision.models import resnet18
@@ -17,14 +18,6 @@ import autosample.models
 from autosample.errors import ConversionError
 from autosample.nn import compressed_layers
 
-SPECS = {
-    **{name: {"preset": name} for name in autosample.PRESETS if name != "dense"},
-    "autosample, learned": {"preset": "autosample", "options": {"afford": 10}},
-    "categorical": {"preset": "dfsnet", "rule": "categorical"},
-    "signs": {"preset": "random", "signs": "random"},
-    "shuffled columns": {"preset": "random", "columns": "shuffle", "layout": "taps"},
-    "learned columns": {"preset": "random", "columns": "learned", "layout": "taps"},
-}
 every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
@@ -93,10 +86,11 @@ def test_an_assigned_weight_is_fitted(make, spec):
         layer.weight = dense.weight
     error = float((layer.weight - dense.weight).detach().norm() / dense.weight.detach().norm())
     assert f"relative error of {error:.2f}" in str(said[0].message)
-    twin = make()
-    autosample.convert_(twin, spec, ratio=2)
-    twin.weight = nn.Parameter(layer.weight.detach())  # what it can hold exactly
-    torch.testing.assert_close(twin.weight, layer.weight, rtol=1e-4, atol=1e-5) if spec in ("wsnet", "random") else None
+    if spec in ("wsnet", "random"):  # offsets are the same in both: what one holds, the other can hold exactly
+        twin = make()
+        autosample.convert_(twin, spec, ratio=2)
+        twin.weight = nn.Parameter(layer.weight.detach())
+        torch.testing.assert_close(twin.weight, layer.weight, rtol=1e-4, atol=1e-5)
     with pytest.raises(ConversionError, match="must have the layer's shape"):
         layer.weight = torch.zeros(3)
 
@@ -138,7 +132,9 @@ def test_reading_is_as_of_any_tensor():
         lambda: copy.deepcopy(w.detach()),
     ):
         assert type(read()) is torch.Tensor
-    assert type(pickle.loads(pickle.dumps(w.detach()))) is torch.Tensor
+    with torch.no_grad():
+        assert type(copy.deepcopy(layer.weight)) is torch.Tensor
+        assert b"autosample" not in pickle.dumps(layer.weight)
     plain = torch.zeros(16, 8, 3, 3)
     plain.copy_(w.detach())
     assert torch.equal(plain, w)
@@ -227,7 +223,7 @@ def test_fusing_a_norm_says_how_far_off_it_is():
 def test_pruning_is_refused():
     layer = nn.Conv2d(8, 16, 3)
     autosample.convert_(layer, "random", ratio=4)
-    with pytest.raises((ValueError, AttributeError, KeyError, TypeError, ConversionError)):
+    with pytest.raises(ConversionError, match=r"pruning needs a stored weight, .* densify_"):
         prune.l1_unstructured(layer, "weight", amount=0.5)
 
 

@@ -55,8 +55,11 @@ def defined(layer: nn.Module, x: Tensor) -> Tensor:
     rank = x.dim() - 2
     if layer.padding_mode != "zeros":
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
-        return CONVS[rank](x, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
-    return CONVS[rank](x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    elif layer.padding == "same":  # torch warns if it has to pad one side more than the other
+        x = F.pad(x, layer._reversed_padding_repeated_twice)
+    else:
+        return CONVS[rank](x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return CONVS[rank](x, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
 
 
 def check(seed: int) -> str:
@@ -85,12 +88,7 @@ def check(seed: int) -> str:
     return fast.deployment.rows[0].plan.kind
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_a_sample(seed):
-    check(seed)
-
-
-def test_the_sample_has_all_plans():
+def test_a_sample():
     kinds = [check(seed) for seed in range(60)]
     assert len(set(kinds)) >= 4
     assert sum(kind[0].isupper() for kind in kinds) < 30  # so many draws were refused

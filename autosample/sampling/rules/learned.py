@@ -60,10 +60,7 @@ class LearnedOffsets(Offsets):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(lattice, options, seed=seed, in_channels=in_channels, device=device)
-        # zero until they are frozen: an average of models then becomes what the model holds
-        self.keep("table", torch.zeros(lattice.filters, lattice.windows, device=device), lattice.width)
-        self.keep("frozen", torch.zeros((), device=device), 1)
-        self.is_frozen = False
+        self._thaw()
 
     @property
     def table(self) -> Int[Tensor, "n g"]:
@@ -74,9 +71,15 @@ class LearnedOffsets(Offsets):
         """The offsets that learning starts from."""
         return start_offsets(self.lattice, self.options.start, self.seeded_with, self.anchor.device)
 
-    def reset_parameters(self) -> None:
-        self.keep("frozen", torch.zeros((), device=self.anchor.device), 1)
+    def _thaw(self) -> None:
+        # zero until they are frozen: an average of models then becomes what the model holds
+        device = self.anchor.device
+        self.keep("table", torch.zeros(self.lattice.filters, self.lattice.windows, device=device), self.lattice.width)
+        self.keep("frozen", torch.zeros((), device=device), 1)
         self.is_frozen = False
+
+    def reset_parameters(self) -> None:
+        self._thaw()
         self.anneal(0.0)
         self.assign(self.start())
 
@@ -103,7 +106,7 @@ class LearnedOffsets(Offsets):
 
     def freeze(self) -> None:
         """Round the learned offsets to integers and stop learning them; a second call changes nothing."""
-        if not self.is_frozen:
+        if not is_set(self.get_buffer("frozen_bits")):
             with torch.no_grad():
                 self.keep("table", self.hard_offsets(), self.lattice.width)
             self.keep("frozen", torch.ones((), device=self.anchor.device), 1)
@@ -140,6 +143,8 @@ class LearnedOffsets(Offsets):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.is_frozen = is_set(self.get_buffer("frozen_bits"))
+        if not self.is_frozen:
+            self._thaw()  # version 0.1.0 kept the start here
 
 
 def is_set(flag: Tensor) -> bool:
