@@ -21,11 +21,10 @@ def card_text(config: Config, report: Report) -> str:
             head[field] = facts[key] if key == "license" else [facts[key]]
     title = f"# {_inline(source.name)}, {_size(config.stored_bytes)}"
     parts = [f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n{_RULE}\n\n{title}\n"]
-    ratio = config.dense_bytes / config.stored_bytes if config.stored_bytes else 1.0
     sampled = f"{len(report.converted)} of {len(report.rows) - 1} layers compressed"
     parts.append(
-        f"`{_inline(source.name)}` with {sampled}: {config.stored_bytes:,} bytes of tensors, {ratio:.1f} times smaller "
-        f"than the {config.dense_bytes:,} bytes of the dense model.\n"
+        f"`{_inline(source.name)}` with {sampled}: {config.stored_bytes:,} bytes of tensors, {config.ratio:.1f} times "
+        f"smaller than the {config.dense_bytes:,} bytes of the dense model.\n"
     )
     parts.append(_use(config))
     parts.append(_table("Results", facts.get("metrics")))

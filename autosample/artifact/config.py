@@ -76,7 +76,7 @@ class TensorFile:
     compression: str = "none"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Config:
     """Everything about a saved model except its tensors.
 
@@ -108,6 +108,14 @@ class Config:
     tensors: TensorFile | None = None
     version: str = ""
     old_layers: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Config: {self.source.name}, {len(self.layers)} compressed layers, {self.stored_bytes:,} bytes stored>"
+
+    @property
+    def ratio(self) -> float:
+        """`dense_bytes / stored_bytes`, as in `autosample.report`."""
+        return self.dense_bytes / self.stored_bytes if self.stored_bytes else 1.0
 
     def to_json(self) -> str:
         """The text of `config.json`."""

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from autosample.cli.options import Parser, Several, flag, parse, whole
-from autosample.errors import ConfigError, ExportError, hint
+from autosample.errors import ConfigError, ExportError, hint, one_line
 
-# a saved model is not a file for other runtimes, but this verb can write it too
-_ARTIFACT, _SAVED = "artifact", "saved"
+# what this verb writes besides files for other runtimes: default name, and a word for the help text
+_OTHERS = {
+    "artifact": ("saved", "a saved model"),
+    "dense": ("dense.safetensors", "the weights of the dense model, for timm and torch"),
+}
 
 
 def declare(parser: Parser) -> None:
@@ -22,10 +25,11 @@ def declare(parser: Parser) -> None:
         "Write a saved model or a checkpoint as a file for other runtimes. The file is checked against torch. It is "
         "about as small as the saved model."
     )
-    kinds = "; ".join(f"{name} ({form.about})" for name, form in FORMATS.items())
+    known = {name: form.about for name, form in FORMATS.items()} | {name: about for name, (_, about) in _OTHERS.items()}
+    kinds = "; ".join(f"{name} ({about})" for name, about in known.items())
     add = parser.add_argument
     add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
-    add("--format", default="onnx", help=f"{kinds}; {_ARTIFACT} (a saved model). Default: onnx")
+    add("--format", default="onnx", help=f"{kinds}. Default: onnx")
     add("--out", type=Path,
         help="file to write, or folder for an artifact (default: model.onnx, model.pt2, … beside path)")  # fmt: skip
     add("--input", nargs="+", action=Several, each=whole,
@@ -60,21 +64,22 @@ def export(
     Raises:
         AutosampleError: An option is not usable, or the model cannot be written.
     """
-    from autosample.artifact import load_any, save
+    from autosample.artifact import load_any
     from autosample.export import FORMATS, write_model
 
-    names = {name: form.file_name for name, form in FORMATS.items()} | {_ARTIFACT: _SAVED}
+    names = {name: form.file_name for name, form in FORMATS.items()}
+    names |= {name: file for name, (file, _) in _OTHERS.items()}
     if format not in names:
         raise ConfigError(f'format must be one of {", ".join(names)}, got "{format}": {hint(format, names)}')
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, got {batch}: leave it out for one example")
     model, config = load_any(path)
     target = out or (path if path.is_dir() else path.parent) / names[format]
-    example = _example(model, dict(config.preprocessing), input, batch) if format != _ARTIFACT or compare else None
-    if format == _ARTIFACT:
-        saved = save(model, target, config=config)
-        assert saved.tensors is not None
-        print(f"{target}: {saved.tensors.bytes:,} bytes of tensors")
+    example = _example(model, dict(config.preprocessing), input, batch) if format in FORMATS or compare else None
+    if format == "artifact":
+        _write_artifact(model, config, target)
+    elif format == "dense":
+        _write_dense(model, target)
     else:
         assert example is not None
         form = FORMATS[format].adjusted(**({} if opset is None else {"opset": opset}))
@@ -84,6 +89,33 @@ def export(
 
         assert example is not None
         print(compare_runtimes(model, example))
+
+
+def _write_artifact(model: nn.Module, config: Any, target: Path) -> None:
+    from autosample.artifact import save
+
+    saved = save(model, target, config=config)
+    assert saved.tensors is not None
+    print(f"{target}: {saved.tensors.bytes:,} bytes of tensors")
+
+
+def _write_dense(model: nn.Module, target: Path) -> None:
+    """The state of the dense model, under its own names."""
+    import safetensors.torch
+
+    from autosample.model.convert import densify
+    from autosample.nn import compressed_layers
+    from autosample.system.files import write_bytes
+
+    dense = densify(model) if compressed_layers(model) else model
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in dense.state_dict().items()}
+    data = safetensors.torch.save(state, {"format": "pt"})
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, data)
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written ({one_line(error)}): choose another file") from error
+    print(f"{target}: {len(data):,} bytes, the weights of a dense {type(model).__name__}")
 
 
 def _example(model: nn.Module, preprocessing: dict[str, Any], shape: list[int] | None, batch: int) -> Tensor:

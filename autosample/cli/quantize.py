@@ -47,5 +47,5 @@ def quantize(path: Path, out: Path, bits: int, method: Any, compression: str, **
     print(quantize_(model, bits, method=method, **options))
     saved = save(model, out, config=replace(config, facts=facts), compression=compression)
     assert saved.tensors is not None
-    smaller = saved.dense_bytes / saved.tensors.bytes
-    print(f"{out}: {saved.tensors.bytes:,} bytes, {smaller:.1f} times smaller than dense")
+    stored = f"stored {saved.stored_bytes:,} bytes, {saved.ratio:.1f} times smaller than dense"
+    print(f"{out}: {stored} (a file of {saved.tensors.bytes:,} bytes)")

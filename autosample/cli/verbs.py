@@ -6,6 +6,7 @@ from importlib import import_module
 
 from autosample.errors import ConfigError, hint
 from autosample.system.extras import require
+from autosample.system.plugins import import_modules
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ _FRAME = """usage: autosample VERB [options]
 {verbs}
 
 `autosample VERB --help` lists the options of a verb. --config takes a file, or the name of a bundled one; you can give
-several, and later ones override earlier ones. On a mistake, one line on standard error explains it, with exit code 2.
+several, and later ones override earlier ones. With --import MODULE, any verb first imports a module of yours, which may
+register nets, data sets or rules. On a mistake, one line on standard error explains it, with exit code 2.
 """
 
 
@@ -103,4 +105,21 @@ def run(args: Sequence[str]) -> None:
     """
     if args[0] not in VERBS:
         raise ConfigError(f'no verb is called "{args[0]}": {hint(args[0], VERBS)}')
-    VERBS[args[0]].load()(args)
+    verb = VERBS[args[0]].load()
+    words, modules = _without_imports(args)
+    import_modules(modules)
+    verb(words)
+
+
+def _without_imports(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without `--import MODULE`, and the modules."""
+    words, modules, rest = [], [], iter(args)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != "--import":
+            words.append(word)
+        elif module := value if equals else next(rest, ""):
+            modules.append(module)
+        else:
+            raise ConfigError("--import needs the name of a module, got none: write --import mynets")
+    return words, modules

@@ -1,12 +1,13 @@
 """From a trained model to a plain one for inference: norms folded in, and the fastest exact plan for each layer."""
 
-import copy
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from autosample.deployment.chains import find_chains
 from autosample.deployment.layers import PlannedLayer, layer_inputs, plan_layers
@@ -15,13 +16,17 @@ from autosample.deployment.whole import fastest
 from autosample.errors import ConversionError
 from autosample.model.convert import harden_
 from autosample.nn import Compressed, execution
-from autosample.system.tables import as_text, make_table
+from autosample.system.copying import copied
+from autosample.system.tables import Printed, make_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-@dataclass(frozen=True)
-class Deployment:
+@dataclass(frozen=True, repr=False)
+class Deployment(Printed):
     """The plans of a deployed model, layer by layer; prints as a table.
 
     Attributes:
@@ -36,9 +41,13 @@ class Deployment:
     stored_bytes: int
     dense_bytes: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        other = sum(row.plan.kind != "dense" for row in self.rows)
+        return f"<Deployment: {other} of {len(self.rows)} layers reuse work, error {self.error:.1e}>"
+
+    def __rich__(self) -> "Table":
         heads = ("layer", "plan", "dense [ms]", "plan [ms]", "fewer MACs", "folded in", "why")
-        return as_text(make_table(heads, map(_cells, self.rows), left=("layer", "plan", "folded in", "why")), width=140)
+        return make_table(heads, map(_cells, self.rows), left=("layer", "plan", "folded in", "why"))
 
 
 def _cells(row: PlannedLayer) -> list[str]:
@@ -83,7 +92,7 @@ def deploy(
     chains, inputs = find_chains(fast, example), layer_inputs(fast, example)
     with execution("materialize"):  # compared with the definition, not with another way to reuse work
         expected = outputs(fast, example)
-    dense = copy.deepcopy(fast) if measure else None
+    dense = copied(fast) if measure else None
     fast, rows = plan_layers(fast, chains, inputs, measure=measure, fuse=fuse)
     error = checked_error(expected, outputs(fast, example))
     if dense is not None:
@@ -104,15 +113,28 @@ def _sizes(model: nn.Module) -> tuple[int, int]:
 
 
 def hardened(model: nn.Module) -> nn.Module:
-    """A hardened copy in evaluation mode; parametrized weights become plain ones."""
-    fast = copy.deepcopy(model).eval()
-    for module in [m for m in fast.modules() if parametrize.is_parametrized(m)]:
+    """A hardened copy in evaluation mode; weights that torch computes from others become plain ones."""
+    fast = copied(model).eval()
+    _plain_weights(fast)
+    if any(isinstance(m, Compressed) for m in fast.modules()):
+        harden_(fast)
+    return fast.requires_grad_(False)
+
+
+def _plain_weights(model: nn.Module) -> None:
+    """Replace weight norm, spectral norm, pruning and parametrizations by the weights that they compute."""
+    for module in model.modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+    for module in [m for m in model.modules() if parametrize.is_parametrized(m)]:
         values = {name: getattr(module, name).clone() for name in cast(nn.ModuleDict, module.parametrizations)}
         # not by `remove_parametrizations`: it changes the class, which the original model shares
         module.__class__ = type(module).__bases__[0]
         del module.parametrizations
         for name, value in values.items():
             module.register_parameter(name, nn.Parameter(value, requires_grad=False))
-    if any(isinstance(m, Compressed) for m in fast.modules()):
-        harden_(fast)
-    return fast.requires_grad_(False)

@@ -11,6 +11,7 @@ import threading
 from typing import TextIO
 
 from autosample.experiments.attempt import attempt, pack_outcome, unpack_cell
+from autosample.system.plugins import import_modules
 
 
 def _listen(lines: "queue.Queue[str]") -> None:
@@ -31,6 +32,7 @@ def serve(out: TextIO) -> None:
     def tell(message: dict) -> None:
         print(json.dumps(message), file=out, flush=True)
 
+    import_modules()  # those of the command that started this process
     while True:
         order = json.loads(lines.get())
         outcome = attempt(unpack_cell(order["cell"]), lambda: tell({"tick": 1}), order["wandb"])

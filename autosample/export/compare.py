@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,11 @@ from autosample.export.formats.onnx import onnx_runner, to_onnx
 from autosample.export.portable import dense_model, portable
 from autosample.export.write import export_onnx, write_model
 from autosample.system.extras import require
-from autosample.system.tables import as_text, make_table
+from autosample.system.tables import Printed, make_table
 from autosample.system.timing import Timing, ratio, time_in_turn
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: The baseline of times: the dense model as `torch.onnx.export` writes it.
 BASELINE = "dense onnx"
@@ -40,7 +43,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Printed):
     """Sides by name; prints as a table."""
 
     threads: int
@@ -50,11 +53,11 @@ class Comparison:
         """Plain data."""
         return asdict(self)
 
-    def __str__(self) -> str:
+    def __rich__(self) -> "Table":
         heads = ("", "bytes", "per call [ms]", f"speed-up over {BASELINE}")
         title = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         rows = [(name, *_cells(side)) for name, side in self.sides.items()]
-        return as_text(make_table(heads, rows, left=("",), title=title), width=110)
+        return make_table(heads, rows, left=("",), title=title)
 
 
 def _cells(side: Side) -> tuple[str, str, str]:

@@ -21,6 +21,7 @@ from autosample.nn.kinds import is_kind, is_plain
 from autosample.nn.lineage import Lineage, forget, lineage_of
 from autosample.nn.written import PlainWeight, SampledWeight
 from autosample.reuse.deployed import Deployed
+from autosample.system.copying import copied
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def portable(model: nn.Module, example: Example, *, int8: bool = False) -> Porta
         ConversionError: The example is not a valid input.
         ExportError: The model has layers of autosample without a known origin.
     """
-    reference = copy.deepcopy(model).cpu().float().eval()
+    reference = copied(model).cpu().float().eval()
     deployed = reference
     if not isinstance(getattr(reference, "deployment", None), Deployment):
         reference = hardened(reference)
@@ -89,7 +90,7 @@ def dense_twin(model: nn.Module, example: Example, *, int8: bool = False) -> Por
 @torch.no_grad()
 def dense_model(model: nn.Module, example: Example) -> nn.Module:
     """A hardened or deployed model as dense torch layers, with norms folded in."""
-    made = _standard(copy.deepcopy(model))
+    made = _standard(copied(model))
     if origins := [m for m in made.modules() if lineage_of(m)]:
         for layer in origins:
             made = swap(made, layer, _dense(layer))

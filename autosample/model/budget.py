@@ -1,6 +1,5 @@
 """Equal bytes: find the ratio at which a model stores a given number of bytes, everything counted."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from autosample.model.report import report
 from autosample.nn import compressed_layers
 from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
+from autosample.system.copying import copied
 
 # A target counts as met within this share of it.
 TOLERANCE = 0.01
@@ -145,7 +145,7 @@ def _converted(
     model: nn.Module, conversion: Mapping[str, Any], quantize: Mapping[str, Any] | None
 ) -> tuple[nn.Module, int]:
     """A converted copy and its bytes; if no layer would shrink, the dense model."""
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     try:
         stored = (convert_(twin, **conversion) if conversion else report(twin)).stored_bytes
         return twin, quantize_(twin, **quantize).after if quantize else stored

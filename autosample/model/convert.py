@@ -1,9 +1,10 @@
 """Converting a model: dense layers become compressed layers, in place or on a copy; harden them later."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack, cast
 
 import torch
 from torch import nn
@@ -11,12 +12,16 @@ from torch import nn
 from autosample.errors import ConversionError, NothingToConvert, SpecError
 from autosample.model.report import Report, note_reason, report
 from autosample.model.select import Choice, Override, Pattern, choose_layers
-from autosample.nn import become, compressed_layers
-from autosample.sampling.spec import Spec
+from autosample.nn import Compressed, become, compressed_layers
+from autosample.sampling.spec import Fields, Spec
 from autosample.sampling.spec import spec as make_spec
+from autosample.system.copying import copied
 from autosample.system.progress import tracked
 
 Model = TypeVar("Model", bound=nn.Module)
+
+# A ratio that differs from the one that was asked for by more than this share is worth a warning.
+_FAR = 0.05
 
 
 def convert_(
@@ -28,7 +33,7 @@ def convert_(
     overrides: Mapping[Pattern, Override] | None = None,
     warm_start: bool = False,
     planned_bits: int = 32,
-    **changes: Any,
+    **changes: Unpack[Fields],
 ) -> Report:
     """Convert the layers of a model in place. Returns a report with a row per layer.
 
@@ -64,7 +69,11 @@ def convert_(
     choices = choose_layers(model, resolved, include, exclude, overrides, planned_bits)
     if resolved.preset != "dense" and all(choice.spec is None for choice in choices):
         reasons = "; ".join(f"{c.name or type(c.layer).__name__}: {c.reason}" for c in choices[:3])
-        raise NothingToConvert(f"no layer would become smaller ({reasons}): use a higher ratio or include more layers")
+        size = any(choice.reason.startswith("too small") for choice in choices)
+        fix = "" if size else next((choice.fix for choice in choices if choice.fix), "")
+        raise NothingToConvert(
+            f"no layer would become smaller ({reasons}): {fix or 'use a higher ratio or include more layers'}"
+        )
     _check_values(choices, warm_start)
     before = [(choice.layer, choice.layer.__class__, _inside(choice.layer)) for choice in choices]
     try:
@@ -76,12 +85,38 @@ def convert_(
             layer.__dict__.clear()
             layer.__dict__.update(inside)
         raise
+    if any(choice.asked for choice in choices):
+        _warn_if_far(choices, planned_bits)
     return report(model)
 
 
 def _inside(layer: nn.Module) -> dict[str, Any]:
     """The attributes of a layer, and what its stores of parameters, buffers and modules contain."""
     return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in layer.__dict__.items()}
+
+
+def _warn_if_far(choices: Iterable[Choice], bits: int) -> None:
+    """Say what was reached, bits of offsets included, if that is not near the ratio that was asked for."""
+    counted = [choice for choice in choices if choice.asked]
+    stored, weights = map(sum, zip(*(_stored(choice.layer, bits) for choice in counted), strict=True))
+    asked = sum(choice.asked for choice in counted)
+    if abs(asked / stored - 1) > _FAR:
+        whole = sum(choice.spec is None for choice in counted)
+        small = f", as {whole} of {len(counted)} layers stay dense" if whole else ""
+        warnings.warn(
+            f"a ratio of {weights / asked:.4g} was asked for and {weights / stored:.4g} is reached, offsets "
+            f"included{small}: the report tells the ratio of each layer",
+            stacklevel=3,
+        )
+
+
+def _stored(layer: nn.Module, bits: int) -> tuple[float, int]:
+    """The numbers of `bits` bits that would take the place of a layer's weights, and how many weights these are."""
+    if not isinstance(layer, Compressed):
+        count = cast(nn.Parameter, layer.weight).numel()
+        return count * 32 / bits, count
+    facts = layer.facts()
+    return facts.stored + facts.position_bits / bits, facts.dense
 
 
 def _check_values(choices: Iterable[Choice], warm_start: bool) -> None:
@@ -105,12 +140,22 @@ def _apply(choice: Choice, warm_start: bool, bits: int) -> None:
         layer.fit_(weight)
 
 
+class _Options(Fields, total=False):
+    """The keyword arguments of `convert_`."""
+
+    include: Iterable[Pattern] | None
+    exclude: Iterable[Pattern] | None
+    overrides: Mapping[Pattern, Override] | None
+    warm_start: bool
+    planned_bits: int
+
+
 def convert(
-    model: Model, spec: "str | Spec | Mapping[str, Any] | Path" = "autosample", **options: Any
+    model: Model, spec: "str | Spec | Mapping[str, Any] | Path" = "autosample", **options: Unpack[_Options]
 ) -> tuple[Model, Report]:
     """Convert a copy, like `convert_`; the original is unchanged. Returns the copy and the report."""
-    twin = copy.deepcopy(model)
-    return twin, convert_(twin, spec, **options)
+    changed = copied(model)
+    return changed, convert_(changed, spec, **options)
 
 
 def harden_(model: Model) -> Model:
@@ -156,4 +201,4 @@ def densify_(model: Model) -> Model:
 
 def densify(model: Model) -> Model:
     """A dense copy of a converted model, like `densify_`; the original is unchanged."""
-    return densify_(copy.deepcopy(model))
+    return densify_(copied(model))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from autosample.nn.kinds import is_kind
 from autosample.nn.stored import compact_state, own_tensors, store_as
 from autosample.sampling.spec import spec
 from autosample.system.difference import largest_difference, relative_error
-from autosample.system.tables import as_text, make_table
+from autosample.system.tables import Printed, make_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Method = Literal["linear", "codebook"]
 Half = Literal["fp16", "bf16"]
@@ -46,8 +49,8 @@ class QuantizedTensor:
     worst: float
 
 
-@dataclass(frozen=True)
-class QuantizationReport:
+@dataclass(frozen=True, repr=False)
+class QuantizationReport(Printed):
     """Result of quantising; prints as a table.
 
     Attributes:
@@ -61,18 +64,21 @@ class QuantizationReport:
 
     @property
     def ratio(self) -> float:
-        """`before / after`."""
+        """`before / after`; `autosample.report` compares with the dense model."""
         return self.before / self.after if self.after else 1.0
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return f"<QuantizationReport: {len(self.rows)} tensors, {self.before:,} bytes before, {self.after:,} after>"
+
+    def __rich__(self) -> "Table":
         rows = [
             (r.name, r.method, str(r.bits), f"{r.numbers:,}", f"{r.before:,}", f"{r.after:,}", f"{r.error:.2e}",
              f"{r.worst:.2e}")
             for r in self.rows
         ]  # fmt: skip
-        total = ("model", "", "", "", f"{self.before:,}", f"{self.after:,}", f"{self.ratio:.2f}x", "")
+        total = ("model", "", "", "", f"{self.before:,}", f"{self.after:,}", "", "")
         heads = ("tensor", "method", "bits", "numbers", "before", "after", "error", "worst")
-        return as_text(make_table(heads, rows, left=("tensor", "method"), last=total), width=120)
+        return make_table(heads, rows, left=("tensor", "method"), last=total)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import io
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ from autosample.nn import Compressed, execution, outer_modules
 from autosample.nn.stored import compact_state, full_types
 from autosample.reuse.deployed import Deployed
 from autosample.system.files import write_text
-from autosample.system.tables import as_markdown, as_text, make_table
+from autosample.system.tables import Printed, as_markdown, make_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _NOTE = "_autosample_reason"
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear, Deployed)
@@ -56,8 +59,8 @@ class Row:
     plan: str = ""
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Printed):
     """One row per layer; the last one, `(rest)`, is everything but convolutions and linear layers."""
 
     rows: tuple[Row, ...]
@@ -136,10 +139,11 @@ class Report:
         """A Markdown table of the main columns."""
         return as_markdown(_HEADS, [_cells(row) for row in (*self.rows, self.total())], left=2)
 
-    def __str__(self) -> str:
-        return as_text(self.__rich__(), width=140)
+    def __repr__(self) -> str:
+        sizes = f"{self.dense_bytes:,} bytes dense, {self.stored_bytes:,} stored, {self.ratio:.2f} times smaller"
+        return f"<Report: {len(self.converted)} of {len(self.rows) - 1} layers compressed, {sizes}>"
 
-    def __rich__(self):
+    def __rich__(self) -> "Table":
         return make_table(_HEADS, map(_cells, self.rows), left=_LEFT, last=_cells(self.total()))
 
 

@@ -35,21 +35,27 @@ _WHOLE = {**PRESETS["dense"], "denser": 1, "signs": "none", "by_kind": {}}
 
 @dataclass(frozen=True)
 class Choice:
-    """The decision for one layer: a spec, or the reason why it stays dense."""
+    """The decision for one layer: a spec, or the reason why it stays dense, and what would change that.
+
+    `asked` is the count of stored numbers that the ratio asks for; 0 if no ratio counts.
+    """
 
     name: str
     layer: nn.Module
     spec: Spec | None
     reason: str = ""
+    fix: str = ""
+    asked: float = 0.0
 
 
 class _Patterns:
-    """A list of patterns that records which of them matched."""
+    """A list of patterns that records the layers which each of them matched."""
 
     def __init__(self, patterns: Iterable[Pattern], what: str) -> None:
         if isinstance(patterns, str | type):
             patterns = [patterns]
-        self.patterns, self.what, self.matched = list(patterns), what, set()
+        self.patterns, self.what = list(patterns), what
+        self.matched: dict[str, list[str]] = {}
         for pattern in self.patterns:
             if not isinstance(pattern, str | type):
                 raise ConversionError(
@@ -61,7 +67,8 @@ class _Patterns:
     def best(self, name: str, layer: nn.Module) -> tuple[Pattern, int] | None:
         """The pattern that decides for a layer, with its rank: 3 name, 2 expression, 1 type. All matches are noted."""
         hits = [(pattern, rank) for pattern in self.patterns if (rank := _rank(pattern, name, layer))]
-        self.matched.update(str(pattern) for pattern, _ in hits)
+        for pattern, _ in hits:
+            self.matched.setdefault(str(pattern), []).append(name)
         return max(hits, key=lambda hit: (hit[1], len(str(hit[0])) if hit[1] == 3 else 0), default=None)
 
     def warn_unused(self, names: Iterable[str]) -> None:
@@ -71,6 +78,15 @@ class _Patterns:
                 named = isinstance(pattern, str) and not pattern.startswith("re:")
                 near = f": {hint(str(pattern), known)}" if named else ""
                 warnings.warn(f"{self.what} pattern {pattern!r} matches no layer{near}", stacklevel=4)
+
+    def warn_vain(self, choices: Iterable[Choice], wanted: Iterable[Pattern]) -> None:
+        """Warn of patterns that ask for layers, all of which stay dense for a reason of their own."""
+        known = {choice.name: choice for choice in choices}
+        for pattern in map(str, wanted):
+            found = [known[name] for name in self.matched.get(pattern, ())]
+            if found and all(choice.spec is None for choice in found):
+                why = f"{found[0].name}: {found[0].reason}"
+                warnings.warn(f"{self.what} pattern {pattern!r} converts no layer ({why})", stacklevel=4)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -120,7 +136,8 @@ def choose_layers(
         elif stop is not None:
             choices.append(Choice(name, layer, None, f"excluded by {stop[0]!r}"))
         elif not is_kind(layer):
-            choices.append(Choice(name, layer, None, f"only {names_of_kinds()} can be compressed"))
+            reason = f"only {names_of_kinds()} can be compressed"
+            choices.append(Choice(name, layer, None, reason, "leave it out of include"))
         elif (end := _covering(ends, name)) and not any(hit and hit[1] > 1 for hit in (wanted, special)):
             choices.append(Choice(name, layer, None, end))
         else:
@@ -129,12 +146,17 @@ def choose_layers(
     names = [name for name, _ in layers]
     if not matched:
         known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
+        odd = "".join(f" ({c.name}: {c.reason})" for c in choices if c.fix)
         raise ConversionError(
-            f"no layer is left to convert, got {_told(include, exclude)}: layers are {', '.join(known)}"
+            f"no layer is left to convert, got {_told(include, exclude)}{odd}: layers are {', '.join(known)}"
         )
     for patterns in (included, excluded, overridden):
         patterns.warn_unused(names)
-    return [_worth(choice, bits) for choice in _shared_out(choices, spec.ratio, bits)]
+    final = [_worth(choice, bits) for choice in _shared_out(choices, spec.ratio, bits)]
+    if any(choice.spec is not None for choice in final):
+        included.warn_vain(final, included.patterns)
+        overridden.warn_vain(final, [p for p, change in changes.items() if change not in (None, "dense")])
+    return final
 
 
 def _told(include: object, exclude: object) -> str:
@@ -159,8 +181,8 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
             spec = make_spec({"preset": change["preset"], "ratio": spec.ratio}, **change)
         else:
             spec = spec.replace(**{"by_kind": kinds_without(spec.by_kind, change), **change})
-    reason = _obstacle(layer, shared)
-    return Choice(name, layer, None if reason else spec, reason)
+    reason, fix = _obstacle(layer, shared)
+    return Choice(name, layer, None if reason else spec, reason, fix)
 
 
 def _shared_out(choices: list[Choice], ratio: float | None, bits: int) -> list[Choice]:
@@ -201,26 +223,31 @@ def _weights(choice: Choice) -> nn.Parameter:
 
 def _worth(choice: Choice, bits: int) -> Choice:
     """The choice, or a dense one if conversion would not make the layer smaller."""
-    reason = "" if choice.spec is None else _no_gain(choice.layer, choice.spec, bits)
-    return Choice(choice.name, choice.layer, None, reason) if reason else choice
+    if choice.spec is None:
+        return choice
+    reason, weight = _no_gain(choice.layer, choice.spec, bits), _weights(choice)
+    ratio = choice.spec.for_kind(kind_of(tuple(weight.shape[2:]))).ratio
+    asked = weight.numel() / ratio if ratio and choice.spec.preset != "dense" else 0.0
+    return replace(choice, spec=None if reason else choice.spec, reason=reason, asked=asked)
 
 
-def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> str:
-    """Why a layer cannot be converted at all; empty if it can."""
+def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> tuple[str, str]:
+    """Why a layer cannot be converted at all, and what to do; empty if it can."""
     weight = layer._parameters.get("weight")
     if weight is None:
-        return "its weight is computed from other tensors (weight norm, pruning or a parametrization)"
+        computed = "its weight is computed from other tensors (weight norm, pruning or a parametrization)"
+        return computed, "make the weights ordinary first, for example with remove_parametrizations"
     if isinstance(weight, nn.UninitializedParameter):
-        return "its weight has no shape yet (lazy)"
+        return "its weight has no shape yet (lazy)", "run the model once first"
     if not weight.is_floating_point() or weight.dtype.itemsize < 2:
-        return f"its weight is {str(weight.dtype).removeprefix('torch.')}"
+        return f"its weight is {str(weight.dtype).removeprefix('torch.')}", "convert the model in float32"
     if not weight.numel():
-        return "it has no weights"
+        return "it has no weights", "give the layers channels"
     if id(weight) in shared:
-        return f"its weight is shared: {shared[id(weight)]}"
+        return f"its weight is shared: {shared[id(weight)]}", "give each layer its own weight first"
     if isinstance(layer, nn.modules.conv._ConvNd) and layer.groups > 1 and weight.shape[1] == 1:
-        return "depthwise"
-    return ""
+        return "depthwise", "use the model as it is: there is nothing to compress in depthwise layers"
+    return "", ""
 
 
 def _no_gain(layer: nn.Module, spec: Spec, bits: int) -> str:

@@ -57,7 +57,9 @@ def _check_name(name: str, kwargs: dict[str, Any]) -> None:
     base = name.split(".", 1)[0]
     if not timm.is_model(base):
         near = hint(base, timm.list_models(), otherwise="see timm.list_models()")
-        raise ConfigError(f'no model is called "{name}": {near}')
+        raise ConfigError(
+            f'no model is called "{name}": {near} (one of your own: --import the module that registers it)'
+        )
     own_cfg = kwargs.get("pretrained_cfg") or kwargs.get("pretrained_cfg_overlay")
     if own_cfg:
         return

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 from autosample.errors import SpecError, hint, one_line
 from autosample.sampling.checks import Number, check_choice, check_whole, fail, is_number
@@ -107,7 +107,7 @@ class Spec:
         """Whether the spec sets a layer's size."""
         return self.ratio is not None or any(self.options.get(name) for name in _COMPACTNESS)
 
-    def replace(self, **changes: Any) -> "Spec":
+    def replace(self, **changes: "Unpack[Fields]") -> "Spec":
         """This spec with some fields changed; unknown fields raise `SpecError` and name the nearest.
 
         `options` are changed one by one; `None` removes one. A new `rule` keeps the options that it knows. A new
@@ -167,6 +167,25 @@ class Spec:
             return cls.from_dict(yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise SpecError(f"a spec must be valid YAML: {one_line(error)}") from error
+
+
+class Fields(TypedDict, total=False):
+    """The fields of a `Spec` as keyword arguments, so that editors complete and check them."""
+
+    preset: str
+    rule: str
+    options: Mapping[str, Any] | None
+    ratio: Number | None
+    share: Share
+    layout: Layout
+    windows: int | None
+    window: int | Literal["row"] | None
+    grid: int | Literal["window"]
+    columns: str
+    signs: Signs
+    denser: int
+    seed: int
+    by_kind: Mapping[str, Mapping[str, Any]]
 
 
 def _plain(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -268,7 +287,7 @@ def _check_kinds(s: Spec) -> None:
         s.replace(**{**changes, "by_kind": {}})  # checks itself
 
 
-def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **changes: Any) -> Spec:
+def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **changes: Unpack[Fields]) -> Spec:
     """The `Spec` of a preset, with some fields changed.
 
     `spec("wsnet", ratio=16)` or, in the paper's terms, `spec("wsnet", options={"spatial": 8, "channel": 4}, denser=2)`.

@@ -1,5 +1,6 @@
-"""Tables: for the terminal (rich), and as Markdown."""
+"""Tables: for the terminal (rich), for notebooks, and as Markdown."""
 
+import html
 import io
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
@@ -41,6 +42,34 @@ def make_table(
         table.add_section()
         table.add_row(*map(Text, last), style="bold")
     return table
+
+
+class Printed:
+    """Something that prints as a table, in terminals and notebooks. `repr` stays short."""
+
+    _width = 140
+
+    def __rich__(self) -> "Table":
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return as_text(self.__rich__(), self._width)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())
+
+
+def as_html(table: "Table") -> str:
+    """A rich table as an HTML table."""
+    columns = table.columns
+    lines = [[column.header for column in columns], *zip(*(column.cells for column in columns), strict=True)]
+    rows = []
+    for i, line in enumerate(lines):
+        tag = "td" if i else "th"
+        cells = zip(line, columns, strict=True)
+        texts = (f'<{tag} style="text-align:{c.justify}">{html.escape(str(cell))}</{tag}>' for cell, c in cells)
+        rows.append(f"<tr>{''.join(texts)}</tr>")
+    return f"<table>\n{chr(10).join(rows)}\n</table>"
 
 
 def as_text(table: "RenderableType", width: int) -> str:

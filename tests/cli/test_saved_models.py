@@ -1,7 +1,12 @@
 """The verbs about saved models."""
 
+import json
+import re
+
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
 from PIL import Image
 
@@ -80,3 +85,36 @@ def test_training_with_fake_quantisation(fit, tmp_path):
     model, _ = load_any(run)
     assert model.stages[1].conv.quantizer("summary").bits == 4
     assert (run.parents[1] / "report.json").is_file()
+
+
+def test_the_dense_weights_load_into_the_stock_model(autosample, trained, tmp_path):
+    file = tmp_path / "new" / "dense.safetensors"
+    code, out, err = autosample("export", trained / "checkpoints/last.ckpt", "--format=dense", "--out", file)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{file}: {file.stat().st_size:,} bytes, the weights of a dense ")
+    stock = timm.create_model("digitnet", num_classes=10, checkpoint_path=str(file)).eval()
+    x = torch.rand(4, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(stock(x), load_any(trained / "checkpoints/last.ckpt")[0](x))
+    assert autosample("export", trained / "checkpoints/last.ckpt", "--format=dense", "--out", tmp_path).code == 2
+
+
+@pytest.mark.parametrize("extra", [(), ("--config=quantize/int8",)])
+def test_one_size_everywhere(autosample, fit, tmp_path, extra):
+    """`fit`, `quantize`, `card`, the configuration and the file itself agree on what is stored."""
+    told = re.compile(r"stored ([\d,]+) bytes, ([\d.]+) times smaller")
+    fitted = told.search(fit("--config=spec/autosample", "--model.ratio=4", *extra).out)
+    last = next(tmp_path.rglob("last.ckpt"))
+    assert autosample("export", last, "--format=artifact", "--out", tmp_path / "same").code == 0
+    code, out, _ = autosample("quantize", last, "--bits=8", "--out", tmp_path / "small")
+    assert code == 0
+    quantised = told.search(out)
+    for folder, line in (("same", fitted), ("small", quantised)):
+        stored, ratio = int(line[1].replace(",", "")), float(line[2])
+        raw = (tmp_path / folder / "model.safetensors").read_bytes()
+        assert stored == len(raw) - 8 - int.from_bytes(raw[:8], "little")  # without the file's header
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        assert config["stored_bytes"] == stored
+        card = autosample("card", tmp_path / folder).out
+        assert f"{stored:,} bytes of tensors, {ratio:.1f} times smaller" in card
+    assert (fitted[1] == quantised[1]) == bool(extra)  # it was trained at these levels

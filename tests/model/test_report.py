@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import re
+import xml.etree.ElementTree
 from collections import Counter
 
 import pytest
@@ -297,6 +299,29 @@ def test_printing(result, capsys):
         assert r.note in text  # a pattern with brackets is no markup
     Console(width=140).print(result)
     assert "layers compressed" in capsys.readouterr().out
+    assert repr(result).startswith(f"<Report: {len(result.converted)} of ")
+    assert len(repr(result)) < 120
+    page = xml.etree.ElementTree.fromstring(result._repr_html_())  # for notebooks
+    assert [row[0].text for row in page][1:] == [*(r.name or "(itself)" for r in result.rows), "total"]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "dense"),
+    [({"ratio": 1e9}, "1e+09", 0), ({"ratio": 64}, "64", 1), ({"ratio": 4, "spec": "kmeans"}, "4", 0)],
+)
+def test_a_ratio_that_is_missed_is_told(options, asked, dense):
+    model = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Conv2d(16, 16, 3), nn.Linear(*((2, 1) if dense else (10, 10))))
+    with pytest.warns(UserWarning, match="a ratio of .* was asked for and .* is reached, offsets included") as seen:
+        made = convert_(model, **{"spec": "random", "share": "even", **options}, exclude=["0"])
+    told = str(seen[0].message)
+    assert told.startswith(f"a ratio of {asked} ")
+    assert ("as 1 of 2 layers stay dense" in told) == bool(dense)
+    reached = float(re.search(r"and ([\d.]+) is", told)[1])
+    weights = 16 * 16 * 9 + (2 if dense else 100)
+    stored = (
+        sum(r.stored_bytes for r in made.rows if r.name in "12") / 4 - 16 - model[2].out_features
+    )  # without the biases
+    assert reached == pytest.approx(weights / stored, rel=0.02)
 
 
 def test_notes_may_hold_what_looks_like_markup():

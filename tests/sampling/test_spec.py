@@ -4,13 +4,16 @@ import copy
 import dataclasses
 import json
 import pickle
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 
+import autosample
 from autosample import PRESETS, Spec, spec
 from autosample.errors import SpecError
 from autosample.sampling import RULES, plan_geometry
+from autosample.sampling.spec import Fields
 
 CHANGED = {
     "plain": {},
@@ -328,3 +331,13 @@ def test_a_yaml_file_and_changes_to_it(tmp_path):
     assert spec(path, ratio=4) == spec("wsnet", ratio=4, denser=2)
     path.write_text("ratio: 4\n")
     assert spec(path) == spec("autosample", ratio=4)
+
+
+def test_keyword_arguments_are_typed_as_the_fields():
+    """Editors complete and check the arguments of `spec` and `convert_` by `Fields`."""
+    wanted, told = get_type_hints(Spec), get_type_hints(Fields)
+    assert list(told) == [field.name for field in dataclasses.fields(Spec)]
+    assert {name: kind for name, kind in told.items() if name != "options"} == {
+        name: kind for name, kind in wanted.items() if name != "options"
+    }
+    assert get_args(get_type_hints(autosample.convert_)["changes"]) == (Fields,)

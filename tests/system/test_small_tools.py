@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+import xml.etree.ElementTree
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from autosample.system import machine
 from autosample.system.difference import largest_difference, relative_error
 from autosample.system.quiet import quiet
-from autosample.system.tables import as_markdown, as_text, make_table
+from autosample.system.tables import as_html, as_markdown, as_text, make_table
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,14 @@ def test_tables():
     text = as_text(make_table(heads, rows, left=("name",), last=("all", "23"), title="sizes"), width=60)
     assert all(word in text for word in ("sizes", "name", "a|b", "[red]c", "23"))
     assert as_markdown(heads, rows, left=1) == ("| name | size |\n| --- | ---: |\n| a\\|b | 1 |\n| [red]c | 22 |\n")
+
+
+def test_tables_in_notebooks():
+    table = make_table(("name", "size"), [("<b>", "1")], left=("name",), last=("all", "1"))
+    found = xml.etree.ElementTree.fromstring(as_html(table))
+    rows = [[cell.text for cell in row] for row in found]
+    assert rows == [["name", "size"], ["<b>", "1"], ["all", "1"]]
+    assert [cell.get("style") for cell in found[1]] == ["text-align:left", "text-align:right"]
 
 
 def test_quiet_hides_what_it_names_and_restores_it(caplog):
