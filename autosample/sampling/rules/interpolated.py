@@ -67,7 +67,7 @@ class InterpolatedOffsets(LearnedOffsets):
         return most - (torch.remainder(self.position / self.lattice.grid, 2 * most) - most).abs()
 
     def hard_offsets(self) -> Int[Tensor, "n g"]:
-        return self.steps().round().long().clamp_(0, self.lattice.choices - 1) * self.lattice.grid
+        return self.steps().round().long().clamp(0, self.lattice.choices - 1) * self.lattice.grid
 
     def soft_placement(self) -> Placement:
         return between_neighbours(self.steps(), self.lattice)
@@ -79,7 +79,7 @@ class InterpolatedOffsets(LearnedOffsets):
 def between_neighbours(steps: Float[Tensor, "n g"], lattice: Lattice) -> Placement:
     """Windows at real-valued grid steps, as mixtures of the two windows at the neighbouring integers."""
     count = min(2, lattice.choices)
-    first = steps.detach().floor().long().clamp_(0, lattice.choices - count)
+    first = steps.detach().floor().long().clamp(0, lattice.choices - count)
     distance = first.unsqueeze(-1) + torch.arange(count, device=steps.device) - steps.unsqueeze(-1)
     return Placement(first * lattice.grid, linear_mixture(distance), lattice.grid)
 
