@@ -10,6 +10,7 @@ from autosample.artifact.building import Factory
 from autosample.artifact.files import CARD, CONFIG, TENSORS
 from autosample.artifact.loading import load
 from autosample.artifact.saving import save
+from autosample.errors import ArtifactError, one_line
 
 _FILES = [CONFIG, CARD, f"{TENSORS}*"]
 
@@ -32,21 +33,28 @@ def from_pretrained(
         force_download, token, cache_dir, local_files_only, revision: As for `huggingface_hub.snapshot_download`.
 
     Raises:
-        ArtifactError: There is no saved model, or it is damaged.
+        ArtifactError: There is no saved model, it cannot be fetched, or it is damaged.
     """
     if Path(pretrained_model_name_or_path).is_dir():
         return load(pretrained_model_name_or_path, factory=factory)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
-    folder = snapshot_download(
-        str(pretrained_model_name_or_path),
-        revision=revision,
-        cache_dir=cache_dir,
-        force_download=force_download,
-        token=token,
-        local_files_only=local_files_only,
-        allow_patterns=_FILES,
-    )
+    try:
+        folder = snapshot_download(
+            str(pretrained_model_name_or_path),
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=_FILES,
+        )
+    except (OSError, HFValidationError) as error:  # errors of networks and of the Hub are of the first kind
+        raise ArtifactError(
+            f"{str(pretrained_model_name_or_path)[:80]} is no folder here and cannot be fetched from the Hub "
+            f"({one_line(error)[:120]}): check the name OWNER/NAME and the network"
+        ) from error
     return load(folder, factory=factory)
 
 

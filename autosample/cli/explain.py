@@ -15,6 +15,7 @@ _NO_CLASS = re.compile(
 )
 _KEY = re.compile(r'Parser key "([\w.]+)"')
 _WANTED = re.compile(r"Expected a <class '([\w.]+)'>")
+_WORDS = re.compile(r"Expected a typing\.Literal\[([^]]*)\]")
 _VALUE = re.compile(r"(?:Got value:|Given value:) (\S+)")
 _SPOKEN = {"NoneType": "null", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
 # modules of the classes that users may give by name alone, by the start of the option
@@ -49,6 +50,9 @@ def explain(error: Exception, options: Iterable[str]) -> str:
     if keys and (wanted := _WANTED.findall(text)):
         key = keys[0] if len(keys) == 1 else f"{keys[0]}.{keys[-1]}"
         values = _VALUE.findall(text)
+        if len(keys) == 1 and values and (lists := _WORDS.findall(text)):
+            words = dict.fromkeys(word.strip(" '\"") for found in lists for word in found.split(","))
+            return f"{key} must be one of {', '.join(words)}, got {values[-1]}: {hint(values[-1], words, 'see --help')}"
         # the reasons of an outer key end with "Expected … None", which does not apply to an inner key
         kinds = dict.fromkeys(_SPOKEN.get(w, f"a {w}") for w in (wanted if len(keys) == 1 else wanted[:1]))
         got = (values[-1] if len(keys) == 1 else values[0]) if values else "something else"

@@ -16,6 +16,7 @@ from autosample.deployment.whole import fastest
 from autosample.errors import ConversionError
 from autosample.model.convert import harden_
 from autosample.nn import Compressed, execution
+from autosample.system.calling import trying
 from autosample.system.copying import copied
 from autosample.system.tables import Printed, make_table
 
@@ -89,9 +90,10 @@ def deploy(
         raise ConversionError(f"deploy needs an example input, got {kind}: pass a tensor, or a tuple of all inputs")
     fast = hardened(model)
     sizes = _sizes(fast)
-    chains, inputs = find_chains(fast, example), layer_inputs(fast, example)
-    with execution("materialize"):  # compared with the definition, not with another way to reuse work
+    # compared with the definition, not with another way to reuse work
+    with execution("materialize"), trying(example):
         expected = outputs(fast, example)
+    chains, inputs = find_chains(fast, example), layer_inputs(fast, example)
     dense = copied(fast) if measure else None
     fast, rows = plan_layers(fast, chains, inputs, measure=measure, fuse=fuse)
     error = checked_error(expected, outputs(fast, example))

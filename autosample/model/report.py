@@ -15,6 +15,7 @@ from autosample.errors import ConversionError
 from autosample.nn import Compressed, execution, outer_modules
 from autosample.nn.stored import compact_state, full_types
 from autosample.reuse.deployed import Deployed
+from autosample.system.calling import trying
 from autosample.system.files import write_text
 from autosample.system.tables import Printed, as_markdown, make_table
 
@@ -177,7 +178,7 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
         example: An input (or a tuple of inputs) for one forward pass in evaluation mode without gradients.
 
     Raises:
-        ConversionError: `model` or `example` is something else.
+        ConversionError: `model` or `example` is something else, or the model cannot be called with the example.
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(f"report needs a torch module, got {model!r:.80}: pass the model itself")
@@ -270,7 +271,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with execution("materialize"), counter:
+        with execution("materialize"), counter, trying(example):
             model(*example) if isinstance(example, tuple) else model(example)
     finally:
         for hook in hooks:

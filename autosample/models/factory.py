@@ -28,7 +28,7 @@ def create(name: str, *, num_classes: int, in_chans: int | None = None, **kwargs
 
     Raises:
         ConfigError: no such name or tag, arguments the model does not take, a count out of range, or `pretrained=True`
-            where no weights exist, or a `checkpoint_path` that is not a file.
+            where no weights exist or they cannot be fetched, or a `checkpoint_path` that is not a file.
     """
     weights = kwargs.get("checkpoint_path")
     if weights and not Path(weights).is_file():
@@ -43,6 +43,11 @@ def create(name: str, *, num_classes: int, in_chans: int | None = None, **kwargs
         net = timm.create_model(name, **kwargs)
         object.__setattr__(net, "origin", {"name": name, "arguments": kwargs})  # a saved copy is built from it
         return net
+    except OSError as error:  # all errors of networks are of this kind
+        raise ConfigError(
+            f'the files of "{name}" cannot be fetched ({one_line(error)[:120]}): check the network and the name, or '
+            "pass checkpoint_path= with weights of your own"
+        ) from error
     except TypeError as error:
         unknown = _unknown_kwargs(name, kwargs, error)
         if not unknown:

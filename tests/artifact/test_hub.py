@@ -4,10 +4,13 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
+import pytest
 import torch
 from saved_models import INPUTS, make
 
 import autosample
+from autosample.errors import ArtifactError, ConfigError
+from autosample.models import create
 
 
 def test_what_is_pushed_is_what_is_loaded(tmp_path, monkeypatch):
@@ -40,6 +43,21 @@ def test_what_is_pushed_is_what_is_loaded(tmp_path, monkeypatch):
     x = torch.randn(INPUTS["digitnet"])
     assert torch.equal(autosample.from_pretrained("me/net", revision="v1")(x), model(x))
     assert torch.equal(autosample.from_pretrained(tmp_path / "me" / "net")(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["no name", "me/nothing"])
+def test_what_cannot_be_fetched(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ArtifactError, match=f"{name} is no folder here and cannot be fetched .*check the name"):
+        autosample.from_pretrained(name, cache_dir=tmp_path)
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("timm.models._hub._CACHE_DIR", str(tmp_path), raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"the files of .resnet10t. cannot be fetched .*checkpoint_path="):
+        create("resnet10t", num_classes=10, pretrained=True)
 
 
 def test_the_card_is_one_that_the_hub_reads(tmp_path):

@@ -15,6 +15,8 @@ FIT = {
     "--model.ratio=-3": "ratio must be .* got -3",
     "--model.ratio=abc": "model.ratio must be a number or null, got abc",
     "--model.include=[nothing]": "nothing",
+    "--trainer.precision=int8": "trainer.precision must be one of transformer-engine, .*bf16-true.*, got int8: ",
+    "--trainer.precision=bf16-tru": 'got bf16-tru: did you mean "bf16-true"',
     "--model.model=resnet81": 'no model is called "resnet81": did you mean "resnet18"',
     "--model.model_args={depth: 3}": 'model "digitnet" does not take depth',
     "--model.num_classes=7": "set model.num_classes=10",

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autosample import PRESETS, convert, convert_, harden_, report
 from autosample.artifact import compact_state
+from autosample.errors import ConversionError
 from autosample.model.report import Row, save_report
 from autosample.nn import compressed_layers
 
@@ -227,7 +228,7 @@ def test_the_example_changes_nothing():
     before = {name: t.clone() for name, t in model.state_dict().items()}
     report(model, image())
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ConversionError, match=r"an input of the model, got shape \(2, 5, 8, 8\) .* batch first"):
         report(model, torch.randn(2, 5, 8, 8))
     assert model.training
     assert not model.conv1._forward_hooks
