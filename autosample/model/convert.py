@@ -48,7 +48,8 @@ def convert_(
         include: Convert only the layers that these patterns match.
         exclude: Leave the layers dense that these patterns match.
         overrides: For each pattern: fields of `Spec` to change, a preset name, or `None` to leave the layer dense.
-        warm_start: Fit summaries and learned offsets to the existing weights instead of starting at random.
+        warm_start: Fit summaries and learned offsets to the existing weights instead of starting at random. A warning
+            tells how well they fit. Beyond a ratio of about 2 the model is not usable until it is trained again.
         planned_bits: Planned bits per stored number, 2 to 32; fewer than 32 if the model will be quantised later.
             Nothing is quantised here. The cost of learned offsets is compared with numbers of this many bits. With
             `share="root"`, layers that would not get fewer numbers are converted too, to store them at fewer bits.
@@ -75,6 +76,7 @@ def convert_(
             f"no layer would become smaller ({reasons}): {fix or 'use a higher ratio or include more layers'}"
         )
     _check_values(choices, warm_start)
+    dropped = not warm_start and _is_trained(model)
     before = [(choice.layer, choice.layer.__class__, _inside(choice.layer)) for choice in choices]
     try:
         for choice in tracked(choices, len(choices), "fitting summaries" if warm_start else "converting"):
@@ -87,6 +89,8 @@ def convert_(
         raise
     if any(choice.asked for choice in choices):
         _warn_if_far(choices, planned_bits)
+    if any(choice.spec is not None for choice in choices):
+        _warn_of_weights(choices, warm_start, dropped)
     return report(model)
 
 
@@ -106,6 +110,30 @@ def _warn_if_far(choices: Iterable[Choice], bits: int) -> None:
         warnings.warn(
             f"a ratio of {weights / asked:.4g} was asked for and {weights / stored:.4g} is reached, offsets "
             f"included{small}: the report tells the ratio of each layer",
+            stacklevel=3,
+        )
+
+
+def _is_trained(model: nn.Module) -> bool:
+    """Whether batch norm has seen data; models without it do not tell."""
+    counters = [buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")]
+    means = [buffer for name, buffer in model.named_buffers() if name.endswith("running_mean")]
+    return any(not b.is_meta and bool(b.any()) for b in (*counters, *means))
+
+
+def _warn_of_weights(choices: Iterable[Choice], warm_start: bool, dropped: bool) -> None:
+    """Say what has become of trained weights."""
+    if dropped:
+        warnings.warn(
+            "the model was trained, and the weights of its converted layers are dropped: pass warm_start=True to start "
+            "from them (--config recipe/from_pretrained), then train",
+            stacklevel=3,
+        )
+    layers = [choice.layer for choice in choices if isinstance(choice.layer, Compressed)] if warm_start else []
+    errors = [(layer.fit_error, layer.facts().dense) for layer in layers if layer.fit_error is not None]
+    if errors and (mean := sum(e * n for e, n in errors) / sum(n for _, n in errors)) > _FAR:
+        warnings.warn(
+            f"the converted layers fit the weights with a relative error of {mean:.2f}: train the model before use",
             stacklevel=3,
         )
 

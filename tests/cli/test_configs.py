@@ -48,7 +48,7 @@ def test_only_kinds_that_fit_are_named(tmp_path, monkeypatch):
         find("experiment/mnist", "ablation", "research")
 
 
-@pytest.mark.parametrize("name", names("data", "experiment", "model", "quantize", "spec", "trainer"))
+@pytest.mark.parametrize("name", names("data", "experiment", "model", "quantize", "recipe", "spec", "trainer"))
 def test_it_parses_and_prints(autosample, name):
     kind = name.split("/")[0]
     given = (f"--config={part}" for part in (*BEFORE.get(kind, ()), name))

@@ -1,6 +1,7 @@
 """What a conversion does to a layer."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -184,3 +185,30 @@ def test_a_u_net_is_converted_as_a_whole(preset):
         layer.to_dense_()
     assert not compressed_layers(model)
     torch.testing.assert_close(model(x), y)
+
+
+def trained_net():
+    """A net whose batch norm has seen data, as in any trained one."""
+    model = nn.Sequential(nn.Conv2d(8, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3))
+    model(torch.randn(4, 8, 9, 9))
+    return model
+
+
+def test_trained_weights_are_not_dropped_without_a_word():
+    with pytest.warns(UserWarning, match="the model was trained, and the weights of its converted layers are dropped"):
+        convert_(trained_net(), "random", ratio=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert_(trained_net().apply(lambda m: getattr(m, "reset_running_stats", lambda: None)()), "random", ratio=4)
+
+
+def test_a_warm_start_tells_how_well_the_weights_are_fitted():
+    model = trained_net()
+    dense = [model[0].weight.detach().double(), model[3].weight.detach().double()]
+    with pytest.warns(UserWarning, match="fit the weights with a relative error of .*: train the model") as seen:
+        convert_(model, "random", ratio=4, warm_start=True)
+    errors = [(w - model[i].weight.double()).norm() / w.norm() for w, i in zip(dense, (0, 3), strict=True)]
+    mean = sum(e * w.numel() for e, w in zip(errors, dense, strict=True)) / sum(w.numel() for w in dense)
+    told = [str(warning.message) for warning in seen if "relative error" in str(warning.message)]
+    assert f"relative error of {mean:.2f}" in told[0]
+    assert len(seen) == 1  # nothing is dropped
