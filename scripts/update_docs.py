@@ -22,6 +22,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"example": example, "results": accuracy.highlights, "speed": speed.speed_highlights},
     "docs/results.md": {"summary": accuracy.summary},
     "docs/ablations.md": {"ablations": accuracy.ablations},
+    "docs/from-pretrained.md": {"from_pretrained": accuracy.from_pretrained_table},
     "docs/quantisation.md": {"quantised": accuracy.quantised_table},
     "docs/command-line.md": {
         "quickstart:table": accuracy.quickstart_table,

@@ -55,8 +55,8 @@ def _maker(source: Source, factory: Factory | None) -> Callable[[], nn.Module]:
         if factory is None:
             wanted = ", ".join(sorted(source.arguments))[:200] or "no arguments"
             raise ArtifactError(
-                f"this model was saved with a factory ({source.name[:80]!r}): pass factory=, a function that takes "
-                f"{wanted} and returns the dense model"
+                f"this model was saved with a factory ({source.name[:80]!r}): pass factory= (--factory MODULE:NAME), a "
+                f"function that takes {wanted} and returns the dense model"
             )
         return lambda: factory(**source.arguments)
     if factory is not None:

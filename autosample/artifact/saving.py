@@ -70,8 +70,9 @@ def save(
         preprocessing = config.preprocessing if preprocessing is None else preprocessing
         class_names = config.class_names if class_names is None else class_names
         facts = config.facts if facts is None else facts
-        if config.source.kind == "timm" and factory is None:
+        if (config.source.kind == "factory") == (factory is not None):
             name = name or config.source.name
+            arguments = config.source.arguments if factory is not None and arguments is None else arguments
     source = find_source(model, name, arguments, factory)
     config = _describe(model, source)
     state = {key: _own(tensor) for key, tensor in compact_state(model).items()}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from autosample.cli.options import Parser, flag, parse
+from autosample.cli.options import Parser, add_factory, flag, parse
 from autosample.errors import ArtifactError
 
 
@@ -12,6 +12,7 @@ def declare(parser: Parser) -> None:
     parser.description = "Print the model card of a saved model."
     parser.add_argument("path", type=Path, help="folder of the saved model")
     parser.add_argument("--write", nargs="?", const=True, default=False, type=flag, help="write it to README.md too")
+    add_factory(parser)
 
 
 def main(args: Sequence[str]) -> None:
@@ -25,7 +26,7 @@ def main(args: Sequence[str]) -> None:
     from autosample.artifact.loading import load_any
     from autosample.model.report import report
 
-    model, config = load_any(path)
+    model, config = load_any(path, factory=given["factory"])
     text = card_text(config, report(model))
     print(text, end="")
     if given["write"]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autosample.cli.options import Parser, Several, flag, parse, whole
+from autosample.cli.options import Parser, Several, add_factory, flag, parse, whole
 from autosample.errors import ConfigError, ExportError, hint, one_line
 
 # what this verb writes besides files for other runtimes: default name, and a word for the help text
@@ -38,6 +38,7 @@ def declare(parser: Parser) -> None:
     yes = {"nargs": "?", "const": True, "type": flag}
     add("--dynamic", default=True, **yes, help="let the batch size and the length of signals vary (true)")
     add("--dense", default=False, **yes, help="write dense weights (false)")
+    add_factory(parser)
     add("--opset", type=whole, help="ONNX opset (18)")
     add("--compare", default=False, **yes,
         help="also print sizes and times of the dense model, this model and the files of both (false)")  # fmt: skip
@@ -58,6 +59,7 @@ def export(
     dense: bool,
     opset: int | None,
     compare: bool,
+    factory: Any = None,
 ) -> None:
     """Write a saved model or a checkpoint as a file for other runtimes. For the options see `declare`.
 
@@ -73,11 +75,11 @@ def export(
         raise ConfigError(f'format must be one of {", ".join(names)}, got "{format}": {hint(format, names)}')
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, got {batch}: leave it out for one example")
-    model, config = load_any(path)
+    model, config = load_any(path, factory=factory)
     target = out or (path if path.is_dir() else path.parent) / names[format]
     example = _example(model, dict(config.preprocessing), input, batch) if format in FORMATS or compare else None
     if format == "artifact":
-        _write_artifact(model, config, target)
+        _write_artifact(model, config, target, factory)
     elif format == "dense":
         _write_dense(model, target)
     else:
@@ -91,10 +93,10 @@ def export(
         print(compare_runtimes(model, example))
 
 
-def _write_artifact(model: nn.Module, config: Any, target: Path) -> None:
+def _write_artifact(model: nn.Module, config: Any, target: Path, factory: Any) -> None:
     from autosample.artifact import save
 
-    saved = save(model, target, config=config)
+    saved = save(model, target, config=config, factory=factory)
     assert saved.tensors is not None
     print(f"{target}: {saved.tensors.bytes:,} bytes of tensors")
 

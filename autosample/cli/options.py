@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from autosample.errors import ConfigError, hint
+from autosample.system.plugins import function
 
 #: Old names of options, with the present ones; errors mention these.
 RENAMED = {"summary": "spec", "summary_args": "spec_args"}
@@ -19,6 +20,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}: see {self.prog} --help")
+
+
+def add_factory(parser: Parser) -> None:
+    """Declare `--factory`, for verbs that load a model; `parse` gives the function."""
+    parser.add_argument("--factory", help="MODULE:NAME of the function that a model was saved with")
 
 
 def parse(args: Sequence[str], declare: Callable[[Parser], None]) -> dict[str, Any]:
@@ -43,7 +49,10 @@ def parse(args: Sequence[str], declare: Callable[[Parser], None]) -> dict[str, A
         if not name.startswith("-"):
             raise ConfigError(f'options need a name, got the value "{name}" alone: write --OPTION {name}')
         raise ConfigError(unknown_option(name.lstrip("-"), [o.lstrip("-") for o in parser._option_string_actions]))
-    return vars(values)
+    given = vars(values)
+    if given.get("factory"):
+        given["factory"] = function(given["factory"])
+    return given
 
 
 def unknown_option(name: str, known: Sequence[str]) -> str:

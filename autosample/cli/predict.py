@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from autosample.cli.options import Parser, parse, whole
+from autosample.cli.options import Parser, add_factory, parse, whole
 from autosample.errors import ConfigError
 
 
@@ -16,6 +17,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("folder", type=Path, help="folder of a saved model, which also says how to prepare inputs")
     parser.add_argument("files", nargs="*", type=Path, help="images or sounds")
     parser.add_argument("--top", type=whole, default=3, help="number of classes to print (3)")
+    add_factory(parser)
 
 
 def main(args: Sequence[str]) -> None:
@@ -28,13 +30,14 @@ def main(args: Sequence[str]) -> None:
     lightning(args)
 
 
-def predict(folder: Path, files: list[Path], top: int = 3) -> None:
+def predict(folder: Path, files: list[Path], top: int = 3, factory: Any = None) -> None:
     """Print the most likely classes of images or sounds, one line per file.
 
     Args:
         folder: Folder of a saved model, which also says how to prepare inputs.
         files: Images or sounds.
         top: Number of classes to print.
+        factory: As for `autosample.load`.
 
     Raises:
         AutosampleError: The folder does not hold a saved model, or a file cannot be read.
@@ -46,7 +49,7 @@ def predict(folder: Path, files: list[Path], top: int = 3) -> None:
         raise ConfigError(f"top must be at least 1, got {top}: the default is 3")
     if not files:
         raise ConfigError("predict needs files, got none: write autosample predict DIR FILE…")
-    model, config = load_any(folder)
+    model, config = load_any(folder, factory=factory)
     with torch.inference_mode():
         for file in files:
             out = model(read_input(file, config.preprocessing)[None])

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autosample.cli.options import Parser, parse, whole
+from autosample.cli.options import Parser, add_factory, parse, whole
 from autosample.errors import ArtifactError
 
 
@@ -23,6 +23,7 @@ def declare(parser: Parser) -> None:
         help="sampled: only layers that sample their filters (default); all: all convolutions and linear layers",
     )
     add("--rest", help="fp16 or bf16: precision of all other stored numbers (default: unchanged)")
+    add_factory(parser)
     add("--compression", default="none", help="none (default), or xz to entropy-code the tensors")
 
 
@@ -34,18 +35,20 @@ def main(args: Sequence[str]) -> None:
     quantize(**given)
 
 
-def quantize(path: Path, out: Path, bits: int, method: Any, compression: str, **options: Any) -> None:
+def quantize(
+    path: Path, out: Path, bits: int, method: Any, compression: str, factory: Any = None, **options: Any
+) -> None:
     """Quantise a saved model or a checkpoint, and save it. For the options see `autosample.quantize_`."""
     from autosample.artifact.loading import load_any
     from autosample.artifact.saving import save
     from autosample.model.quantize import quantize_
 
-    model, config = load_any(path)
+    model, config = load_any(path, factory=factory)
     facts = {**config.facts, "quantised": f"{method}, {bits} bits"}
     if "quantised" not in config.facts and isinstance(config.facts.get("metrics"), Mapping):
         facts["metrics"] = {f"{name}, before quantising": value for name, value in config.facts["metrics"].items()}
     print(quantize_(model, bits, method=method, **options))
-    saved = save(model, out, config=replace(config, facts=facts), compression=compression)
+    saved = save(model, out, config=replace(config, facts=facts), factory=factory, compression=compression)
     assert saved.tensors is not None
     stored = f"stored {saved.stored_bytes:,} bytes, {saved.ratio:.1f} times smaller than dense"
     print(f"{out}: {stored} (a file of {saved.tensors.bytes:,} bytes)")

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from autosample.errors import ConfigError
 
@@ -34,3 +35,18 @@ def import_modules(names: Iterable[str] = ()) -> None:
                 f"--import needs a module that Python finds, got {name}: write it without .py, and run from its folder"
             ) from error
     os.environ[VARIABLE] = ",".join(wanted)
+
+
+def function(place: str) -> Callable[..., Any]:
+    """The function at `MODULE:NAME`; the module is imported as by `import_modules`.
+
+    Raises:
+        ConfigError: There is no such function.
+    """
+    module, colon, name = place.partition(":")
+    if colon:
+        import_modules([module])
+    found = getattr(sys.modules.get(module), name, None) if colon else None
+    if not callable(found):
+        raise ConfigError(f"--factory needs a function as MODULE:NAME, got {place}: write mynets:make")
+    return found

@@ -190,6 +190,31 @@ def quantised_table() -> str:
     return f"{table(heads, lines)}\n\n{note}{source(records[0])}"
 
 
+def from_pretrained_table() -> str:
+    """Accuracy of nets that start from trained weights."""
+    parts = [_from_pretrained(record) for record in read_all("from_pretrained")]
+    return "\n\n".join(parts) or "No records yet: `python scripts/measure_from_pretrained.py DATA_ROOT` makes them."
+
+
+def _from_pretrained(record: dict[str, Any]) -> str:
+    rows = record["rows"]
+    dense = [row["accuracy"] for row in rows if row["method"] == "dense"]
+    lines, epochs = [], sorted({row["epochs"] for row in rows if row.get("start") == "recipe"})
+    for ratio in dict.fromkeys(row["ratio"] for row in rows if "ratio" in row):
+        own = [row for row in rows if row.get("ratio") == ratio]
+        cells = [[r["accuracy"] for r in own if (r["start"], r["epochs"]) == ("recipe", n)] for n in epochs]
+        cells.append([r["accuracy"] for r in own if r["start"] == "random start"])
+        whole = mean(row["net_ratio"] for row in own)
+        lines.append(f"| {ratio} | {whole:.1f} | {' | '.join(_range(cell) for cell in cells)} |")
+    heads = " | ".join([">ratio", ">whole net", ">converted", *(f">{n} epochs" for n in epochs[1:]), ">random start"])
+    first = f"`{record['net']}`, dense {_range(dense)}, {len(dense)} seeds:"
+    return f"{first}\n\n{table(heads, lines)}\n\n{source(record)}"
+
+
+def _range(values: list[float]) -> str:
+    return f"{mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def _spread(values: list[float]) -> str:
     """Mean and range, as text."""
     return f"{mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"

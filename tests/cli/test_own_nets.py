@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file
 
 NET = """
 import torch
@@ -25,6 +26,20 @@ class Tiny(nn.Module):
 @register_model
 def a_net_of_mine(pretrained=False, num_classes=10, in_chans=1, **kwargs):
     return Tiny(num_classes, in_chans)
+"""
+FACTORY = """
+from torch import nn
+
+def make(width):
+    return nn.Sequential(nn.Conv2d(16, width, 3), nn.ReLU(), nn.Conv2d(width, 16, 3))
+"""
+SAVE = """
+import sys
+sys.path.insert(0, ".")
+import autosample, factories
+model = factories.make(32)
+autosample.convert_(model, "random", ratio=4)
+autosample.save(model, "out", factory=factories.make, arguments={"width": 32})
 """
 GRID = """
 data: {class: Digits, image_size: 16, batch_size: 64}
@@ -58,6 +73,27 @@ def test_from_training_to_a_file(tmp_path):
     told = run(tmp_path, "card", "small")
     assert told.returncode == 2
     assert "one of your own: --import the module that registers it" in told.stderr
+
+
+def test_a_model_that_was_saved_with_a_factory(autosample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("AUTOSAMPLE_IMPORT", "")
+    (tmp_path / "factories.py").write_text(FACTORY)
+    (tmp_path / "save.py").write_text(SAVE)
+    exec((tmp_path / "save.py").read_text(), {})
+    code, _, err = autosample("card", "out")
+    assert code == 2
+    assert "pass factory= (--factory MODULE:NAME)" in err
+    made = "--factory=factories:make"
+    assert "`make` with 2 of 2 layers compressed" in autosample("card", "out", made).out
+    assert autosample("quantize", "out", made, "--bits=4", "--out=small").code == 0
+    assert autosample("export", "small", made, "--format=dense", "--out=dense.safetensors").code == 0
+    code, _, err = autosample("card", "out", "--factory=factories:mak")
+    assert code == 2
+    assert "--factory needs a function as MODULE:NAME, got factories:mak" in err
+    shape = load_file("dense.safetensors")["0.weight"].shape
+    assert shape == (32, 16, 3, 3)
 
 
 @pytest.mark.slow
