@@ -107,7 +107,7 @@ class Spec:
         """Whether the spec sets a layer's size."""
         return self.ratio is not None or any(self.options.get(name) for name in _COMPACTNESS)
 
-    def replace(self, **changes: "Unpack[Fields]") -> "Spec":
+    def replace(self, **changes: Any) -> "Spec":
         """This spec with some fields changed; unknown fields raise `SpecError` and name the nearest.
 
         `options` are changed one by one; `None` removes one. A new `rule` keeps the options that it knows. A new
@@ -170,9 +170,8 @@ class Spec:
 
 
 class Fields(TypedDict, total=False):
-    """The fields of a `Spec` as keyword arguments, so that editors complete and check them."""
+    """The fields of a `Spec` but `preset`, as keyword arguments that editors complete and check."""
 
-    preset: str
     rule: str
     options: Mapping[str, Any] | None
     ratio: Number | None
@@ -302,25 +301,25 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
         SpecError: The preset, a field or an option is unknown (the message names the nearest), or a value is out of
             range.
     """
-    changes = {name: value for name, value in changes.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if isinstance(preset, Spec):
-        return preset.replace(**changes)
+        return preset.replace(**given)
     if isinstance(preset, Path) or (isinstance(preset, str) and preset.endswith((".yaml", ".yml"))):
-        return spec(_read(Path(preset)), **changes)
+        return spec(_read(Path(preset)), **given)
     if isinstance(preset, Mapping):
-        _known({**preset, **changes})
-        given = {name: value for name, value in preset.items() if value is not None}
-        return spec(preset.get("preset", "autosample"), **_merged(given, changes))
-    changes.pop("preset", None)
+        _known({**preset, **given})
+        own = {name: value for name, value in preset.items() if value is not None}
+        return spec(preset.get("preset", "autosample"), **_merged(own, given))
+    given.pop("preset", None)
     if not isinstance(preset, str) or preset not in {*PRESETS, *RULES}:
         raise SpecError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, *RULES])}')
-    _known(changes)
+    _known(given)
     if preset == "dense":
         # every weight is stored, at any ratio of the grid
-        changes = {name: value for name, value in changes.items() if name not in ("ratio", "options")}
+        given = {name: value for name, value in given.items() if name not in ("ratio", "options")}
     base: dict[str, Any] = {**PRESETS.get(preset, {"rule": preset})}
-    base["by_kind"] = kinds_without(base.get("by_kind", {}), changes)
-    return Spec(**{**_merged(base, changes), "preset": preset})
+    base["by_kind"] = kinds_without(base.get("by_kind", {}), given)
+    return Spec(**{**_merged(base, given), "preset": preset})
 
 
 def kinds_without(kinds: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

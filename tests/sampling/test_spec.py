@@ -336,8 +336,6 @@ def test_a_yaml_file_and_changes_to_it(tmp_path):
 def test_keyword_arguments_are_typed_as_the_fields():
     """Editors complete and check the arguments of `spec` and `convert_` by `Fields`."""
     wanted, told = get_type_hints(Spec), get_type_hints(Fields)
-    assert list(told) == [field.name for field in dataclasses.fields(Spec)]
-    assert {name: kind for name, kind in told.items() if name != "options"} == {
-        name: kind for name, kind in wanted.items() if name != "options"
-    }
+    assert ["preset", *told] == [field.name for field in dataclasses.fields(Spec)]
+    assert {**told, "options": None} == {**{name: wanted[name] for name in told}, "options": None}
     assert get_args(get_type_hints(autosample.convert_)["changes"]) == (Fields,)
