@@ -16,6 +16,7 @@ from autosample.export.formats.pt2 import Pt2
 from autosample.export.portable import Portable, dense_twin, portable
 from autosample.system.extras import require
 from autosample.system.files import whole
+from autosample.system.progress import busy
 
 
 def export_onnx(
@@ -105,7 +106,7 @@ def write_model(
     ready = _ready(model, example, int8=form.int8, dense=dense)
     args, axes = _inputs(example, dynamic)
     trials = trial_inputs(args, axes)
-    with whole(Path(path)) as partial:
+    with busy(f"writing {path} and comparing it with torch"), whole(Path(path)) as partial:
         form.write(ready.model, partial, _batched(args, axes), axes)
         run, size = form.runner(partial), partial.stat().st_size
         if not dense:

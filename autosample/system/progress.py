@@ -1,6 +1,7 @@
-"""A progress bar for work that takes longer than two seconds."""
+"""Signs of life on stderr from work that takes longer than two seconds."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -23,3 +24,19 @@ def tracked(items: Iterable[T], total: int, label: str) -> Iterator[T]:
                 task = bar.add_task(label, total=total)
             if bar is not None and task is not None:
                 bar.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def busy(label: str) -> Iterator[None]:
+    """Show `label` on stderr, if that is a terminal, while something runs for more than 2 s."""
+    from rich.console import Console
+
+    status = Console(stderr=True).status(label)
+    timer = threading.Timer(PATIENCE, status.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        status.stop()

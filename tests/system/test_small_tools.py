@@ -1,14 +1,16 @@
 """Differences, tables, notices, and what machine this is."""
 
+import io
 import logging
 import math
+import time
 import warnings
 import xml.etree.ElementTree
 
 import pytest
 import torch
 
-from autosample.system import machine
+from autosample.system import machine, progress
 from autosample.system.difference import largest_difference, relative_error
 from autosample.system.quiet import quiet
 from autosample.system.tables import as_html, as_markdown, as_text, make_table
@@ -86,3 +88,22 @@ def test_the_machine(monkeypatch):
     assert [machine.threads_for(jobs) for jobs in (1, 3, 16)] == [8, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert machine.threads_for(2) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.3, True), (0.0, False)])
+def test_long_work_shows_a_sign(monkeypatch, seconds, shown):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "PATIENCE", 0.1)
+    monkeypatch.setattr("sys.stderr", screen := Terminal())
+    with progress.busy("writing a file"):
+        time.sleep(seconds)
+    assert ("writing a file" in screen.getvalue()) == shown
+    monkeypatch.setattr("sys.stderr", plain := io.StringIO())  # a log stays clean
+    with progress.busy("writing a file"):
+        time.sleep(seconds)
+    assert plain.getvalue().strip() == ""
