@@ -50,6 +50,7 @@ def test_what_it_holds(wheel):
     assert {f"autosample/configs/{name}.yaml" for name in names()} <= held
     sources = (ROOT / "autosample").rglob("csrc/*")
     assert {path.relative_to(ROOT).as_posix() for path in sources} <= held
+    assert "autosample/py.typed" in held
     assert {name.partition("/")[0].partition("-")[0] for name in held} == {"autosample"}
 
 
@@ -57,6 +58,9 @@ def test_it_converts_saves_and_loads_without_extras(installed, tmp_path):
     where = "import autosample, os; assert autosample.__file__.startswith(os.environ['PYTHONPATH'])\n"
     done = without_extras(where + BASE, cwd=tmp_path, env=installed)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("pip install 'autosample[export]'\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"saved", "small", "again", "report"}
     done = without_extras(VERB, *FIT, cwd=tmp_path, env=installed)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 

@@ -196,15 +196,16 @@ def test_export_for_signals_of_any_length(name, plan, monkeypatch):
         assert error(exported(y), expected(model, y)) < 1e-5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["denser", "images"])
 def test_compile(name, plan):
     _check_compiled(name, "eager")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_compile_with_inductor(name, plan):
-    _check_compiled(name, "inductor")
+def test_compile_more(name, plan):
+    for backend in ("eager", "inductor"):
+        _check_compiled(name, backend)
 
 
 def _check_compiled(name, backend):

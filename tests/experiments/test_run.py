@@ -11,7 +11,14 @@ SIZES = {"ratios": None, "seeds": 1}
 
 
 @pytest.mark.parametrize(
-    ("preset", "bits"), [("wsnet", 8), ("wsnet", 4), ("random", 4), ("autosample", 4), ("narrow", 8)]
+    ("preset", "bits"),
+    [
+        pytest.param("wsnet", 8, marks=pytest.mark.slow),
+        ("wsnet", 4),
+        pytest.param("random", 4, marks=pytest.mark.slow),
+        ("autosample", 4),
+        ("narrow", 8),
+    ],
 )
 def test_quantised_rules_get_the_same_bytes_in_more_numbers(grid, preset, bits):
     quantize = {"bits": bits, "rest": "fp16"}
