@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autosample.data.augment import Compose, Normalize, RandomCropFlip, Resize
-from autosample.data.base import ClassificationData, require_at_least
+from autosample.data.base import ClassificationData, refuse_img_size, require_at_least
 from autosample.data.splits import Examples
 from autosample.errors import DataError, one_line
 
@@ -37,6 +37,7 @@ class SmallImages(ClassificationData):
     def __init__(
         self, root: str = "data", padding: int = 0, flip: bool = False, image_size: int | None = None, **common: Any
     ) -> None:
+        refuse_img_size(common)
         super().__init__(root, **common)
         require_at_least("padding", padding, 0)
         if image_size is not None:

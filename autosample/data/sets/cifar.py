@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from autosample.data.cache import cache_folder
-from autosample.data.folders import list_classes, read_images
+from autosample.data.folders import list_classes, list_images, read_images
 from autosample.data.images import SmallImages, through_torchvision
 from autosample.data.splits import Examples
 from autosample.errors import DataError
@@ -73,7 +73,8 @@ class CIFAR10(SmallImages):
                 f"{folder / part} must have one folder for each of the {self.num_classes} classes of"
                 f" {type(self).__name__}, missing or unknown: {', '.join(odd[:5])}; rename or add folders"
             )
-        return read_images(folder / part, found, part, cache_folder(folder, self.cache_dir), self.native_shape)
+        listed = list_images(folder / part, found, folder)
+        return read_images(folder / part, listed, part, cache_folder(folder, self.cache_dir), self.native_shape)
 
 
 class CIFAR100(CIFAR10):
