@@ -50,8 +50,8 @@ def cached_array(
 ) -> np.ndarray:
     """The array that `fill` makes, read from the cache if it is there.
 
-    The cache is `name.npy`, mapped into memory copy-on-write, with an index `name.json` beside it that holds a digest of
-    the content. A cache that is damaged or has another `key` is rebuilt. If the folder cannot be written, there is no
+    The cache is `name.npy`, mapped into memory copy-on-write, with an index `name.json` beside it that holds a digest.
+    A cache that is damaged or has another `key` is rebuilt. If the folder cannot be written, there is no
     cache. Nothing is pickled.
 
     Args:

@@ -66,8 +66,7 @@ class Listing:
                 self._folders.append(link)
             elif is_folder(link.path):
                 self._walk(link.path, os.path.realpath(link.path), label)
-        while self._folders:  # real folders come first, so that their images keep their own names
-            link = self._folders.pop()
+        for link in self._folders:  # grows meanwhile; real folders came first, so their images keep their own names
             self._walk(link.path, self._target(link), link.label)
         for link, real in self._files:
             beside = str(Path(real).parent)
