@@ -1,6 +1,7 @@
 """Reading image files as 8-bit images. Training and `predict` share this decoder."""
 
 import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,17 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP", "GIF", "JPEG2000", "AVI
 # a longer strip would become huge when its short side is scaled to the model's
 _LONGEST = 1000
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
+
+
+class _Bounded(io.BufferedReader):
+    """A file whose `read` asks for no more memory than there are bytes. Damaged headers ask for gigabytes."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.length = Path(path).stat().st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(-1 if size is None or size < 0 else min(size, max(0, self.length - self.tell())))
 
 
 def open_image(path: str | Path, mode: str = "RGB", limits: Limits = DEFAULT) -> Image.Image:
@@ -35,7 +47,7 @@ def open_image(path: str | Path, mode: str = "RGB", limits: Limits = DEFAULT) ->
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.max_pixels)
     try:
         # by its path, Pillow would map some files into memory, and scramble TIFFs that must be turned
-        with Path(path).open("rb") as raw, Image.open(raw, formats=_FORMATS) as file:
+        with _Bounded(path) as raw, Image.open(raw, formats=_FORMATS) as file:
             _check_size(file.size, path, limits)
             file.load()
             with contextlib.suppress(Exception):  # damaged EXIF data say nothing about the pixels

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autosample.data.files import DEFAULT, Limits
+from autosample.data.files import DEFAULT, Limits, shown
 from autosample.errors import DAMAGED, ArtifactError, DataError, one_line
-from autosample.system.checking import as_int
+from autosample.system.checking import as_float, as_int
 
 
 def read_input(path: Path, preprocessing: Mapping[str, Any], limits: Limits = DEFAULT) -> Float[Tensor, "c *size"]:
@@ -61,19 +61,20 @@ def _image(path: Path, preprocessing: Mapping[str, Any], limits: Limits) -> Tens
     from autosample.data.image_files import open_image
 
     channels, *size = (as_int(n, "input_size", 1, limits.max_pixels) for n in preprocessing["input_size"])
-    if channels not in (1, 3) or size[0] * size[1] > limits.max_pixels:
-        raise DataError(
-            f"an image has 1 or 3 channels and at most {limits.max_pixels:,} pixels, but the model takes an input_size "
-            f"of {channels}, {size[0]}, {size[1]}: prepare the input yourself"
-        )
+    if channels not in (1, 3):
+        raise DataError(f"an image has 1 or 3 channels, but the model takes {channels}: prepare the input yourself")
     image = open_image(path, "L" if channels == 1 else "RGB", limits)
-    known = {key: preprocessing[key] for key in ("interpolation", "crop_mode") if preprocessing.get(key)}
-    for key in ("mean", "std"):
-        if key in preprocessing:
-            known[key] = tuple(preprocessing[key])
     # without `interpolation` all images of the set had one size: use the whole image
     pct = preprocessing.get("crop_pct", None if "interpolation" in preprocessing else 1.0)
+    resized = size[0] * size[1] / as_float(pct or 0.875, "crop_pct") ** 2 * max(image.size) / min(image.size)
+    if resized > limits.max_pixels:
+        raise DataError(
+            f"{shown(path)}: resized for the model, an image may have {limits.max_pixels:,} pixels, got "
+            f"{resized:,.0f}: cut it, or pass a larger max_pixels"
+        )
+    known = {key: preprocessing[key] for key in ("interpolation", "crop_mode") if preprocessing.get(key)}
     try:
+        known |= {key: tuple(preprocessing[key]) for key in ("mean", "std") if key in preprocessing}
         transform = cast(Any, create_transform)((channels, *size), is_training=False, crop_pct=pct, **known)
         return transform(image)
     except Exception as error:  # timm checks nothing

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -142,6 +143,18 @@ def test_limits_come_before_decoding(tmp_path, monkeypatch):
     for name in ("max_pixels", "max_seconds", "max_bytes"):
         with pytest.raises(DataError, match=f"{name} must be above 0, got 0"):
             Limits(**{name: 0})
+
+
+def test_a_header_does_not_set_the_memory(tmp_path):
+    path = save(tmp_path, RAMP, ".jp2")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"jp2h")
+    data[at - 4 : at] = b"\xff\xff\xff\x00"  # the box of the header has 4 GiB
+    path.write_bytes(data)
+    tracemalloc.start()
+    refused(path, "not a readable image")
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 def test_what_is_not_an_image_file(tmp_path):
