@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from autosample.data.files import DEFAULT, is_folder
+from autosample.data.files import DEFAULT, is_folder, shown
 from autosample.data.resident import BatchPlan, ResidentLoader
 from autosample.data.splits import Examples, hold_out
 from autosample.data.workers import FileBatches, PlannedBatches, TensorBatches, worker_loader
@@ -239,5 +239,5 @@ def require_folder(candidates: list[Path], layout: str) -> Path:
     for folder in candidates:
         if is_folder(folder):
             return folder
-    looked = " or ".join(str(folder) for folder in candidates)
+    looked = " or ".join(shown(folder, 70) for folder in candidates)
     raise DataError(f"{layout} was expected, found no folder {looked}: set root to the folder of the data")

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from autosample.data.cache import cached_array, file_stamp, in_threads
-from autosample.data.files import DEFAULT, Limits, is_folder, require_file, shown
+from autosample.data.files import DEFAULT, Limits, is_folder, reason, require_file, shown
 from autosample.data.listing import scan
-from autosample.errors import DataError, one_line
+from autosample.errors import DataError
 from autosample.system.extras import require
 
 Loudness = Literal["none", "peak", "rms"]
@@ -47,8 +47,9 @@ def read_clip(
     except DataError:
         raise
     except Exception as error:  # libsndfile and soxr raise many types for damaged files
-        why = one_line(error).rpartition(": ")[2][:100] or type(error).__name__  # the path comes first
-        raise DataError(f"{shown(path)}: not a readable audio file ({why}); replace it or remove it") from error
+        raise DataError(
+            f"{shown(path)}: not a readable audio file ({reason(error)}); replace it or remove it"
+        ) from error
     if normalize == "none":
         with np.errstate(over="ignore"):
             mono = np.ldexp(mono, power)

@@ -4,7 +4,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from autosample.errors import DataError
+from autosample.errors import DataError, one_line
 
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
@@ -42,6 +42,12 @@ def shown(text: object, most: int = 100) -> str:
     return line if len(line) <= most else "…" + line[1 - most :]
 
 
+def reason(error: Exception) -> str:
+    """Why a file could not be read, without its path, which messages name already."""
+    said = getattr(error, "strerror", None) or one_line(error).rpartition(": ")[2] or type(error).__name__
+    return shown(said)
+
+
 def require_file(path: str | Path, max_bytes: int) -> None:
     """Check a file before it is opened. A pipe would wait for ever.
 
@@ -51,7 +57,7 @@ def require_file(path: str | Path, max_bytes: int) -> None:
     try:
         found = Path(path).stat()
     except (OSError, ValueError) as error:
-        raise _unreadable(path, getattr(error, "strerror", None) or "an unusable name") from error
+        raise _unreadable(path, reason(error)) from error
     if not stat.S_ISREG(found.st_mode):
         raise _unreadable(path, _KINDS.get(stat.S_IFMT(found.st_mode), "a device"))
     if not found.st_size:

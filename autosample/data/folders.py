@@ -21,10 +21,12 @@ def list_classes(folder: Path) -> tuple[str, ...]:
     Raises:
         DataError: `folder` is missing or unreadable, contains no folders, or a name is not UTF-8.
     """
-    require_folder([folder], f"a folder {folder} with one folder of images per class")
+    require_folder([folder], "a folder with one folder of images per class")
     names = tuple(entry.name for entry in scan(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise DataError(f"{folder} must have one folder of images per class, got none: put the images into folders")
+        raise DataError(
+            f"{shown(folder)} must have one folder of images per class, got none: put the images into folders"
+        )
     for name in names:  # files may have such names, but names of classes are saved and printed
         if name.encode(errors="replace").decode() != name:
             raise DataError(f"a class folder must have a name in UTF-8, got {shown(folder / name)}: rename it")
@@ -48,13 +50,13 @@ def list_images(
     unknown = [name for name in list_classes(folder) if name not in class_names]
     if unknown:
         raise DataError(
-            f"{folder} has class folders that the training folder lacks: {shown(', '.join(unknown[:5]))}; add them "
-            "there or remove them"
+            f"{shown(folder)} has class folders that the training folder lacks: {shown(', '.join(unknown[:5]))}; "
+            "add them there or remove them"
         )
     images = Listing(root or folder.parent, folder, class_names, allow_outside).images()
     if not images:
         raise DataError(
-            f"{folder} must have images ({' '.join(IMG_EXTENSIONS)}) in its class folders, got none: add some"
+            f"{shown(folder)} must have images ({' '.join(IMG_EXTENSIONS)}) in its class folders, got none: add some"
         )
     return [path for path, _ in images], torch.tensor([label for _, label in images])
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from autosample.data.files import DEFAULT, Limits, require_file, shown
-from autosample.errors import DataError, one_line
+from autosample.data.files import DEFAULT, Limits, reason, require_file, shown
+from autosample.errors import DataError
 
 # some others of Pillow's formats start programs or hold no pixels of their own
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP", "GIF", "JPEG2000", "AVIF")
@@ -60,7 +60,7 @@ def open_image(path: str | Path, mode: str = "RGB", limits: Limits = DEFAULT) ->
     except UnidentifiedImageError as error:
         raise _unreadable(path, "unknown format, or colours as floats") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files
-        raise _unreadable(path, one_line(error)[:100] or type(error).__name__) from error
+        raise _unreadable(path, reason(error)) from error
 
 
 def _unreadable(path: str | Path, why: str) -> DataError:

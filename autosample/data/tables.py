@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from autosample.data.files import DEFAULT, require_file, shown
-from autosample.errors import DataError, one_line
+from autosample.data.files import DEFAULT, reason, require_file, shown
+from autosample.errors import DataError
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -23,7 +23,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             lines = [[field.strip() for field in line] for line in csv.reader(file, skipinitialspace=True, strict=True)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{shown(path)} cannot be read as a CSV table in UTF-8 ({one_line(error)}): check the file"
+            f"{shown(path)} cannot be read as a CSV table in UTF-8 ({reason(error)}): check the file"
         ) from error
     header, *rows = [line for line in lines if any(line)] or [[]]
     missing = [column for column in columns if column not in header]

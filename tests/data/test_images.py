@@ -218,7 +218,7 @@ def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match="one folder of images per class, got none"):
         ImageFolder(str(tmp_path)).setup()
     write_pngs(tmp_path / "train" / "x" / "..", ("ant",), 1)
-    with pytest.raises(DataError, match=r"val or .*test was expected, got neither"):
+    with pytest.raises(DataError, match=r"val or test was expected in .*, got neither"):
         ImageFolder(str(tmp_path)).setup()
     write_pngs(tmp_path / "val", ("wasp",), 1)
     with pytest.raises(DataError, match="class folders that the training folder lacks: wasp"):

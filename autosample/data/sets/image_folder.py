@@ -20,7 +20,7 @@ from autosample.data.base import (
     require_test_fraction,
 )
 from autosample.data.cache import cache_folder
-from autosample.data.files import DEFAULT, Limits, is_folder
+from autosample.data.files import DEFAULT, Limits, is_folder, shown
 from autosample.data.folders import list_classes, list_images, read_images
 from autosample.data.image_files import open_image
 from autosample.data.listing import scan
@@ -101,7 +101,7 @@ class ImageFolder(ClassificationData):
     @cached_property
     def _flat(self) -> bool:
         """Whether `root` has class folders instead of parts."""
-        layout = f"ImageNet's layout {self.root}/train/CLASS/* and {self.root}/val/CLASS/*, or {self.root}/CLASS/*,"
+        layout = "ImageNet's layout train/CLASS/* and val/CLASS/*, or CLASS/*,"
         found = [entry.name for entry in scan(self.root) if entry.is_dir()] if is_folder(self.root) else []
         if "train" in found:
             return False
@@ -163,11 +163,9 @@ class ImageFolder(ClassificationData):
             x, y = self._read(self.root, names)
             train, test = hold_out(y, self.test_fraction, self.split_seed)
             return Examples(x, y, train, test, None if self.val_fraction else test)
-        has = {part: (self.root / part).is_dir() for part in ("val", "test")}
+        has = {part: is_folder(self.root / part) for part in ("val", "test")}
         if not any(has.values()):
-            raise DataError(
-                f"a folder {self.root / 'val'} or {self.root / 'test'} was expected, got neither: add one of them"
-            )
+            raise DataError(f"a folder val or test was expected in {shown(self.root)}, got neither: add one of them")
         use_val = has["val"] and not (self.val_fraction and has["test"])
         parts = ["train"] + [part for part in ("val", "test") if has[part] and (part != "val" or use_val)]
         read = [self._read(self.root / part, names) for part in parts]
