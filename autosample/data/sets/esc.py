@@ -54,8 +54,9 @@ class ESC50(AudioData):
         known = [place for place in places if is_file(place / "meta" / "esc50.csv")]
         if known:
             return known[0]
+        looked = " or ".join(shown(place, 70) for place in places[:2])
         raise DataError(
-            f"meta/esc50.csv and audio/ were expected in {' or '.join(shown(place, 70) for place in places[:2])}, found no such table:"
+            f"meta/esc50.csv and audio/ were expected in {looked}, found no such table:"
             " set root to the unpacked set (github.com/karolpiczak/ESC-50)"
         )
 
