@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from autosample.system.extras import require
 Loudness = Literal["none", "peak", "rms"]
 RMS_LEVEL = 0.1  # -20 dBFS leaves headroom for peaks
 _BLOCK = 2**20  # values decoded at once
+_UNKNOWN = 2**60  # more frames than this: libsndfile does not know
 _MARGIN = 500  # samples that soxr's filter needs on each side, at the lower rate; more than enough
 _SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 
@@ -63,21 +64,14 @@ def read_clip(
 
 def _middle(path: Path, sample_rate: int, samples: int, limits: Limits) -> tuple[np.ndarray, int]:
     """The middle of a file at `sample_rate`, at most `samples` long; to be multiplied by two to a returned power."""
-    import soundfile
     import soxr
 
-    # names that are not UTF-8 must be bytes
-    name: Any = os.fsencode(path) if os.name == "posix" else path
-    with soundfile.SoundFile(name) as file:
-        rate, frames = file.samplerate, file.frames
-        if frames > limits.max_seconds * rate:
-            raise DataError(
-                f"{shown(path)}: a sound may last {limits.max_seconds:,g} s, got {frames / rate:,.0f} s: cut it, or "
-                "pass a larger max_seconds"
-            )
-        start, count = _window(frames, rate, sample_rate, samples)
-        file.seek(start)
-        mono = _mono(file, count)
+    rate, frames = _length(path, limits)
+    start, count = _window(frames, rate, sample_rate, samples)
+    with _opened(path) as file:
+        file.seek(start) if file.seekable() else _count(file, start)
+        parts = [wave.mean(axis=1, dtype=np.float64) for wave in _blocks(file, count)]
+    mono = np.concatenate([np.zeros(0), *parts]).astype(np.float32)
     if len(mono) < count and start:
         raise DataError(f"{shown(path)}: the file ends before the {frames:,} samples that its header names; replace it")
     if not np.isfinite(mono).all():
@@ -94,6 +88,43 @@ def _middle(path: Path, sample_rate: int, samples: int, limits: Limits) -> tuple
     return mono, power + more
 
 
+def _length(path: Path, limits: Limits) -> tuple[int, int]:
+    """Sample rate [Hz] and number of samples of a file."""
+    with _opened(path) as file:
+        rate, frames = file.samplerate, file.frames
+        if frames > _UNKNOWN:
+            raise DataError(f"{shown(path)}: a header must say how long the sound is, got none; write the file again")
+        if frames > limits.max_seconds * rate:
+            raise DataError(
+                f"{shown(path)}: a sound may last {limits.max_seconds:,g} s, got {frames / rate:,.0f} s: cut it, or "
+                "pass a larger max_seconds"
+            )
+        if not file.seekable():  # the length of an MP3 is often just estimated from its size
+            frames = _count(file, frames)
+    return rate, frames
+
+
+def _opened(path: Path) -> Any:
+    import soundfile
+
+    # names that are not UTF-8 must be bytes
+    file: Any = soundfile.SoundFile(cast(Any, os.fsencode(path) if os.name == "posix" else path))
+    if file.format == "MP3":
+        file.seekable = lambda: False  # soundfile seeks after each read, by a table in the file that may be wrong
+    return file
+
+
+def _blocks(file: Any, count: int) -> Iterator[np.ndarray]:
+    """At most `count` frames of an open file, in parts (n, channels). A header may promise far more than there is."""
+    block = max(1, _BLOCK // file.channels)
+    while count > 0:
+        wave = file.read(min(block, count), dtype="float32", always_2d=True)
+        if not len(wave):
+            break
+        yield wave
+        count -= len(wave)
+
+
 def _window(frames: int, rate: int, sample_rate: int, samples: int) -> tuple[int, int]:
     """First frame and number of frames to read for the middle `samples` at `sample_rate`."""
     if rate == sample_rate:
@@ -106,17 +137,9 @@ def _window(frames: int, rate: int, sample_rate: int, samples: int) -> tuple[int
     return start, min(frames, math.ceil((first + samples + margin) * rate / sample_rate)) - start
 
 
-def _mono(file: Any, count: int) -> np.ndarray:
-    """At most `count` frames of an open file, averaged over channels. A header may promise far more than there is."""
-    parts, block = [np.zeros(0, dtype=np.float32)], max(1, _BLOCK // file.channels)
-    while count > 0:
-        wave = file.read(min(block, count), dtype="float32", always_2d=True)
-        if not len(wave):
-            break
-        with np.errstate(invalid="ignore"):
-            parts.append(wave.mean(axis=1, dtype=np.float64).astype(np.float32))
-        count -= len(wave)
-    return np.concatenate(parts)
+def _count(file: Any, most: int) -> int:
+    """Decode at most this many frames, and count them."""
+    return sum(len(wave) for wave in _blocks(file, most))
 
 
 def _scaled(mono: np.ndarray) -> tuple[np.ndarray, int]:
