@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autosample.cli.options import Parser, add_factory, parse, whole
+from autosample.cli.options import Parser, add_factory, number, parse, whole
 from autosample.errors import ConfigError
+
+_PATH = 4096  # characters; no path is longer
 
 
 def declare(parser: Parser) -> None:
@@ -18,6 +20,9 @@ def declare(parser: Parser) -> None:
     parser.add_argument("files", nargs="*", type=Path, help="images or sounds")
     parser.add_argument("--top", type=whole, default=3, help="number of classes to print (3)")
     add_factory(parser)
+    parser.add_argument("--max_pixels", type=whole, help="largest image, in pixels (89478485)")
+    parser.add_argument("--max_seconds", type=number, help="longest sound, in seconds (86400)")
+    parser.add_argument("--max_bytes", type=whole, help="largest file, in bytes (4294967296)")
 
 
 def main(args: Sequence[str]) -> None:
@@ -30,7 +35,7 @@ def main(args: Sequence[str]) -> None:
     lightning(args)
 
 
-def predict(folder: Path, files: list[Path], top: int = 3, factory: Any = None) -> None:
+def predict(folder: Path, files: list[Path], top: int = 3, factory: Any = None, **limits: float | None) -> None:
     """Print the most likely classes of images or sounds, one line per file.
 
     Args:
@@ -38,26 +43,32 @@ def predict(folder: Path, files: list[Path], top: int = 3, factory: Any = None) 
         files: Images or sounds.
         top: Number of classes to print.
         factory: As for `autosample.load`.
+        limits: `max_pixels`, `max_seconds` and `max_bytes` of a file (`autosample.data.files.Limits`).
 
     Raises:
         AutosampleError: The folder does not hold a saved model, or a file cannot be read.
     """
     from autosample.artifact import load_any
+    from autosample.data.files import Limits, shown
     from autosample.data.inputs import read_input
 
     if top < 1:
         raise ConfigError(f"top must be at least 1, got {top}: the default is 3")
     if not files:
         raise ConfigError("predict needs files, got none: write autosample predict DIR FILE…")
+    given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    allowed = Limits(**given)
     model, config = load_any(folder, factory=factory)
     with torch.inference_mode():
         for file in files:
-            out = model(read_input(file, config.preprocessing)[None])
-            print(f"{file}: {_line(out[0], config.class_names, top)}", flush=True)
+            out = model(read_input(file, config.preprocessing, allowed)[None])
+            print(f"{shown(file, _PATH)}: {_line(out[0], config.class_names, top)}", flush=True)
 
 
 def _line(scores: Tensor, names: tuple[str, ...] | None, top: int) -> str:
     """The most likely classes with their probabilities, as text."""
+    from autosample.data.files import shown
+
     shares, classes = scores.softmax(0).topk(min(top, len(scores)))
-    known = [str(i) if names is None else names[i] for i in classes.tolist()]
+    known = [str(i) if names is None else shown(names[i]) for i in classes.tolist()]
     return ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(known, shares.tolist(), strict=True))

@@ -13,6 +13,7 @@ from autosample.data.augment import CenterCrop1d, Compose, RandomCrop1d, RandomG
 from autosample.data.base import ClassificationData, require_at_least
 from autosample.data.cache import cache_folder
 from autosample.data.clips import Loudness, read_clips
+from autosample.data.files import DEFAULT, Limits
 from autosample.data.splits import Examples
 from autosample.errors import DataError
 
@@ -56,6 +57,7 @@ class AudioData(ClassificationData):
             0 for none.
         gain_db: the level of training clips changes by up to this many decibels up or down; 0 for none.
         cache_dir: folder for decoded clips; None for `.autosample-cache` in the set's own folder, if writable.
+        max_seconds, max_bytes: the longest sound [s] and the largest file [bytes]; larger ones are not decoded.
         common: `batch_size`, `val_fraction`, ... of `ClassificationData`.
     """
 
@@ -71,6 +73,8 @@ class AudioData(ClassificationData):
         shift_seconds: float = 0.1,
         gain_db: float = 6.0,
         cache_dir: str | None = None,
+        max_seconds: float = DEFAULT.max_seconds,
+        max_bytes: int = DEFAULT.max_bytes,
         **common: Any,
     ) -> None:
         super().__init__(root, **common)
@@ -88,6 +92,7 @@ class AudioData(ClassificationData):
             raise DataError(f"normalize must be one of {', '.join(get_args(Loudness))}, got {normalize!r}: use peak")
         self.normalize: Loudness = normalize
         self.sample_rate, self.cache_dir = sample_rate, cache_dir
+        self.limits = Limits(max_seconds=max_seconds, max_bytes=max_bytes)
         self.max_shift, self.gain_db = round(sample_rate * shift_seconds), gain_db
 
     def _list(self) -> ClipList:
@@ -132,7 +137,7 @@ class AudioData(ClassificationData):
         # check before the slow decoding
         Examples([], y, train, test, val).check(clips.class_names, str(self._home()))
         cache = cache_folder(self._home(), self.cache_dir)
-        x = read_clips(clips.paths, self._home(), cache, self.sample_rate, self.samples, self.normalize)
+        x = read_clips(clips.paths, self._home(), cache, self.sample_rate, self.samples, self.normalize, self.limits)
         return Examples(torch.from_numpy(x), y, train, test, val, clips.groups)
 
     def _train_transform(self) -> Callable[..., Tensor] | None:

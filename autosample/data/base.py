@@ -1,6 +1,7 @@
 """The base class of all data sets: parts, loaders, and the place where batches are made."""
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,11 +10,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from autosample.data.files import DEFAULT, is_folder, shown
 from autosample.data.resident import BatchPlan, ResidentLoader
 from autosample.data.splits import Examples, hold_out
 from autosample.data.workers import FileBatches, PlannedBatches, TensorBatches, worker_loader
 from autosample.errors import DataError
+from autosample.system.machine import threads_for
 
+_MOST_WORKERS = 16
 Loader = Any  # a ResidentLoader or a torch DataLoader: both are sized iterables of (x, y)
 
 
@@ -34,7 +38,8 @@ class ClassificationData(pl.LightningDataModule):
             With 0, validation uses the test examples, except in sets with official folds, where there is none.
         split_seed: seed of this choice; keep it the same in runs that you compare.
         seed: seed of the order of the training examples and of their augmentation.
-        num_workers: processes that make batches; used with `resident=False` only.
+        num_workers: processes that make batches, used with `resident=False` only; None for one less than the cores, at
+            most 16, if the batches are made of files. A value of `OMP_NUM_THREADS` below the cores counts instead.
         resident: keep all examples as one tensor on the training device.
         drop_last: leave out the last training batch of an epoch if it is short, unless it is the only one.
 
@@ -44,6 +49,7 @@ class ClassificationData(pl.LightningDataModule):
     """
 
     validates_on_test: ClassVar[bool] = True
+    limits = DEFAULT  #: what a file may hold
 
     def __init__(
         self,
@@ -52,7 +58,7 @@ class ClassificationData(pl.LightningDataModule):
         val_fraction: float = 0.1,
         split_seed: int = 0,
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         resident: bool = True,
         drop_last: bool = True,
     ) -> None:
@@ -62,7 +68,7 @@ class ClassificationData(pl.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("split_seed", split_seed, 0),
             ("seed", seed, 0),
-            ("num_workers", num_workers, 0),
+            ("num_workers", num_workers or 0, 0),
         ):
             require_at_least(name, value, low)
         if not 0 <= val_fraction < 1:
@@ -171,10 +177,19 @@ class ClassificationData(pl.LightningDataModule):
         if isinstance(examples.x, Tensor):
             dataset: PlannedBatches = TensorBatches(examples.x, examples.y, transform, plan, rows)
         elif transform is not None:
-            dataset = FileBatches(examples.x, examples.y, transform, plan, rows)
+            dataset = FileBatches(examples.x, examples.y, transform, plan, rows, self.limits)
         else:
             raise NotImplementedError(f"{type(self).__name__} returns image files and must define their transforms")
-        return worker_loader(dataset, self._epoch, self.num_workers, pin_memory=self._device().type == "cuda")
+        workers = self.num_workers
+        if workers is None:
+            workers = 0 if isinstance(examples.x, Tensor) else self._usual_workers()
+        return worker_loader(dataset, self._epoch, workers, pin_memory=self._device().type == "cuda")
+
+    def _usual_workers(self) -> int:
+        if multiprocessing.current_process().daemon:  # may not start processes
+            return 0
+        local = 1 if self.trainer is None else self.trainer.world_size // self.trainer.num_nodes
+        return min(threads_for(local) - 1, _MOST_WORKERS)
 
     def _epoch(self) -> int:
         return self.epoch if self.trainer is None else self.trainer.current_epoch
@@ -203,6 +218,18 @@ def require_at_least(name: str, value: float, low: float) -> None:
         raise DataError(f"{name} must be at least {low}, got {value}")
 
 
+def refuse_img_size(options: Mapping[str, Any]) -> None:
+    """Raise a `DataError` if the option `image_size` was given by timm's name."""
+    if "img_size" in options:
+        raise DataError(f"img_size is called image_size here: pass image_size={options['img_size']}")
+
+
+def require_test_fraction(value: float) -> None:
+    """Raise a `DataError` unless the value is a share that leaves something on both sides."""
+    if not 0 < value < 1:
+        raise DataError(f"test_fraction must be in (0, 1), got {value}: 0.2 holds out a fifth")
+
+
 def require_folder(candidates: list[Path], layout: str) -> Path:
     """The first of `candidates` that is a folder.
 
@@ -210,7 +237,7 @@ def require_folder(candidates: list[Path], layout: str) -> Path:
         DataError: none is a folder; the message names the places and the expected `layout`.
     """
     for folder in candidates:
-        if folder.is_dir():
+        if is_folder(folder):
             return folder
-    looked = " or ".join(str(folder) for folder in candidates)
+    looked = " or ".join(shown(folder, 70) for folder in candidates)
     raise DataError(f"{layout} was expected, found no folder {looked}: set root to the folder of the data")

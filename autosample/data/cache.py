@@ -15,7 +15,7 @@ from autosample.system.files import whole, write_json
 from autosample.system.progress import tracked
 
 FOLDER = ".autosample-cache"
-_VERSION = 1
+_VERSION = 2  # 1 had no digest
 _log = logging.getLogger(__name__)
 
 
@@ -26,8 +26,8 @@ def cache_folder(root: Path, cache_dir: str | None) -> Path | None:
     in `root`, or None if `root` is not writable.
     """
     if cache_dir is not None:
-        place = str(root.expanduser().resolve())
-        return Path(cache_dir).expanduser() / f"{Path(place).name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+        place = root.expanduser().resolve()
+        return Path(cache_dir).expanduser() / f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
     return root / FOLDER if os.access(root, os.W_OK) else None
 
 
@@ -36,7 +36,7 @@ def file_stamp(files: Iterable[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
-        digest.update(f"{os.path.relpath(file, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{os.path.relpath(file, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 
@@ -50,8 +50,9 @@ def cached_array(
 ) -> np.ndarray:
     """The array that `fill` makes, read from the cache if it is there.
 
-    The cache is `name.npy`, mapped into memory copy-on-write, with an index `name.json` beside it. A cache that is
-    damaged or has another `key` is rebuilt. If the folder cannot be written, there is no cache. Nothing is pickled.
+    The cache is `name.npy`, mapped into memory copy-on-write, with an index `name.json` beside it that holds a digest.
+    A cache that is damaged or has another `key` is rebuilt. If the folder cannot be written, there is no
+    cache. Nothing is pickled.
 
     Args:
         folder: folder of the two files; None for no cache.
@@ -77,14 +78,19 @@ def cached_array(
 
 def _read(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray | None:
     try:
-        if json.loads((folder / f"{name}.json").read_text("utf-8")) != index:
+        known = json.loads((folder / f"{name}.json").read_text("utf-8"))
+        if not isinstance(known, dict) or {key: known.get(key) for key in index} != index:
             return None
         # copy-on-write: torch needs writable memory, but the file must not change
         array = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, RecursionError):
         return None
     same = isinstance(array, np.ndarray) and list(array.shape) == index["shape"] and array.dtype == index["dtype"]
-    return array if same else None
+    return array if same and array.flags.c_contiguous and known.get("sha256") == _digest(array) else None
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(array.data).hexdigest()
 
 
 def _write(folder: Path, name: str, index: dict[str, Any], array: np.ndarray) -> None:
@@ -93,7 +99,7 @@ def _write(folder: Path, name: str, index: dict[str, Any], array: np.ndarray) ->
     (folder / f"{name}.json").unlink(missing_ok=True)
     with whole(folder / f"{name}.npy") as partial:
         np.save(partial, array, allow_pickle=False)
-    write_json(folder / f"{name}.json", index)
+    write_json(folder / f"{name}.json", index | {"sha256": _digest(array)})
 
 
 def in_threads(work: Callable[[int], None], count: int, label: str) -> None:

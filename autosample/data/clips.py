@@ -1,25 +1,34 @@
 """Reading audio files as float32 clips of one length and sample rate."""
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from autosample.data.cache import cached_array, file_stamp, in_threads
-from autosample.errors import DataError, one_line
+from autosample.data.files import DEFAULT, Limits, is_folder, reason, require_file, shown
+from autosample.data.listing import scan
+from autosample.errors import DataError
 from autosample.system.extras import require
 
 Loudness = Literal["none", "peak", "rms"]
 RMS_LEVEL = 0.1  # -20 dBFS leaves headroom for peaks
+_BLOCK = 2**20  # values decoded at once
+_UNKNOWN = 2**60  # more frames than this: libsndfile does not know
+_MARGIN = 500  # samples that soxr's filter needs on each side, at the lower rate; more than enough
 _SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 
 
-def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = "none") -> np.ndarray:
+def read_clip(
+    path: Path, sample_rate: int, samples: int, normalize: Loudness = "none", limits: Limits = DEFAULT
+) -> np.ndarray:
     """One audio file as a mono clip, float32 (samples,).
 
-    Channels are averaged. Files with another rate are resampled by soxr (HQ). Longer files keep their middle, shorter
-    ones get silence on both sides.
+    Channels are averaged. Files with another rate are resampled by soxr (HQ). Longer files keep their middle, and only
+    that is read; shorter ones get silence on both sides.
 
     Args:
         path: a file in any format that libsndfile reads.
@@ -27,42 +36,117 @@ def read_clip(path: Path, sample_rate: int, samples: int, normalize: Loudness = 
         samples: length of the clip [samples].
         normalize: "peak" scales the largest absolute value to 1; "rms" scales the RMS over the file's own samples to
             0.1; "none" keeps the level. Silence stays silence.
+        limits: what the file may hold.
 
     Raises:
-        DataError: the file is missing, unreadable or empty, or holds values that are not finite.
+        DataError: the file is missing, unreadable, empty or larger than `limits`, or holds values that are not finite.
     """
-    mono, rate = _decoded(path)
-    if rate != sample_rate:
-        import soxr
-
-        mono = soxr.resample(mono, rate, sample_rate)
-    spare = len(mono) - samples
-    if spare > 0:
-        mono = mono[spare // 2 : spare // 2 + samples]
-    level = _level(mono, normalize)
+    require("train", "soundfile", "soxr")
+    require_file(path, limits.max_bytes)
+    try:
+        mono, power = _middle(path, sample_rate, samples, limits)
+    except DataError:
+        raise
+    except Exception as error:  # libsndfile and soxr raise many types for damaged files
+        raise DataError(
+            f"{shown(path)}: not a readable audio file ({reason(error)}); replace it or remove it"
+        ) from error
+    if normalize == "none":
+        with np.errstate(over="ignore"):
+            mono = np.ldexp(mono, power)
+        if not np.isfinite(mono).all():
+            raise DataError(f'{shown(path)}: samples are too large to resample, got about 2^{power}: use "peak"')
     clip = np.zeros(samples, dtype=np.float32)
-    before = max(0, -spare) // 2
-    clip[before : before + len(mono)] = mono * level
+    before = (samples - len(mono)) // 2
+    clip[before : before + len(mono)] = mono * _level(mono, normalize)
     return clip
 
 
-def _decoded(path: Path) -> tuple[np.ndarray, int]:
-    """The samples of a file, averaged over channels, and their rate [Hz]."""
-    require("train", "soundfile", "soxr")
+def _middle(path: Path, sample_rate: int, samples: int, limits: Limits) -> tuple[np.ndarray, int]:
+    """The middle of a file at `sample_rate`, at most `samples` long; to be multiplied by two to a returned power."""
+    import soxr
+
+    rate, frames = _length(path, limits)
+    start, count = _window(frames, rate, sample_rate, samples)
+    with _opened(path) as file:
+        file.seek(start) if file.seekable() else _count(file, start)
+        parts = [wave.mean(axis=1, dtype=np.float64) for wave in _blocks(file, count)]
+    mono = np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+    if len(mono) < count and start:
+        raise DataError(f"{shown(path)}: the file ends before the {frames:,} samples that its header names; replace it")
+    if not np.isfinite(mono).all():
+        raise DataError(f"{shown(path)}: samples must be finite numbers, got NaN or infinity; replace the file")
+    mono, power = _scaled(mono)
+    frames = frames if len(mono) == count else len(mono)
+    length = int(frames * sample_rate / rate + 0.5)  # as soxr rounds it
+    if not length:
+        raise DataError(f"{shown(path)}: an audio file must have samples, got none; replace it or remove it")
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate)
+    skip = max(0, length - samples) // 2 - start * sample_rate // rate
+    mono, more = _scaled(mono[skip : skip + samples])
+    return mono, power + more
+
+
+def _length(path: Path, limits: Limits) -> tuple[int, int]:
+    """Sample rate [Hz] and number of samples of a file."""
+    with _opened(path) as file:
+        rate, frames = file.samplerate, file.frames
+        if frames > _UNKNOWN:
+            raise DataError(f"{shown(path)}: a header must say how long the sound is, got none; write the file again")
+        if frames > limits.max_seconds * rate:
+            raise DataError(
+                f"{shown(path)}: a sound may last {limits.max_seconds:,g} s, got {frames / rate:,.0f} s: cut it, or "
+                "pass a larger max_seconds"
+            )
+        if not file.seekable():  # the length of an MP3 is often just estimated from its size
+            frames = _count(file, frames)
+    return rate, frames
+
+
+def _opened(path: Path) -> Any:
     import soundfile
 
-    try:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a readable audio file ({one_line(error)}); replace it or remove it from the set"
-        ) from error
-    if not len(wave):
-        raise DataError(f"{path}: an audio file must have samples, got none; replace it or remove it from the set")
-    mono = wave.mean(axis=1) if wave.shape[1] > 1 else wave[:, 0]
-    if not np.isfinite(mono).all():
-        raise DataError(f"{path}: samples must be finite numbers, got NaN or infinity; replace the file")
-    return mono, rate
+    # names that are not UTF-8 must be bytes
+    file: Any = soundfile.SoundFile(cast(Any, os.fsencode(path) if os.name == "posix" else path))
+    if file.format == "MP3":
+        file.seekable = lambda: False  # soundfile seeks after each read, by a table in the file that may be wrong
+    return file
+
+
+def _blocks(file: Any, count: int) -> Iterator[np.ndarray]:
+    """At most `count` frames of an open file, in parts (n, channels). A header may promise far more than there is."""
+    block = max(1, _BLOCK // file.channels)
+    while count > 0:
+        wave = file.read(min(block, count), dtype="float32", always_2d=True)
+        if not len(wave):
+            break
+        yield wave
+        count -= len(wave)
+
+
+def _window(frames: int, rate: int, sample_rate: int, samples: int) -> tuple[int, int]:
+    """First frame and number of frames to read for the middle `samples` at `sample_rate`."""
+    if rate == sample_rate:
+        return max(0, frames - samples) // 2, min(frames, samples)
+    first = max(0, int(frames * sample_rate / rate + 0.5) - samples) // 2
+    margin = math.ceil(_MARGIN * max(1, sample_rate / rate))
+    # start where a sample of the resampled file lies exactly on one of the file
+    common = math.gcd(rate, sample_rate)
+    start = max(0, first - margin) // (sample_rate // common) * (rate // common)
+    return start, min(frames, math.ceil((first + samples + margin) * rate / sample_rate)) - start
+
+
+def _count(file: Any, most: int) -> int:
+    """Decode at most this many frames, and count them."""
+    return sum(len(wave) for wave in _blocks(file, most))
+
+
+def _scaled(mono: np.ndarray) -> tuple[np.ndarray, int]:
+    """Samples of ordinary size, and the power of two that was taken out, so that no later sum overflows or vanishes."""
+    peak = float(np.abs(mono).max(initial=0.0))
+    power = 0 if peak == 0 or 2.0**-40 < peak < 2.0**40 else math.frexp(peak)[1]
+    return (np.ldexp(mono, -power) if power else mono), power
 
 
 def _level(mono: np.ndarray, normalize: Loudness) -> float:
@@ -77,13 +161,19 @@ def _level(mono: np.ndarray, normalize: Loudness) -> float:
 
 
 def read_clips(
-    paths: Sequence[Path], root: Path, cache: Path | None, sample_rate: int, samples: int, normalize: Loudness
+    paths: Sequence[Path],
+    root: Path,
+    cache: Path | None,
+    sample_rate: int,
+    samples: int,
+    normalize: Loudness,
+    limits: Limits = DEFAULT,
 ) -> np.ndarray:
     """Read all `paths` with `read_clip`: float32 (N, 1, samples). A valid cache in the folder `cache` is used."""
 
     def fill(array: np.ndarray) -> None:
         def one(i: int) -> None:
-            array[i, 0] = read_clip(paths[i], sample_rate, samples, normalize)
+            array[i, 0] = read_clip(paths[i], sample_rate, samples, normalize, limits)
 
         in_threads(one, len(paths), "decoding audio")
 
@@ -107,14 +197,14 @@ def find_files(listed: Sequence[Path], source: str) -> list[Path]:
     present: dict[Path, set[str]] = {}
     for path in listed:
         if path.parent not in present:
-            present[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
+            present[path.parent] = {entry.name for entry in scan(path.parent)} if is_folder(path.parent) else set()
         names = present[path.parent]
         choices = [path.name, *(path.stem + suffix for suffix in _SUFFIXES)]
         match = next((name for name in choices if name in names), None)
         (missing if match is None else found).append(path if match is None else path.parent / match)
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(listed)} files listed in {source} are missing, first {missing[0]}: unpack the set "
-            "again, or remove them from the list"
+            f"{len(missing)} of {len(listed)} files listed in {shown(source)} are missing, first {shown(missing[0])}: "
+            "unpack the set again, or remove them from the list"
         )
     return found

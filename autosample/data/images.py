@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from autosample.data.augment import Compose, Normalize, RandomCropFlip, Resize
-from autosample.data.base import ClassificationData, require_at_least
+from autosample.data.base import ClassificationData, refuse_img_size, require_at_least
+from autosample.data.files import reason, shown
 from autosample.data.splits import Examples
-from autosample.errors import DataError, one_line
+from autosample.errors import DataError
 
 _DIGITS = tuple("0123456789")
 # errors of torchvision's readers for damaged files
@@ -37,6 +38,7 @@ class SmallImages(ClassificationData):
     def __init__(
         self, root: str = "data", padding: int = 0, flip: bool = False, image_size: int | None = None, **common: Any
     ) -> None:
+        refuse_img_size(common)
         super().__init__(root, **common)
         require_at_least("padding", padding, 0)
         if image_size is not None:
@@ -71,13 +73,13 @@ class SmallImages(ClassificationData):
             if tuple(x.shape[1:]) != self.native_shape or len(x) != len(y):
                 raise DataError(
                     f"{type(self).__name__} images must have shape {self.native_shape} and a label each, got"
-                    f" {tuple(x.shape)} images and {len(y)} labels in {self.root}: download the files again"
+                    f" {tuple(x.shape)} images and {len(y)} labels in {shown(self.root)}: download the files again"
                 )
         count = len(train[0])
         x, y = torch.cat([train[0], test[0]]), torch.cat([train[1], test[1]]).long()
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.num_classes:
             raise DataError(
-                f"labels must be 0..{self.num_classes - 1}, got {int(y.min())}..{int(y.max())} in {self.root}: "
+                f"labels must be 0..{self.num_classes - 1}, got {int(y.min())}..{int(y.max())} in {shown(self.root)}: "
                 "download the files again"
             )
         return Examples(x, y, torch.arange(count), torch.arange(count, len(x)))
@@ -93,5 +95,6 @@ def through_torchvision(reader: Callable[..., Any], root: Path, download: bool, 
         return tuple(reader(str(root), train=train, download=download) for train in (True, False))  # pyright: ignore[reportReturnType]
     except (*_BROKEN, np.exceptions.DTypePromotionError) as error:
         raise DataError(
-            f"{layout} cannot be read: {one_line(error)}; set root to the folder of these files, or pass download=True"
+            f"{layout} in {shown(root)} cannot be read: {reason(error)}; set root to the folder of these files, or "
+            "pass download=True"
         ) from error

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autosample.data.files import shown
 from autosample.errors import DataError
 
 
@@ -33,13 +34,16 @@ class Examples:
         """Raise `DataError` unless there are test examples, and training examples of each class."""
         for part, rows in (("training", self.train), ("test", self.test)):
             if not len(rows):
-                raise DataError(f"{where} must have at least one {part} example, got none: check the folder's layout")
+                raise DataError(
+                    f"{shown(where)} must have at least one {part} example, got none: check the folder's layout"
+                )
         counts = torch.bincount(self.y[self.train], minlength=len(class_names))
         missing = [name for name, count in zip(class_names, counts.tolist(), strict=True) if not count]
         if missing:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            named = ", ".join(shown(name, 20) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise DataError(
-                f"each class must have a training example, got none for {shown} in {where}: add one or remove the class"
+                f"each class must have a training example, got none for {named} in {shown(where)}: add one or remove "
+                "the class"
             )
 
 

@@ -1,5 +1,6 @@
 """Loading of data too large for the device: an ordinary DataLoader that follows the same `BatchPlan`."""
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,14 +8,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
-from torchvision.datasets.folder import default_loader
 
+from autosample.data.files import DEFAULT, Limits
+from autosample.data.image_files import open_image
 from autosample.data.resident import BatchPlan, Resumable, mixed_seed
-from autosample.errors import DataError, one_line
+from autosample.errors import DataError
 
 
 class BatchKey(NamedTuple):
@@ -105,20 +106,6 @@ def seeded(*parts: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def open_image(path: str) -> Image.Image:
-    """The image in `path` as RGB.
-
-    Raises:
-        DataError: the image cannot be read.
-    """
-    try:
-        return default_loader(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path}: not a readable image ({one_line(error)}); replace the file or remove it from the folder"
-        ) from error
-
-
 class FileBatches(PlannedBatches):
     """Batches of image files. Each image is decoded and transformed alone.
 
@@ -130,21 +117,29 @@ class FileBatches(PlannedBatches):
         y: labels, (N,).
         transform: makes a float tensor (C, H, W) from a PIL image.
         plan, indices: as in `PlannedBatches`.
+        limits: what a file may hold.
     """
 
     def __init__(
-        self, paths: Sequence[str], y: Tensor, transform: Callable[[Any], Tensor], plan: BatchPlan, indices: Tensor
+        self,
+        paths: Sequence[str],
+        y: Tensor,
+        transform: Callable[[Any], Tensor],
+        plan: BatchPlan,
+        indices: Tensor,
+        limits: Limits = DEFAULT,
     ) -> None:
         super().__init__(plan, indices)
         # one array instead of a list of strings: reference counts would make forked workers copy the list's pages
-        self.paths, self.y, self.transform = np.array([str(path).encode() for path in paths]), y, transform
+        self.paths, self.y, self.transform = np.array([os.fsencode(path) for path in paths]), y, transform
+        self.limits = limits
 
     def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         return torch.stack([self.example(row, epoch) for row in rows.tolist()]), self.y[rows]
 
     def example(self, row: int, epoch: int) -> Tensor:
         """Image `row` of the data as the model sees it in epoch `epoch`."""
-        image = open_image(self.paths[row].decode())
+        image = open_image(os.fsdecode(self.paths[row]), limits=self.limits)
         with seeded(self.plan.seed, epoch, row):
             return self.transform(image)
 
@@ -162,6 +157,13 @@ class WorkerLoader(Resumable, DataLoader):
         return cast(PlannedBatches, self.dataset).plan
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            yield from self._batches()
+        except DataError as error:  # torch puts the worker's traceback before the message
+            name = f"{DataError.__module__}.{DataError.__qualname__}: "
+            raise DataError(str(error).rpartition(name)[2].strip()) from error
+
+    def _batches(self) -> Iterator[Any]:
         sampler = self.sampler
         if not isinstance(sampler, PlanSampler):  # Lightning uses its own sampler for `overfit_batches`
             yield from super().__iter__()

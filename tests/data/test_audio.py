@@ -212,7 +212,8 @@ def test_csv_with_splits_folds_and_neither(tmp_path):
     ("text", "message"),
     [
         ("path,name\na.wav,x\n", "columns path, label, got no label"),
-        ("", "got no path, label"),
+        ("", "got an empty file"),
+        ("\n", "got no path, label"),
         ("path,label\n", "at least one file"),
         ("path,label\na.wav,\n", "empty field in row 2"),
         ("path,label\na.wav,x\na.wav,x\n", "each file once, got .*a.wav"),
@@ -256,7 +257,7 @@ def test_unreadable_file_in_a_set_is_named(tmp_path):
         (lambda r: ESC50(r).setup(), "meta/esc50.csv and audio/ were expected in .*ESC-50"),
         (lambda r: UrbanSound8K(r).setup(), "UrbanSound8K's folder with metadata.*was expected"),
         (lambda r: SpokenDigits(r).setup(), "DIGIT_SPEAKER_TAKE.wav were expected, found none in"),
-        (lambda r: AudioCSV(r).setup(), "cannot be read as a CSV table in UTF-8 .*No such file"),
+        (lambda r: AudioCSV(r).setup(), "metadata.csv: not a readable file, .*No such file"),
     ],
 )
 def test_bad_arguments_and_missing_folders(tmp_path, make, message):

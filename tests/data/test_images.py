@@ -141,7 +141,7 @@ def image_tree(root, sizes=(40, 40), parts=("train", "val")):
 def test_image_folder_transforms_are_timms(tmp_path):
     from timm.data import create_transform
 
-    data = ImageFolder(str(image_tree(tmp_path)), img_size=24, batch_size=4)
+    data = ImageFolder(str(image_tree(tmp_path)), image_size=24, batch_size=4)
     assert data.class_names == ("ant", "bee")
     assert data.input_shape == (3, 24, 24)
     assert data.sizes == {"train": 10, "val": 10, "test": 10}
@@ -156,7 +156,7 @@ def test_image_folder_batches_depend_on_seed_and_epoch_only(tmp_path):
     image_tree(tmp_path)
 
     def batches(epoch, workers=0, **options):
-        data = ImageFolder(str(tmp_path), img_size=16, batch_size=4, num_workers=workers, **options)
+        data = ImageFolder(str(tmp_path), image_size=16, batch_size=4, num_workers=workers, **options)
         data.epoch = epoch
         return torch.cat([x for x, _ in data.train_dataloader()])
 
@@ -170,7 +170,7 @@ def test_image_folder_batches_depend_on_seed_and_epoch_only(tmp_path):
 
 def test_image_folder_parts(tmp_path):
     image_tree(tmp_path, parts=("train", "val", "test"))
-    options = {"root": str(tmp_path), "img_size": 16}
+    options = {"root": str(tmp_path), "image_size": 16}
     with_test = ImageFolder(**options)
     assert with_test.sizes == {"train": 10, "val": 10, "test": 10}
     assert "/val/" in with_test.examples.x[with_test.examples.val[0]]
@@ -182,7 +182,7 @@ def test_image_folder_parts(tmp_path):
 
 def test_image_folder_on_the_device(tmp_path):
     image_tree(tmp_path, sizes=(20, 20))
-    data = ImageFolder(str(tmp_path), img_size=16, resident=True, drop_last=False)
+    data = ImageFolder(str(tmp_path), image_size=16, resident=True, drop_last=False)
     assert data.examples.x.shape == (20, 3, 20, 20)
     assert data.examples.x.dtype == torch.uint8
     assert everything(data, "train")[0].shape == (10, 3, 16, 16)
@@ -196,11 +196,11 @@ def test_image_folder_on_the_device(tmp_path):
 def test_broken_image_is_named(tmp_path):
     image_tree(tmp_path)
     (tmp_path / "train" / "ant" / "000.png").write_bytes(b"broken")
-    data = ImageFolder(str(tmp_path), img_size=16)
+    data = ImageFolder(str(tmp_path), image_size=16)
     with pytest.raises(DataError, match=r"000\.png: not a readable image"):
         list(data.train_dataloader())
     with pytest.raises(DataError, match=r"000\.png: not a readable image"):
-        ImageFolder(str(tmp_path), img_size=16, resident=True).setup()
+        ImageFolder(str(tmp_path), image_size=16, resident=True).setup()
 
 
 def test_missing_and_empty_folders(tmp_path):
@@ -218,7 +218,7 @@ def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match="one folder of images per class, got none"):
         ImageFolder(str(tmp_path)).setup()
     write_pngs(tmp_path / "train" / "x" / "..", ("ant",), 1)
-    with pytest.raises(DataError, match=r"val or .*test was expected, got neither"):
+    with pytest.raises(DataError, match=r"val or test was expected in .*, got neither"):
         ImageFolder(str(tmp_path)).setup()
     write_pngs(tmp_path / "val", ("wasp",), 1)
     with pytest.raises(DataError, match="class folders that the training folder lacks: wasp"):

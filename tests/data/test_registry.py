@@ -7,7 +7,7 @@ import pytest
 
 from autosample.cli.main import main
 from autosample.data import DATASETS, Digits
-from autosample.errors import ConfigError
+from autosample.errors import ConfigError, DataError
 from autosample.experiments.parse import make_grid
 from autosample.experiments.run import make_data, run_cell
 
@@ -17,6 +17,18 @@ class ToyDigits(Digits):
 
     def __init__(self, image_size: int = 12, **common) -> None:
         super().__init__(image_size=image_size, **common)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DATASETS.values() if kind is not Digits], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("name", ["x" * 200, "two\nlines"])
+def test_a_missing_folder_is_named_in_one_short_line(tmp_path, kind, name):
+    root = tmp_path / name / ("y" * 200)
+    with pytest.raises(DataError) as caught:
+        kind(str(root)).setup()
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) <= 300
+    assert "y" * 50 in said
 
 
 @pytest.fixture

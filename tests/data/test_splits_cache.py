@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections import Counter
 
@@ -77,6 +78,11 @@ def test_cache_is_used_and_equal(tmp_path):
     "damage",
     [
         lambda npy, index: npy.write_bytes(npy.read_bytes()[:-5]),
+        lambda npy, index: npy.write_bytes(npy.read_bytes()[:-3] + b"\x7f\x00\x01"),
+        lambda npy, index: np.save(npy, np.load(npy)[::-1].copy()),
+        lambda npy, index: np.save(npy, np.asfortranarray(np.load(npy))),
+        lambda npy, index: index.write_text(json.dumps(json.loads(index.read_text()) | {"sha256": None})),
+        lambda npy, index: index.write_text("[" * 100_000),
         lambda npy, index: npy.write_bytes(b""),
         lambda npy, index: npy.write_bytes(b"garbage" * 50),
         lambda npy, index: npy.unlink(),
@@ -96,6 +102,12 @@ def test_damaged_cache_is_made_anew(tmp_path, damage):
     assert fill.calls == 2
     assert np.array_equal(read(tmp_path, fill), want)
     assert fill.calls == 2
+
+
+def test_the_digest_is_that_of_the_numbers(tmp_path):
+    made = np.array(read(tmp_path, Counted()))
+    known = json.loads((tmp_path / "set.v1.json").read_text())["sha256"]
+    assert known == hashlib.sha256(made.astype("<f4").tobytes()).hexdigest()
 
 
 def test_other_key_or_shape_makes_it_anew(tmp_path):

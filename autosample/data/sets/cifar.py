@@ -8,7 +8,8 @@ from torch import Tensor
 from torchvision import datasets
 
 from autosample.data.cache import cache_folder
-from autosample.data.folders import list_classes, read_images
+from autosample.data.files import shown
+from autosample.data.folders import list_classes, list_images, read_images
 from autosample.data.images import SmallImages, through_torchvision
 from autosample.data.splits import Examples
 from autosample.errors import DataError
@@ -60,7 +61,7 @@ class CIFAR10(SmallImages):
             for folder in (self.root / self.reader.__name__.lower(), self.root):
                 if (folder / "train").is_dir():
                     return self._joined(*(self._from_folder(folder, part) for part in ("train", "test")))
-        layout = f"{self.root / self.reader.base_folder} or {self.root / self.reader.__name__.lower()}/train/CLASS/*"
+        layout = f"{self.reader.base_folder} or {self.reader.__name__.lower()}/train/CLASS/*"
         train, test = through_torchvision(self.reader, self.root, self.download, layout)
         parts = [(torch.from_numpy(p.data).permute(0, 3, 1, 2), torch.tensor(p.targets)) for p in (train, test)]
         return self._joined(*parts)
@@ -70,10 +71,11 @@ class CIFAR10(SmallImages):
         if found != self.names:
             odd = sorted(set(found) ^ set(self.names))
             raise DataError(
-                f"{folder / part} must have one folder for each of the {self.num_classes} classes of"
-                f" {type(self).__name__}, missing or unknown: {', '.join(odd[:5])}; rename or add folders"
+                f"{shown(folder / part)} must have one folder for each of the {self.num_classes} classes of"
+                f" {type(self).__name__}, missing or unknown: {shown(', '.join(odd[:5]))}; rename or add folders"
             )
-        return read_images(folder / part, found, part, cache_folder(folder, self.cache_dir), self.native_shape)
+        listed = list_images(folder / part, found, folder)
+        return read_images(folder / part, listed, part, cache_folder(folder, self.cache_dir), self.native_shape)
 
 
 class CIFAR100(CIFAR10):

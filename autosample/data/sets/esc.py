@@ -5,6 +5,7 @@ from typing import Any
 
 from autosample.data.audio import AudioData, ClipList
 from autosample.data.clips import Loudness, find_files
+from autosample.data.files import is_file, shown
 from autosample.data.tables import by_fold, check_fold, number, ranked, read_table
 from autosample.errors import DataError
 
@@ -50,11 +51,12 @@ class ESC50(AudioData):
     def _home(self) -> Path:
         names = ("ESC-10", "ESC-50", "ESC-50-master") if self.esc10 else ("ESC-50", "ESC-50-master", "ESC-10")
         places = [self.root, *(self.root / name for name in names)]
-        known = [place for place in places if (place / "meta" / "esc50.csv").is_file()]
+        known = [place for place in places if is_file(place / "meta" / "esc50.csv")]
         if known:
             return known[0]
+        looked = " or ".join(shown(place, 70) for place in places[:2])
         raise DataError(
-            f"meta/esc50.csv and audio/ were expected in {' or '.join(map(str, places[:3]))}, found no such table:"
+            f"meta/esc50.csv and audio/ were expected in {looked}, found no such table:"
             " set root to the unpacked set (github.com/karolpiczak/ESC-50)"
         )
 

@@ -36,7 +36,7 @@ class MNIST(SmallImages):
         self.download = download
 
     def _load(self) -> Examples:
-        layout = f"{self.root / self.reader.__name__ / 'raw'}/*-ubyte"
+        layout = f"{self.reader.__name__}/raw/*-ubyte"
         train, test = through_torchvision(self.reader, self.root, self.download, layout)
         return self._joined(*((part.data.unsqueeze(1), part.targets) for part in (train, test)))
 

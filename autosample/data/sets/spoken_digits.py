@@ -6,6 +6,8 @@ from typing import Any
 
 from autosample.data.audio import AudioData, ClipList
 from autosample.data.clips import Loudness
+from autosample.data.files import is_folder, shown
+from autosample.data.listing import scan
 from autosample.errors import DataError
 
 
@@ -41,13 +43,16 @@ class SpokenDigits(AudioData):
         below = ("fsdd/recordings", "free-spoken-digit-dataset/recordings", "recordings", ".")
         places = [self.root / name for name in below]
         for place in places:
-            if place.is_dir() and any(self._pattern.fullmatch(file.name) for file in place.iterdir()):
+            if is_folder(place) and any(self._pattern.fullmatch(file.name) for file in scan(place)):
                 return place
-        looked = ", ".join(str(place) for place in places)
-        raise DataError(f"files DIGIT_SPEAKER_TAKE.wav were expected, found none in {looked}: set root to their folder")
+        looked = ", ".join(below)
+        raise DataError(
+            f"files DIGIT_SPEAKER_TAKE.wav were expected, found none in {looked} of {shown(self.root)}: "
+            "set root to their folder"
+        )
 
     def _list(self) -> ClipList:
-        found = [(self._pattern.fullmatch(path.name), path) for path in sorted(self._home().iterdir())]
+        found = [(self._pattern.fullmatch(file.name), Path(file.path)) for file in scan(self._home())]
         clips = [(path, int(match[1]), int(match[3])) for match, path in found if match is not None]
         test = [i for i, (_, _, take) in enumerate(clips) if take < 5]
         train = [i for i, (_, _, take) in enumerate(clips) if take >= 5]
