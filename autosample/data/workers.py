@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.distributed import DistributedSampler
 
 from autosample.data.files import DEFAULT, Limits
@@ -55,12 +55,17 @@ class PlannedBatches(Dataset):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, key: BatchKey | int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: BatchKey | int) -> tuple[Tensor, Tensor] | DataError:
         epoch, batch = key if isinstance(key, tuple) else (0, key)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, self.indices[self.plan.order(epoch)])
         start, stop = self.plan.bounds(batch)
-        return self.cut(self._order[1][start:stop], epoch, batch)
+        try:
+            return self.cut(self._order[1][start:stop], epoch, batch)
+        except DataError as error:
+            if get_worker_info() is None:
+                raise
+            return error  # the loader raises it: torch would put the worker's traceback before the message
 
     def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """The batch `(x, y)` made of `rows` of the data."""
@@ -157,11 +162,10 @@ class WorkerLoader(Resumable, DataLoader):
         return cast(PlannedBatches, self.dataset).plan
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        try:
-            yield from self._batches()
-        except DataError as error:  # torch puts the worker's traceback before the message
-            name = f"{DataError.__module__}.{DataError.__qualname__}: "
-            raise DataError(str(error).rpartition(name)[2].strip()) from error
+        for item in self._batches():
+            if isinstance(item, DataError):
+                raise item
+            yield item
 
     def _batches(self) -> Iterator[Any]:
         sampler = self.sampler

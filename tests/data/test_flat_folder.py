@@ -3,9 +3,9 @@
 from collections import Counter
 
 import pytest
-from data_files import write_pngs
+from data_files import write_pngs, write_tone
 
-from autosample.data import Digits, ImageFolder, base
+from autosample.data import AudioCSV, Digits, ImageFolder, base
 from autosample.data.splits import hold_out
 from autosample.errors import DataError
 
@@ -69,3 +69,19 @@ def test_the_machine_sets_the_number_of_workers(flat, monkeypatch):
     assert files.train_dataloader().num_workers == 16
     monkeypatch.setattr(base, "threads_for", lambda jobs: 1)
     assert files.train_dataloader().num_workers == 0
+
+
+def test_limits_are_options_of_data_sets(flat, tmp_path):
+    for resident in (False, True):
+        data = ImageFolder(str(flat), image_size=8, resident=resident, max_pixels=63, num_workers=0)
+        with pytest.raises(DataError, match="an image may have 63 pixels, got 8×8"):
+            list(data.train_dataloader())
+        assert len(list(ImageFolder(str(flat), image_size=8, resident=resident, max_pixels=64).val_dataloader())) == 1
+    (tmp_path / "metadata.csv").write_text("path,label\na.wav,x\nb.wav,x\n")
+    for name in "ab":
+        write_tone(tmp_path / f"{name}.wav", seconds=0.5)
+    with pytest.raises(DataError, match=r"a sound may last 0\.4 s"):
+        AudioCSV(str(tmp_path), max_seconds=0.4).setup()
+    with pytest.raises(DataError, match="a file may have 100 bytes"):
+        AudioCSV(str(tmp_path), max_bytes=100).setup()
+    assert AudioCSV(str(tmp_path), max_seconds=0.5).sizes["test"] == 1
