@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets.folder import default_loader
 
-from autosample.data.resident import BatchPlan, Resumable, mixed_seed
+from autosample.data.resident import BatchPlan, Resumable
 from autosample.errors import DataError, one_line
+from autosample.system.seeds import mixed_seed
 
 
 class BatchKey(NamedTuple):

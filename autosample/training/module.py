@@ -1,5 +1,6 @@
 """The LightningModule: a model of timm or autosample, compressed by a spec and trained as a classifier."""
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,14 +10,21 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from autosample.errors import ConfigError
+from autosample.artifact.checkpoint import check_state, local_arguments, read_checkpoint
+from autosample.errors import ArtifactError, ConfigError, one_line
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
+from autosample.system.seeds import mixed_seed
 from autosample.training.callbacks import HardenSchedule
 from autosample.training.distill import check_distillation, distillation_loss, make_teacher
 from autosample.training.groups import parameter_groups
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
+
+# where the seeds of data have a rank, the seeds of steps have this number
+_OF_STEPS = 2**31
+# arguments that fetch or read weights, or need fetched ones
+_FETCHED = ("model_args", "warm_start", "distill")
 
 
 class Classifier(pl.LightningModule):
@@ -49,7 +57,7 @@ class Classifier(pl.LightningModule):
         scheduler: Name of a timm schedule, stepped after each batch; `none` keeps the rate constant.
         warmup: Share of the training in which the rate rises to `lr`.
         scheduler_args: More arguments for the scheduler.
-        seed: Seed of each epoch's random numbers; a resumed run gives the same results as one without a break.
+        seed: Seed of each step's random numbers; a resumed run gives the same results as one without a break.
 
     Raises:
         ConfigError: The model or one of its arguments is unknown, or the classes or channels do not match the data.
@@ -102,10 +110,35 @@ class Classifier(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> "Classifier":
-        """Like Lightning's method, but also reads checkpoints of version 0.1.0."""
-        saved = torch.load(checkpoint_path, map_location="meta", weights_only=True)["hyper_parameters"]
-        options = {**Recipe.of(saved).arguments(), **options} if "spec" not in saved else options
-        return super().load_from_checkpoint(checkpoint_path, *args, **options)
+        """Like Lightning's method, but fetches and reads nothing else, and reads checkpoints of version 0.1.0.
+
+        Raises:
+            ArtifactError: The file is damaged or no checkpoint of a `Classifier`.
+        """
+        saved = read_checkpoint(Path(checkpoint_path), "meta")["hyper_parameters"]
+        kept = saved if "spec" in saved else {**saved, **Recipe.of(saved).arguments()}
+        given = {**local_arguments(kept), **options}
+        model = super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **given})
+        # for a training that goes on: what its teacher needs
+        model.hparams.update({name: kept[name] for name in _FETCHED if name in kept and name not in options})
+        return model
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_state(checkpoint.get("state_dict"))
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Like torch's method; weights of another net give an error of one line.
+
+        Raises:
+            ArtifactError: Names or shapes differ.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"the weights do not fit this net: {one_line(error)[:180]}: use the arguments it was trained with "
+                "(RUN/config.yaml)"
+            ) from error
 
     def prepare_data(self) -> None:
         """Check the arguments before loggers and callbacks write anything. Each process checks again in `setup`."""
@@ -177,9 +210,21 @@ class Classifier(pl.LightningModule):
     def on_fit_end(self) -> None:
         self._teacher = []
 
-    def on_train_epoch_start(self) -> None:
-        # random numbers depend only on the seed and the epoch, so a resumed run draws the same ones
-        pl.seed_everything((self.hparams["seed"] + 1) * 100_003 + self.current_epoch, verbose=False)
+    def on_train_start(self) -> None:
+        """Give a data loader its place in the epoch back.
+
+        Lightning does this when it makes the loader. But it made the loader before it read the checkpoint, as the
+        schedule asked for the number of steps.
+        """
+        loop = self.trainer.fit_loop
+        if loop.restarting and loop._combined_loader_states_to_load and loop._data_fetcher is not None:
+            loop._load_combined_loader_states()
+            iter(loop._data_fetcher)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # so a run that goes on from any step draws the same numbers; the last part keeps them apart from those of data
+        seed = mixed_seed(self.hparams["seed"], self.current_epoch, batch_idx, _OF_STEPS)
+        pl.seed_everything(seed % 2**32, verbose=False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch

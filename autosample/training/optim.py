@@ -81,6 +81,7 @@ _RANGES = {
     "lr": (0.0, float("inf"), 0.002),
     "weight_decay": (0.0, float("inf"), 0.05),
     "warmup": (0.0, 1.0, 0.1),
+    "seed": (0, float("inf"), 0),
 }
 
 
