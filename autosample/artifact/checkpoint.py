@@ -6,15 +6,18 @@ read the comment, so they load these files like any other.
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from autosample.artifact.config import FETCHING
-from autosample.errors import DAMAGED, ArtifactError, one_line
+from autosample.artifact.building import build
+from autosample.artifact.config import FETCHING, source_of
+from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
+from autosample.model.recipe import Recipe
 from autosample.system.checking import as_map, as_plain, as_text
 from autosample.system.files import sweep_partials, whole
 
@@ -23,6 +26,8 @@ _TAIL = len(_MARK) + _DIGITS
 # the end of an archive without a comment: its mark, and after 16 bytes the length of the comment
 _END, _END_SIZE = b"PK\x05\x06", 22
 _CHUNK = 1 << 20
+# A net may have this many numbers per number in its checkpoint, and some more.
+_GROWTH, _FREE_NUMBERS = 256, 1 << 24
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -66,12 +71,16 @@ def _digest(file: IO[bytes], size: int) -> str:
 def _check_digest(path: Path) -> None:
     """Raise `ArtifactError` if the file has a digest that differs. Files of earlier versions have none."""
     with path.open("rb") as file:
-        start = file.seek(0, 2) - _TAIL
-        if start < _END_SIZE:
-            return
-        file.seek(start)
+        size = file.seek(0, 2)
+        start = file.seek(max(0, size - _TAIL - _END_SIZE))
         tail = file.read()
-        if tail.startswith(_MARK) and tail[len(_MARK) :] != _digest(file, start - 2).encode():
+        if (end := tail.rfind(_END)) < 0 or len(tail) < end + _END_SIZE:
+            return  # torch says what is wrong
+        length, comment = struct.unpack("<H", tail[end + _END_SIZE - 2 : end + _END_SIZE])[0], tail[end + _END_SIZE :]
+        right = length == len(comment)
+        if right and length == _TAIL:
+            right = comment == _MARK + _digest(file, start + end + _END_SIZE - 2).encode()
+        if not right:
             raise ArtifactError(f"{path} has another checksum than when it was written: {DAMAGED}")
 
 
@@ -151,3 +160,29 @@ def local_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 def without_fetching(model_args: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Arguments of a net without those that fetch or read weights; `None` if there are no others."""
     return {name: value for name, value in (model_args or {}).items() if name not in FETCHING} or None
+
+
+def checked_recipe(saved: Mapping[str, Any]) -> Recipe:
+    """The recipe of the net in a checkpoint that `read_checkpoint` returned. It fetches and reads nothing.
+
+    Raises:
+        ArtifactError: There is no such net, or it is far larger than the file.
+    """
+    recipe, state = Recipe.of(local_arguments(saved["hyper_parameters"])), saved["state_dict"]
+    sizes = {"num_classes": recipe.num_classes, "in_chans": recipe.in_chans}
+    source = {"kind": "timm", "name": recipe.model, "arguments": {**sizes, **(recipe.model_args or {})}}
+    # first without memory: a few bytes must not ask for a net of any size
+    numbers = sum(p.numel() for p in build(source_of(source), None, len(state)).parameters())
+    if numbers > _FREE_NUMBERS + _GROWTH * sum(t.numel() for t in state.values()):
+        raise ArtifactError(f"its net would have {numbers:,} numbers, far more than the file: {DAMAGED}")
+    return recipe
+
+
+@contextmanager
+def buildable() -> Iterator[None]:
+    """A context manager for building the net of a checkpoint: every error becomes an `ArtifactError` of one line."""
+    try:
+        yield
+    except Exception as error:  # arguments from a file can make anything raise
+        text = one_line(error) if isinstance(error, AutosampleError) else f"{type(error).__name__}: {one_line(error)}"
+        raise ArtifactError(f"the model of this checkpoint cannot be built: {text[:200]}") from error

@@ -10,24 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from autosample.artifact.assembling import assemble
-from autosample.artifact.building import Factory, build
-from autosample.artifact.checkpoint import local_arguments, read_checkpoint
-from autosample.artifact.config import Config, source_of
+from autosample.artifact.building import Factory
+from autosample.artifact.checkpoint import buildable, checked_recipe, read_checkpoint
+from autosample.artifact.config import Config
 from autosample.artifact.files import read_folder
 from autosample.artifact.origin import find_source
 from autosample.artifact.upgrade import upgraded_state
 from autosample.coding.quantizers import quantizer_of
-from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
+from autosample.errors import DAMAGED, ArtifactError, one_line
 from autosample.model.convert import harden_
 from autosample.model.quantize import fix_quantizers_
-from autosample.model.recipe import Recipe
 from autosample.nn import compressed_layers
 from autosample.system.checking import as_int, as_list, as_map, as_plain, as_text
 
 # the settings of inputs that timm knows under the same names
 _TIMM = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-# A net may have this many numbers per number in its checkpoint, and some more.
-_GROWTH, _FREE_NUMBERS = 256, 1 << 24
 
 
 def load(folder: str | Path, *, factory: Factory | None = None, device: torch.device | str = "cpu") -> nn.Module:
@@ -85,7 +82,9 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
     """The net of an `autosample.training.Classifier`, without the training."""
     saved = read_checkpoint(path)
     state = upgraded_state({k[4:]: v for k, v in saved["state_dict"].items() if k.startswith("net.")}, path)
-    net, recipe = _net_of(saved["hyper_parameters"], state)
+    with buildable():
+        recipe = checked_recipe(saved)
+        net = recipe.build()
     try:
         _attach(net, state)
         net.load_state_dict(state)
@@ -106,22 +105,6 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
         facts={**facts, "epochs": epochs, "spec": recipe.preset},
     )
     return _described(net.eval(), config), config
-
-
-def _net_of(hyper: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[nn.Module, Recipe]:
-    """The net that a checkpoint's arguments describe, with weights of its own, and its recipe."""
-    try:
-        recipe = Recipe.of(local_arguments(hyper))
-        sizes = {"num_classes": recipe.num_classes, "in_chans": recipe.in_chans}
-        source = {"kind": "timm", "name": recipe.model, "arguments": {**sizes, **(recipe.model_args or {})}}
-        # first without memory: a few bytes must not ask for a net of any size
-        numbers = sum(p.numel() for p in build(source_of(source), None, len(state)).parameters())
-        if numbers > _FREE_NUMBERS + _GROWTH * sum(t.numel() for t in state.values()):
-            raise ArtifactError(f"its net would have {numbers:,} numbers, far more than the file: {DAMAGED}")
-        return recipe.build(), recipe
-    except Exception as error:  # arguments from a file can make anything raise
-        text = one_line(error) if isinstance(error, AutosampleError) else f"{type(error).__name__}: {one_line(error)}"
-        raise ArtifactError(f"the model of this checkpoint cannot be built: {text[:200]}") from error
 
 
 def _described(model: nn.Module, config: Config) -> nn.Module:

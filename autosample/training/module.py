@@ -10,7 +10,7 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from autosample.artifact.checkpoint import check_state, local_arguments, read_checkpoint
+from autosample.artifact.checkpoint import buildable, check_state, checked_recipe, local_arguments, read_checkpoint
 from autosample.errors import ArtifactError, ConfigError, one_line
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
@@ -113,12 +113,15 @@ class Classifier(pl.LightningModule):
         """Like Lightning's method, but fetches and reads nothing else, and reads checkpoints of version 0.1.0.
 
         Raises:
-            ArtifactError: The file is damaged or no checkpoint of a `Classifier`.
+            ArtifactError: The file is damaged, no checkpoint of a `Classifier`, or does not fit the `options`.
         """
-        saved = read_checkpoint(Path(checkpoint_path), "meta")["hyper_parameters"]
-        kept = saved if "spec" in saved else {**saved, **Recipe.of(saved).arguments()}
-        given = {**local_arguments(kept), **options}
-        model = super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **given})
+        saved = read_checkpoint(Path(checkpoint_path), "meta")
+        with buildable():
+            kept = dict(saved["hyper_parameters"])
+            kept = kept if "spec" in kept else {**kept, **Recipe.of(kept).arguments()}
+            given = {"weights_only": True, **local_arguments(kept), **options}
+            checked_recipe({**saved, "hyper_parameters": given})
+            model = super().load_from_checkpoint(checkpoint_path, *args, **given)
         # for a training that goes on: what its teacher needs
         model.hparams.update({name: kept[name] for name in _FETCHED if name in kept and name not in options})
         return model

@@ -42,34 +42,28 @@ def test_a_file_without_a_digest_is_read(tmp_path):
     assert load_file(tmp_path / "old.ckpt")["epoch"] == 1
 
 
-def refused(path: Path) -> str | None:
-    """What the error says; `None` for a file that is read, with the right numbers."""
-    try:
-        found = load_file(path)
-    except ArtifactError as error:
-        return str(error)
-    assert torch.equal(found["state_dict"]["net.a"], torch.arange(5000.0))
-    return None
+def refused(path: Path) -> str:
+    """What the error says."""
+    with pytest.raises(ArtifactError) as caught:
+        load_file(path)
+    return str(caught.value)
 
 
 def test_every_changed_byte_is_found(tmp_path):
     data, path = write(tmp_path).read_bytes(), tmp_path / "damaged.ckpt"
-    draw, silent = random.Random(0), []
-    for place in draw.sample(range(len(data)), 150):
+    draw = random.Random(0)
+    for place in [*draw.sample(range(len(data)), 100), *range(len(data) - 104, len(data))]:
         path.write_bytes(data[:place] + bytes([data[place] ^ (1 << draw.randrange(8))]) + data[place + 1 :])
-        if (error := refused(path)) is None:
-            silent.append(place)
-            continue
+        error = refused(path)
         assert "checksum" in error or "cannot be read" in error
         assert len(error.splitlines()) == 1
         assert len(error) < 300
-    assert all(place >= len(data) - 82 for place in silent)  # only in the digest's own name
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_cut_file_is_refused_in_one_line(tmp_path, share):
+@pytest.mark.parametrize("size", [0, 100, 15_000, -100, -80, -1])
+def test_a_cut_file_is_refused_in_one_line(tmp_path, size):
     data, path = write(tmp_path).read_bytes(), tmp_path / "cut.ckpt"
-    path.write_bytes(data[: int(share * len(data))])
+    path.write_bytes(data[:size])
     for read in (load_file, load_any, WholeCheckpoints().load_checkpoint, Classifier.load_from_checkpoint):
         with pytest.raises(ArtifactError, match=r"^[^\n]{0,300}$"):
             read(path)
