@@ -18,6 +18,7 @@ from autosample.nn import compressed_layers
 from autosample.system.seeds import mixed_seed
 from autosample.training.callbacks import HardenSchedule
 from autosample.training.distill import check_distillation, distillation_loss, make_teacher
+from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.groups import parameter_groups
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
 
@@ -58,6 +59,8 @@ class Classifier(pl.LightningModule):
         warmup: Share of the training in which the rate rises to `lr`.
         scheduler_args: More arguments for the scheduler.
         seed: Seed of each step's random numbers; a resumed run gives the same results as one without a break.
+        nan_policy: `detect` stops the training when a loss is not finite, and names the layer where this began;
+            `ignore` goes on.
 
     Raises:
         ConfigError: The model or one of its arguments is unknown, or the classes or channels do not match the data.
@@ -93,12 +96,14 @@ class Classifier(pl.LightningModule):
         warmup: float = 0.1,
         scheduler_args: dict[str, Any] | None = None,
         seed: int = 0,
+        nan_policy: NanPolicy = "detect",
     ) -> None:
         super().__init__()
         # logger=False: data modules have arguments of the same names, and Lightning refuses to log both
         self.save_hyperparameters(logger=False)
         check_settings(self.hparams)
         check_distillation(self.hparams)
+        check_policy(nan_policy)
         self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
         self.net = Recipe.of(self.hparams).build(warm_start)
         self.accuracy = torch.nn.ModuleDict(
@@ -179,8 +184,9 @@ class Classifier(pl.LightningModule):
             raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Adds `HardenSchedule` to every trainer if the net has compressed layers."""
-        return [HardenSchedule()] if compressed_layers(self.net) else []
+        """Adds `HardenSchedule` to every trainer if the net has compressed layers, and the check of the NaN policy."""
+        checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
+        return [*checks, *([HardenSchedule()] if compressed_layers(self.net) else [])]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape `(B, num_classes)`."""
@@ -295,7 +301,13 @@ class Classifier(pl.LightningModule):
         return steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a saved model needs to know about its data: class names, preprocessing and facts."""
+        """Add what a saved model needs to know about its data: class names, preprocessing and facts.
+
+        Raises:
+            TrainingError: The net is not finite, and the policy is to say so. An earlier checkpoint is kept.
+        """
+        if self.hparams["nan_policy"] == "detect":
+            check_parameters(self.net)
         data = getattr(self._trainer, "datamodule", None)
         if data is not None and hasattr(data, "preprocessing"):
             facts: dict[str, Any] = {"data": type(data).__name__}
