@@ -158,7 +158,7 @@ class AutosampleCLI(LightningCLI):
             kwargs["plugins"] = [*plugins, WholeCheckpoints()]
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
             raise ConfigError(f"the trainer does not accept these options: {one_line(error)}") from error
 
     def after_fit(self) -> None:

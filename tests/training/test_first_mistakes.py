@@ -52,13 +52,35 @@ def test_wrong_arguments(call, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+# every precision of Lightning that needs no other package, with the type that weights are kept in
+PRECISIONS = {
+    "16-true": torch.float16, "16-mixed": torch.float32, "16": torch.float32, "bf16-true": torch.bfloat16,
+    "bf16-mixed": torch.float32, "bf16": torch.float32, "32-true": torch.float32, "32": torch.float32,
+    "64-true": torch.float64, "64": torch.float64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_precisions(precision, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     kept = torch.get_default_dtype()
-    assert main([*SHORT, f"--trainer.precision={precision}"]) == 0
+    tiny = ["--data.batch_size=4", "--trainer.limit_test_batches=1"]
+    assert main([*SHORT, *tiny, f"--trainer.precision={precision}"]) == 0
     assert torch.get_default_dtype() == kept
     assert "times smaller than dense" in capsys.readouterr().out
+    (path,) = tmp_path.rglob("last.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    numbers = {name: t for name, t in state.items() if t.is_floating_point()}
+    assert all(t.isfinite().all() for t in numbers.values())
+    assert numbers["net.head.fc.weight"].dtype == PRECISIONS[precision]
+
+
+def test_a_precision_of_another_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SHORT, "--trainer.precision=transformer-engine"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("autosample: error: the trainer does not accept these options: ")
+    assert "transformer_engine" in line
 
 
 def test_without_a_logger(tmp_path, monkeypatch, capsys):
