@@ -21,6 +21,7 @@ from autosample.training.distill import check_distillation, distillation_loss, m
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.groups import parameter_groups
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
+from autosample.training.quantizing import FakeQuantize
 
 # where the seeds of data have a rank, the seeds of steps have this number
 _OF_STEPS = 2**31
@@ -185,6 +186,9 @@ class Classifier(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Adds `HardenSchedule` to every trainer if the net has compressed layers, and the check of the NaN policy."""
+        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, FakeQuantize):
+                callback.attach(self)  # before other callbacks copy the net
         checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
         return [*checks, *([HardenSchedule()] if compressed_layers(self.net) else [])]
 
@@ -320,4 +324,7 @@ class Classifier(pl.LightningModule):
             }  # fmt: skip
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step_update(num_updates=self.global_step)
+        if hasattr(scheduler, "step_update"):
+            scheduler.step_update(num_updates=self.global_step)
+        else:  # torch's own, as StochasticWeightAveraging puts in the place of ours
+            super().lr_scheduler_step(scheduler, metric)
