@@ -1,5 +1,6 @@
 """Loading models: from a saved folder, or from a checkpoint of a training run."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from autosample.artifact.upgrade import upgraded_state
 from autosample.coding.quantizers import quantizer_of
 from autosample.errors import DAMAGED, ArtifactError, one_line
 from autosample.model.convert import harden_
+from autosample.model.finite import not_finite
 from autosample.model.quantize import fix_quantizers_
 from autosample.nn import compressed_layers
 from autosample.system.checking import as_int, as_list, as_map, as_plain, as_text
@@ -109,6 +111,8 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
 
 def _described(model: nn.Module, config: Config) -> nn.Module:
     """The model with `class_names` and `preprocessing`, and the latter where timm looks for it too."""
+    if bad := not_finite(model):
+        warnings.warn(f'the loaded model has NaN or infinity in "{bad}": train it again', stacklevel=4)
     known = dict(config.preprocessing)
     for name, value in (("class_names", config.class_names), ("preprocessing", known)):
         if not hasattr(model, name):  # a model of the user's may have its own

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.errors import ConfigError, TrainingError, hint
+from autosample.model.finite import first_not_finite, is_finite
 
 #: `detect` stops the training and names the layer; `ignore` goes on.
 NanPolicy = Literal["detect", "ignore"]
@@ -72,7 +73,7 @@ class FiniteCheck(pl.Callback):
 
     def _where(self, trainer: pl.Trainer, net: nn.Module) -> str:
         x = self._batch[0] if isinstance(self._batch, list | tuple) else self._batch
-        if isinstance(x, Tensor) and not _is_finite(x):
+        if isinstance(x, Tensor) and not is_finite(x):
             return "the batch has such numbers, so look at the data"
         if told := _told(net, self._gradients):
             return told
@@ -99,7 +100,7 @@ def _told(net: nn.Module, gradients: Mapping[str, Tensor]) -> str:
     name = first_not_finite(dict(net.named_parameters()))
     if name is None:
         return ""
-    bad = [name for name, size in gradients.items() if not _is_finite(size)]
+    bad = [name for name, size in gradients.items() if not is_finite(size)]
     # going back, the first one is that of the last layer
     return f'the gradient of "{bad[-1]}" was not' if bad else f'the parameter "{name}" is not'
 
@@ -115,7 +116,7 @@ def _outputs(net: nn.Module) -> Iterator[list[str]]:
     found: list[str] = []
 
     def look(name: str, out: Any) -> None:
-        if isinstance(out, Tensor) and not _is_finite(out):
+        if isinstance(out, Tensor) and not is_finite(out):
             found.append(name)
 
     handles = [
@@ -128,12 +129,3 @@ def _outputs(net: nn.Module) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the first tensor with a number that is not finite, or `None`."""
-    return next((name for name, tensor in tensors.items() if not _is_finite(tensor)), None)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or tensor.is_meta or bool(torch.isfinite(tensor).all())

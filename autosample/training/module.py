@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from autosample.artifact.checkpoint import buildable, check_state, checked_recipe, local_arguments, read_checkpoint
-from autosample.errors import ArtifactError, ConfigError, one_line
+from autosample.errors import ArtifactError, ConfigError, TrainingError, one_line
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
@@ -163,6 +163,8 @@ class Classifier(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         name, wanted = type(data).__name__, self.hparams["num_classes"]
         classes = getattr(data, "num_classes", wanted)
+        if classes < 2:
+            raise ConfigError(f"data must have at least 2 classes, got {classes} in {name}: add examples of others")
         if classes != wanted:
             raise ConfigError(
                 f"model and data must have the same number of classes, got model.num_classes={wanted} and {classes} "
@@ -195,6 +197,18 @@ class Classifier(pl.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape `(B, num_classes)`."""
         return self.net(x)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """The class scores in training; one line if batch norm has a single value, as on 1×1 maps in a batch of one."""
+        try:
+            return self(x)
+        except ValueError as error:  # torch has no own class for this error
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                f"batch norm needs at least 2 values per channel, got 1 in a batch of {len(x)}: set data.batch_size "
+                "to 2 or more, or data.drop_last to true"
+            ) from error
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """A batch in the requested memory format; only images have a choice."""
@@ -247,7 +261,7 @@ class Classifier(pl.LightningModule):
             x, target = self.mix(x, y)
             smoothing = 0.0
         x = self._laid_out(x)
-        scores = self(x)
+        scores = self._scores(x)
         loss = F.cross_entropy(scores, target, label_smoothing=smoothing)
         if self._teacher:
             share = self.hparams["distill"]

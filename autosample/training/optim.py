@@ -94,6 +94,10 @@ _RANGES = {
 
 def check_settings(h: Mapping[str, Any]) -> None:
     """Raise `ConfigError` unless the numbers among the hyperparameters of a `Classifier` are in their ranges."""
+    if h["num_classes"] < 2:
+        raise ConfigError(
+            f"a classifier needs at least 2 classes, got {h['num_classes']}: set num_classes to the number in the data"
+        )
     for name, (low, high, usual) in _RANGES.items():
         if not low <= h[name] <= high:
             rule = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
