@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.errors import ConfigError, TrainingError, hint
-from autosample.model.finite import first_not_finite, is_finite
+from autosample.model.finite import is_finite
 
 #: `detect` stops the training and names the layer; `ignore` goes on.
 NanPolicy = Literal["detect", "ignore"]
@@ -29,10 +29,11 @@ class FiniteCheck(pl.Callback):
     """Stops the training at the first loss that is not finite, and names the layer where this began.
 
     `Classifier` adds it unless its `nan_policy` is `ignore`. It reads one number per step, the loss. Only when this is
-    not finite, it looks for the layer: one whose gradients of the last step or whose parameters are not finite, else
-    the first whose output for this batch is not. Steps that a gradient scaler (`16-mixed`) skips do not count.
+    not finite, it looks for the layer: the last whose gradients in the step before, or whose parameters, are not finite
+    (they spread back from there), else the first whose output for this batch is not. Steps that a gradient scaler
+    (`16-mixed`) skips do not count.
 
-    With several processes, all stop in the same step, at the latest one step later.
+    Several processes stop together, in the step after such a loss: then the parameters of all are not finite.
 
     Raises:
         TrainingError: A loss is not finite, or 20 in a row with a gradient scaler.
@@ -48,10 +49,12 @@ class FiniteCheck(pl.Callback):
         self._batch = batch
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        if not trainer.gradient_clip_val:
+            return  # a gradient that is not finite shows in its own parameter alone
         # before they are clipped, which spreads NaN; nothing waits for these numbers
         known = {name: p.grad for name, p in _net(pl_module).named_parameters() if p.grad is not None}
         if known:
-            sizes = torch._foreach_norm(list(known.values()), float("inf"))
+            sizes = torch._foreach_norm(list(known.values()), float("inf"))  # pyright: ignore[reportPrivateImportUsage]
             self._gradients = dict(zip(known, sizes, strict=True))
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -59,12 +62,13 @@ class FiniteCheck(pl.Callback):
             self._skipped = 0
             return
         self._skipped += 1
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if scaled and self._skipped < _SKIPPED:
+        scaled, several = getattr(trainer.precision_plugin, "scaler", None) is not None, trainer.world_size > 1
+        if scaled and (several or self._skipped < _SKIPPED):
             return
-        where = self._found or self._where(trainer, _net(pl_module))
-        if trainer.world_size > 1 and not self._found and not scaled:
-            self._found = where  # the mean of all gradients now makes the next loss of every process NaN
+        net = _net(pl_module)
+        where = self._found or self._where(trainer, net)
+        if several and not _told(net, {}):
+            self._found = where  # the mean of all gradients will make the parameters of every process NaN
             return
         raise TrainingError(f"the loss of step {trainer.global_step} is not finite: {where}: {_FIX}")
 
@@ -97,12 +101,12 @@ def check_parameters(net: nn.Module, gradients: Mapping[str, Tensor] | None = No
 
 def _told(net: nn.Module, gradients: Mapping[str, Tensor]) -> str:
     """Where parameters are not finite, and the gradients that made them so; empty if all are finite."""
-    name = first_not_finite(dict(net.named_parameters()))
-    if name is None:
+    parameters = [name for name, p in net.named_parameters() if not is_finite(p)]
+    if not parameters:
         return ""
     bad = [name for name, size in gradients.items() if not is_finite(size)]
-    # going back, the first one is that of the last layer
-    return f'the gradient of "{bad[-1]}" was not' if bad else f'the parameter "{name}" is not'
+    # gradients that are not finite spread back from the last layer that has them
+    return f'the gradient of "{bad[-1]}" was not' if bad else f'the parameter "{parameters[-1]}" is not'
 
 
 def _net(module: pl.LightningModule) -> nn.Module:

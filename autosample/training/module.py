@@ -15,16 +15,14 @@ from autosample.errors import ArtifactError, ConfigError, TrainingError, one_lin
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
-from autosample.system.seeds import mixed_seed
 from autosample.training.callbacks import HardenSchedule
 from autosample.training.distill import check_distillation, distillation_loss, make_teacher
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.groups import parameter_groups
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
 from autosample.training.quantizing import FakeQuantize
+from autosample.training.resuming import give_place_back, open_gradients, seed_step, set_gradients
 
-# where the seeds of data have a rank, the seeds of steps have this number
-_OF_STEPS = 2**31
 # arguments that fetch or read weights, or need fetched ones
 _FETCHED = ("model_args", "warm_start", "distill")
 
@@ -105,6 +103,7 @@ class Classifier(pl.LightningModule):
         check_settings(self.hparams)
         check_distillation(self.hparams)
         check_policy(nan_policy)
+        self._gradients: dict[str, Tensor] = {}  # of a step that a checkpoint has in the middle
         self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
         self.net = Recipe.of(self.hparams).build(warm_start)
         self.accuracy = torch.nn.ModuleDict(
@@ -134,6 +133,8 @@ class Classifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_state(checkpoint.get("state_dict"))
+        check_state(checkpoint.get("gradients", {}))
+        self._gradients = checkpoint.get("gradients", {})
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Like torch's method; weights of another net give an error of one line.
@@ -238,20 +239,12 @@ class Classifier(pl.LightningModule):
         self._teacher = []
 
     def on_train_start(self) -> None:
-        """Give a data loader its place in the epoch back.
-
-        Lightning does this when it makes the loader. But it made the loader before it read the checkpoint, as the
-        schedule asked for the number of steps.
-        """
-        loop = self.trainer.fit_loop
-        if loop.restarting and loop._combined_loader_states_to_load and loop._data_fetcher is not None:
-            loop._load_combined_loader_states()
-            iter(loop._data_fetcher)
+        give_place_back(self.trainer)
+        set_gradients(self.net, self._gradients)
+        self._gradients = {}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # so a run that goes on from any step draws the same numbers; the last part keeps them apart from those of data
-        seed = mixed_seed(self.hparams["seed"], self.current_epoch, batch_idx, _OF_STEPS)
-        pl.seed_everything(seed % 2**32, verbose=False)
+        seed_step(self.hparams["seed"], self.current_epoch, batch_idx, self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -326,6 +319,8 @@ class Classifier(pl.LightningModule):
         """
         if self.hparams["nan_policy"] == "detect":
             check_parameters(self.net)
+        if gradients := open_gradients(self.trainer, self.net):
+            checkpoint["gradients"] = gradients
         data = getattr(self._trainer, "datamodule", None)
         if data is not None and hasattr(data, "preprocessing"):
             facts: dict[str, Any] = {"data": type(data).__name__}

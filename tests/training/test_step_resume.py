@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -85,6 +86,24 @@ def test_going_on_within_an_epoch_is_bit_equal(run, kind, step):
 @pytest.mark.parametrize("kind", KINDS)
 def test_going_on_from_any_step_is_bit_equal(run, kind):
     assert check(run, kind) >= 5
+
+
+def test_gradients_of_an_open_step_are_kept(classifier, digits, trainer, tmp_path):
+    """A checkpoint between two batches of one step, as one that is written every few minutes."""
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if batch_idx == 3:
+                trainer.save_checkpoint(tmp_path / "open.ckpt")
+
+    torch.manual_seed(0)
+    whole = {"limit_train_batches": 8, "max_epochs": 1, "accumulate_grad_batches": 3}
+    straight, again = classifier(mixup=0.4), classifier(mixup=0.4)
+    trainer(**whole, callbacks=[Save()]).fit(straight, datamodule=digits())
+    trainer(**whole).fit(again, datamodule=digits(), ckpt_path=tmp_path / "open.ckpt")
+    expected = straight.state_dict()
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 class Ordered(list):
