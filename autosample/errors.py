@@ -47,6 +47,10 @@ class MissingExtra(AutosampleError, ImportError):
     """A package that belongs to an extra of autosample is not installed."""
 
 
+class TrainingError(AutosampleError):
+    """A training cannot go on: its numbers are not finite, or a batch does not fit the net."""
+
+
 class ConfigError(AutosampleError):
     """A configuration or a checkpoint is not usable."""
 

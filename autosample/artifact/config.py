@@ -189,7 +189,7 @@ def _parse_current(data: Mapping[str, Any], old: Mapping[str, Any]) -> Config:
     )  # fmt: skip
     names = got["class_names"]
     return Config(
-        source=_source(got["model"]),
+        source=source_of(got["model"]),
         layers={name: _layer(layer, f"layers.{name}") for name, layer in as_map(got["layers"], "layers").items()},
         shared=_texts(got["shared"], "shared"),
         rounded={
@@ -209,7 +209,12 @@ def _parse_current(data: Mapping[str, Any], old: Mapping[str, Any]) -> Config:
     )
 
 
-def _source(data: Any) -> Source:
+def source_of(data: Any) -> Source:
+    """What builds a bare model, from data that may come from anyone.
+
+    Raises:
+        ArtifactError: It is not in timm's registry, would fetch or read weights, or has unusable arguments.
+    """
     got = take(as_map(data, "model"), "model", ("kind", "name", "arguments"))
     kind = _choice(got["kind"], "model.kind", ("timm", "factory"))
     name = as_text(got["name"], "model.name")

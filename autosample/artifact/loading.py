@@ -1,7 +1,7 @@
 """Loading models: from a saved folder, or from a checkpoint of a training run."""
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from autosample.artifact.assembling import assemble
 from autosample.artifact.building import Factory
-from autosample.artifact.config import FETCHING, Config, Source
+from autosample.artifact.checkpoint import buildable, checked_recipe, read_checkpoint
+from autosample.artifact.config import Config
 from autosample.artifact.files import read_folder
 from autosample.artifact.origin import find_source
 from autosample.artifact.upgrade import upgraded_state
 from autosample.coding.quantizers import quantizer_of
-from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
+from autosample.errors import DAMAGED, ArtifactError, one_line
 from autosample.model.convert import harden_
+from autosample.model.finite import not_finite
 from autosample.model.quantize import fix_quantizers_
-from autosample.model.recipe import Recipe
 from autosample.nn import compressed_layers
+from autosample.system.checking import as_int, as_list, as_map, as_plain, as_text
 
 # the settings of inputs that timm knows under the same names
 _TIMM = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -80,40 +82,37 @@ def _tensors(raw: bytes) -> dict[str, Tensor]:
 
 def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
     """The net of an `autosample.training.Classifier`, without the training."""
-    saved = _read_checkpoint(path)
-    hyper: dict[str, Any] = dict(saved["hyper_parameters"])
-    state = upgraded_state({key[4:]: v for key, v in saved["state_dict"].items() if key.startswith("net.")}, path)
+    saved = read_checkpoint(path)
+    state = upgraded_state({k[4:]: v for k, v in saved["state_dict"].items() if k.startswith("net.")}, path)
+    with buildable():
+        recipe = checked_recipe(saved)
+        net = recipe.build()
     try:
-        recipe = Recipe.of(hyper)
-        args = {name: value for name, value in (recipe.model_args or {}).items() if name not in FETCHING}
-        net = replace(recipe, model_args=args).build()
-    except AutosampleError as error:
-        raise ArtifactError(f"the model of this checkpoint cannot be built: {one_line(error)}") from error
-    _attach(net, state)
-    try:
+        _attach(net, state)
         net.load_state_dict(state)
-    except RuntimeError as error:
+        if compressed_layers(net):
+            fix_quantizers_(net)
+            harden_(net)
+    except Exception as error:  # tensors of any shape and type can make a layer raise anything
         raise ArtifactError(
             f"the weights of this checkpoint do not fit its settings: {one_line(error)[:200]}"
         ) from error
-    if compressed_layers(net):
-        fix_quantizers_(net)
-        harden_(net)
-    known = saved.get("autosample") or {}
-    source: Source = find_source(net, None, None, None)
-    names = known.get("class_names")
-    facts = {**known.get("facts", {}), "epochs": saved.get("epoch", 0) + 1, "spec": recipe.preset}
+    known = as_map(as_plain(saved.get("autosample") or {}, "autosample"), "autosample")
+    names, facts = known.get("class_names"), as_map(known.get("facts") or {}, "autosample.facts")
+    epochs = as_int(saved.get("epoch", 0), "epoch", 0) + 1
     config = Config(
-        source=source,
-        preprocessing=known.get("preprocessing") or {},
-        class_names=None if names is None else tuple(names),
-        facts=facts,
+        source=find_source(net, None, None, None),
+        preprocessing=as_map(known.get("preprocessing") or {}, "autosample.preprocessing"),
+        class_names=None if names is None else tuple(as_text(n, "class_names") for n in as_list(names, "class_names")),
+        facts={**facts, "epochs": epochs, "spec": recipe.preset},
     )
     return _described(net.eval(), config), config
 
 
 def _described(model: nn.Module, config: Config) -> nn.Module:
     """The model with `class_names` and `preprocessing`, and the latter where timm looks for it too."""
+    if bad := not_finite(model):
+        warnings.warn(f'the loaded model has NaN or infinity in "{bad}": train it again', stacklevel=4)
     known = dict(config.preprocessing)
     for name, value in (("class_names", config.class_names), ("preprocessing", known)):
         if not hasattr(model, name):  # a model of the user's may have its own
@@ -123,20 +122,6 @@ def _described(model: nn.Module, config: Config) -> nn.Module:
         lists = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
         model.pretrained_cfg = {**usual, **{name: lists[name] for name in _TIMM if name in lists}}  # pyright: ignore
     return model
-
-
-def _read_checkpoint(path: Path) -> Mapping[str, Any]:
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch can raise anything on a broken archive
-        text = one_line(error)[:200]
-        raise ArtifactError(
-            f"{path} cannot be read as a checkpoint without running code ({text}): use another copy"
-        ) from error
-    needed = {"state_dict", "hyper_parameters"}
-    if not isinstance(saved, dict) or not needed <= saved.keys() or "num_classes" not in saved["hyper_parameters"]:
-        raise ArtifactError(f"a checkpoint must be written by `autosample fit`, got {path}: pass another file")
-    return saved
 
 
 def _attach(net: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from autosample.artifact.config import Coding, Config, LayerConfig, Source
 from autosample.artifact.files import compress, describe, write_folder
 from autosample.artifact.origin import find_source
 from autosample.errors import DAMAGED, ArtifactError
+from autosample.model.finite import not_finite
 from autosample.model.report import reasons, report
 from autosample.nn import Compressed, compressed_layers, outer_modules
 from autosample.nn.stored import compact_state, full_types, shared_names
@@ -62,10 +63,12 @@ def save(
         compression: `none`, or `xz` for an entropy-coded file `model.safetensors.xz`.
 
     Raises:
-        ArtifactError: The model cannot be rebuilt, or the folder cannot be written.
+        ArtifactError: The model cannot be rebuilt, its numbers are not finite, or the folder cannot be written.
     """
     if hasattr(model, "deployment"):
         raise ArtifactError("a deployed model cannot be saved: save the original")
+    if bad := not_finite(model):
+        raise ArtifactError(f'a saved model must be finite, got NaN or infinity in "{bad}": train it again')
     if config is not None:
         preprocessing = config.preprocessing if preprocessing is None else preprocessing
         class_names = config.class_names if class_names is None else class_names

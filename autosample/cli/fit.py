@@ -3,24 +3,26 @@
 There is always a CSV log. If the configuration asks for wandb, there is a wandb log too.
 """
 
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities.exceptions import (
     MisconfigurationException,  # pyright: ignore[reportPrivateImportUsage]
 )
 
 import autosample.data  # noqa: F401  (lets --data know its classes by their short names)
+from autosample.artifact.checkpoint import local_arguments, read_checkpoint, without_fetching
 from autosample.cli.explain import explain, original
 from autosample.cli.inputs import check_checkpoint, values_of, with_files
 from autosample.data import ClassificationData
-from autosample.errors import ConfigError, one_line
+from autosample.errors import AutosampleError, ConfigError, one_line
 from autosample.model.recipe import FLAT, Recipe
 from autosample.system.configs import read
 from autosample.training.callbacks import (
@@ -31,6 +33,7 @@ from autosample.training.callbacks import (
     SizeReport,
     last_checkpoint,
 )
+from autosample.training.checkpoints import WholeCheckpoints
 from autosample.training.module import Classifier
 
 # what `fit` trains if no data are named; these options come first, so later ones override them
@@ -106,21 +109,29 @@ class AutosampleCLI(LightningCLI):
         path = chosen.get("ckpt_path")
         if not path or not Path(path).is_file():
             return
-        saved = torch.load(path, weights_only=True, map_location="meta")["hyper_parameters"]
+        saved = read_checkpoint(Path(path), "meta")["hyper_parameters"]
         if "spec" not in saved:  # written by version 0.1.0
             saved = {**saved, **Recipe.of(saved).arguments()}
         given = self.parser.parse_args(self.args, defaults=False)[self.config["subcommand"]].get("model") or {}
-        known = set(chosen["model"].keys())
+        model = chosen["model"]
+        if "model" not in given:
+            saved = {**saved, "model": local_arguments(saved)["model"]}
         for name, value in saved.items():
-            if name not in known:
+            if name not in model:
                 continue
             if name not in given or name == "seed":
-                chosen["model"][name] = value
-            elif name in FLAT and given[name] != value:
+                model[name] = value
+            elif name in FLAT and _plain(given[name]) != _plain(value):
                 raise ConfigError(
                     f"model.{name} must match the checkpoint, got {given[name]} for a checkpoint with {value}: leave "
                     f"model.{name} out, or pass --config RUN/config.yaml"
                 )
+        # all weights are in the checkpoint; only the teacher of a training that goes on needs others, named by the user
+        model["warm_start"] = False
+        if self.config["subcommand"] != "fit":
+            model["distill"] = 0.0
+        if not model["distill"] or "model_args" not in given:
+            model["model_args"] = without_fetching(model["model_args"])
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer. Lightning wraps our errors in others; the original is raised."""
@@ -132,7 +143,7 @@ class AutosampleCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Build the trainer. Adds the CSV log to the loggers that the configuration asks for."""
+        """Build the trainer, with the CSV log beside the loggers asked for, and with checkpoints that are whole."""
         config = self._get(self.config_init, "trainer", default={})
         asked = config.get("logger")
         if asked is not False and not config.get("fast_dev_run"):
@@ -141,9 +152,13 @@ class AutosampleCLI(LightningCLI):
                 folder = config.get("default_root_dir") or "runs/fit"
                 loggers.insert(0, CSVLogger(folder, name=self._get(self.config, "name") or None))
             kwargs["logger"] = loggers
+        plugins = config.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, WholeCheckpoints()]
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
             raise ConfigError(f"the trainer does not accept these options: {one_line(error)}") from error
 
     def after_fit(self) -> None:
@@ -164,6 +179,11 @@ class AutosampleCLI(LightningCLI):
     def _need_checkpoint(self) -> None:
         if not self._get(self.config, "ckpt_path"):
             raise ConfigError(f"{self.subcommand} needs a trained model, got none: pass --ckpt_path FILE.ckpt")
+
+
+def _plain(value: Any) -> Any:
+    """An argument as it counts for the net: without what fetches weights."""
+    return without_fetching(value) if isinstance(value, dict) else value
 
 
 def _callbacks() -> list[pl.Callback]:
@@ -190,10 +210,20 @@ def main(args: Sequence[str]) -> None:
         check_checkpoint(Path(name))
     try:
         AutosampleCLI.start(args)
-    except RuntimeError as error:
-        if "loading state_dict" in str(error):  # torch has no own class for this error
-            raise ConfigError(
-                f"the checkpoint does not fit this configuration: {one_line(error)[:300]}: pass --config "
-                "RUN/config.yaml"
-            ) from error
+    except AutosampleError:
         raise
+    except Exception as error:
+        if not _restores(error):
+            raise
+        raise ConfigError(
+            f"the checkpoint does not fit this configuration: {type(error).__name__}: {one_line(error)[:150]}: pass "
+            "--config RUN/config.yaml, or another checkpoint"
+        ) from error
+
+
+def _restores(error: Exception) -> bool:
+    """Whether Lightning raised this error, of any type, while it gave the state in a checkpoint to its parts."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(
+        f.f_code.co_name.startswith(("restore", "_restore")) and "checkpoint" in f.f_code.co_filename for f, _ in frames
+    )

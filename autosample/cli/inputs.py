@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from autosample.errors import ConfigError, one_line
 from autosample.system.configs import find, read
 
 _CONFIG = ("--config", "-c")
@@ -43,18 +42,8 @@ def _checked(name: str) -> str:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raise `ConfigError` unless a file is a checkpoint that `autosample fit` wrote."""
-    import torch
+    """Raise `ArtifactError` unless a file is a checkpoint that `autosample fit` wrote."""
+    from autosample.artifact.checkpoint import read_checkpoint
 
-    if str(path) in ("best", "last", "hpc"):  # keywords of Lightning
-        return
-    if not path.is_file():
-        raise ConfigError(f"a checkpoint must be a file, got {path}: look for *.ckpt in the folder of the run")
-    try:
-        loaded = torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # torch raises many types of errors for a damaged archive
-        raise ConfigError(
-            f"the checkpoint {path} cannot be read ({one_line(error)[:200]}): use another copy"
-        ) from error
-    if not isinstance(loaded, dict) or not {"state_dict", "hyper_parameters"} <= loaded.keys():
-        raise ConfigError(f"a checkpoint must be written by `autosample fit`, got {path}: pass another file")
+    if str(path) not in ("best", "last", "hpc"):  # keywords of Lightning
+        read_checkpoint(path, "meta")

@@ -14,8 +14,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from autosample.data.files import DEFAULT, Limits
 from autosample.data.image_files import open_image
-from autosample.data.resident import BatchPlan, Resumable, mixed_seed
+from autosample.data.resident import BatchPlan, Resumable
 from autosample.errors import DataError
+from autosample.system.seeds import mixed_seed
 
 
 class BatchKey(NamedTuple):

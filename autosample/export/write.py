@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from autosample.deployment.verify import Example
-from autosample.errors import ConversionError
+from autosample.errors import ConversionError, ExportError
 from autosample.export.check import Exported, accuracies, check_right, check_size, largest_error, trial_inputs
 from autosample.export.formats import Format
 from autosample.export.formats.onnx import Onnx
 from autosample.export.formats.pt2 import Pt2
 from autosample.export.portable import Portable, dense_twin, portable
+from autosample.model.finite import not_finite
 from autosample.system.extras import require
 from autosample.system.files import whole
 from autosample.system.progress import busy
@@ -125,6 +126,8 @@ def _ready(model: nn.Module, example: Example, *, int8: bool, dense: bool) -> Po
         raise ConversionError(
             f"export needs an example input, got {type(example).__name__}: pass a tensor, or a tuple of tensors"
         )
+    if bad := not_finite(model):
+        raise ExportError(f'a model to export must be finite, got NaN or infinity in "{bad}": train it again')
     example = tuple(x.cpu() for x in tensors)
     return (dense_twin if dense else portable)(model, example, int8=int8)
 

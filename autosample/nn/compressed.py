@@ -14,6 +14,7 @@ from autosample.nn.facts import Facts
 from autosample.nn.kinds import KINDS, names_of_kinds
 from autosample.nn.quantised import QuantisedParameters
 from autosample.nn.reading import read_spec
+from autosample.nn.taps import seen_taps
 from autosample.nn.written import ComposedWeight
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
@@ -154,6 +155,10 @@ class Compressed(ComputedWeight, QuantisedParameters):
     def dense_weight(self) -> Tensor:
         """What `weight` shows, as an ordinary tensor."""
         return self.compose({name: self.in_use(name) for name in self.coded})
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Called by torch's convolutions."""
+        return super()._conv_forward(input, seen_taps(self, input, weight), bias)  # pyright: ignore
 
     @torch.no_grad()
     def to_dense_(self) -> nn.Module:

@@ -1,5 +1,6 @@
 """The LightningModule: a model of timm or autosample, compressed by a spec and trained as a classifier."""
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,14 +10,21 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from autosample.errors import ConfigError
+from autosample.artifact.checkpoint import buildable, check_state, checked_recipe, local_arguments, read_checkpoint
+from autosample.errors import ArtifactError, ConfigError, TrainingError, one_line
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
 from autosample.training.callbacks import HardenSchedule
 from autosample.training.distill import check_distillation, distillation_loss, make_teacher
+from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.groups import parameter_groups
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
+from autosample.training.quantizing import FakeQuantize
+from autosample.training.resuming import give_place_back, open_gradients, seed_step, set_gradients
+
+# arguments that fetch or read weights, or need fetched ones
+_FETCHED = ("model_args", "warm_start", "distill")
 
 
 class Classifier(pl.LightningModule):
@@ -49,7 +57,9 @@ class Classifier(pl.LightningModule):
         scheduler: Name of a timm schedule, stepped after each batch; `none` keeps the rate constant.
         warmup: Share of the training in which the rate rises to `lr`.
         scheduler_args: More arguments for the scheduler.
-        seed: Seed of each epoch's random numbers; a resumed run gives the same results as one without a break.
+        seed: Seed of each step's random numbers; a resumed run gives the same results as one without a break.
+        nan_policy: `detect` stops the training when a loss is not finite, and names the layer where this began;
+            `ignore` goes on.
 
     Raises:
         ConfigError: The model or one of its arguments is unknown, or the classes or channels do not match the data.
@@ -85,12 +95,15 @@ class Classifier(pl.LightningModule):
         warmup: float = 0.1,
         scheduler_args: dict[str, Any] | None = None,
         seed: int = 0,
+        nan_policy: NanPolicy = "detect",
     ) -> None:
         super().__init__()
         # logger=False: data modules have arguments of the same names, and Lightning refuses to log both
         self.save_hyperparameters(logger=False)
         check_settings(self.hparams)
         check_distillation(self.hparams)
+        check_policy(nan_policy)
+        self._gradients: dict[str, Tensor] = {}  # of a step that a checkpoint has in the middle
         self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
         self.net = Recipe.of(self.hparams).build(warm_start)
         self.accuracy = torch.nn.ModuleDict(
@@ -102,10 +115,40 @@ class Classifier(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> "Classifier":
-        """Like Lightning's method, but also reads checkpoints of version 0.1.0."""
-        saved = torch.load(checkpoint_path, map_location="meta", weights_only=True)["hyper_parameters"]
-        options = {**Recipe.of(saved).arguments(), **options} if "spec" not in saved else options
-        return super().load_from_checkpoint(checkpoint_path, *args, **options)
+        """Like Lightning's method, but fetches and reads nothing else, and reads checkpoints of version 0.1.0.
+
+        Raises:
+            ArtifactError: The file is damaged, no checkpoint of a `Classifier`, or does not fit the `options`.
+        """
+        saved = read_checkpoint(Path(checkpoint_path), "meta")
+        with buildable():
+            kept = dict(saved["hyper_parameters"])
+            kept = kept if "spec" in kept else {**kept, **Recipe.of(kept).arguments()}
+            given = {"weights_only": True, **local_arguments(kept), **options}
+            checked_recipe({**saved, "hyper_parameters": given})
+            model = super().load_from_checkpoint(checkpoint_path, *args, **given)
+        # for a training that goes on: what its teacher needs
+        model.hparams.update({name: kept[name] for name in _FETCHED if name in kept and name not in options})
+        return model
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_state(checkpoint.get("state_dict"))
+        check_state(checkpoint.get("gradients", {}))
+        self._gradients = checkpoint.get("gradients", {})
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Like torch's method; weights of another net give an error of one line.
+
+        Raises:
+            ArtifactError: Names or shapes differ.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"the weights do not fit this net: {one_line(error)[:180]}: use the arguments it was trained with "
+                "(RUN/config.yaml)"
+            ) from error
 
     def prepare_data(self) -> None:
         """Check the arguments before loggers and callbacks write anything. Each process checks again in `setup`."""
@@ -121,6 +164,8 @@ class Classifier(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         name, wanted = type(data).__name__, self.hparams["num_classes"]
         classes = getattr(data, "num_classes", wanted)
+        if classes < 2:
+            raise ConfigError(f"data must have at least 2 classes, got {classes} in {name}: add examples of others")
         if classes != wanted:
             raise ConfigError(
                 f"model and data must have the same number of classes, got model.num_classes={wanted} and {classes} "
@@ -143,12 +188,28 @@ class Classifier(pl.LightningModule):
             raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Adds `HardenSchedule` to every trainer if the net has compressed layers."""
-        return [HardenSchedule()] if compressed_layers(self.net) else []
+        """Adds `HardenSchedule` to every trainer if the net has compressed layers, and the check of the NaN policy."""
+        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, FakeQuantize):
+                callback.attach(self)  # before other callbacks copy the net
+        checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
+        return [*checks, *([HardenSchedule()] if compressed_layers(self.net) else [])]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape `(B, num_classes)`."""
         return self.net(x)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """The class scores in training; one line if batch norm has a single value, as on 1×1 maps in a batch of one."""
+        try:
+            return self(x)
+        except ValueError as error:  # torch has no own class for this error
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                f"batch norm needs at least 2 values per channel, got 1 in a batch of {len(x)}: set data.batch_size "
+                "to 2 or more, or data.drop_last to true"
+            ) from error
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """A batch in the requested memory format; only images have a choice."""
@@ -177,9 +238,13 @@ class Classifier(pl.LightningModule):
     def on_fit_end(self) -> None:
         self._teacher = []
 
-    def on_train_epoch_start(self) -> None:
-        # random numbers depend only on the seed and the epoch, so a resumed run draws the same ones
-        pl.seed_everything((self.hparams["seed"] + 1) * 100_003 + self.current_epoch, verbose=False)
+    def on_train_start(self) -> None:
+        give_place_back(self.trainer)
+        set_gradients(self.net, self._gradients)
+        self._gradients = {}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        seed_step(self.hparams["seed"], self.current_epoch, batch_idx, self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -189,7 +254,7 @@ class Classifier(pl.LightningModule):
             x, target = self.mix(x, y)
             smoothing = 0.0
         x = self._laid_out(x)
-        scores = self(x)
+        scores = self._scores(x)
         loss = F.cross_entropy(scores, target, label_smoothing=smoothing)
         if self._teacher:
             share = self.hparams["distill"]
@@ -247,7 +312,15 @@ class Classifier(pl.LightningModule):
         return steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a saved model needs to know about its data: class names, preprocessing and facts."""
+        """Add what a saved model needs to know about its data: class names, preprocessing and facts.
+
+        Raises:
+            TrainingError: The net is not finite, and the policy is to say so. An earlier checkpoint is kept.
+        """
+        if self.hparams["nan_policy"] == "detect":
+            check_parameters(self.net)
+        if gradients := open_gradients(self.trainer, self.net):
+            checkpoint["gradients"] = gradients
         data = getattr(self._trainer, "datamodule", None)
         if data is not None and hasattr(data, "preprocessing"):
             facts: dict[str, Any] = {"data": type(data).__name__}
@@ -260,4 +333,7 @@ class Classifier(pl.LightningModule):
             }  # fmt: skip
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step_update(num_updates=self.global_step)
+        if hasattr(scheduler, "step_update"):
+            scheduler.step_update(num_updates=self.global_step)
+        else:  # torch's own, as StochasticWeightAveraging puts in the place of ours
+            super().lr_scheduler_step(scheduler, metric)

@@ -13,6 +13,9 @@ from autosample.errors import ConfigError, hint, one_line
 #: Schedules of timm that can be stepped after each batch, and `none`.
 SCHEDULERS = ("constant", "cosine", "multistep", "none", "poly", "rsqrt", "step", "tanh", "wsd")
 
+# The usual 1e-8 is zero in float16, so Adam would divide zero by zero.
+_HALF_EPS = 1e-4
+
 
 def build_optimizer(
     groups: list[dict[str, Any]], name: str, lr: float, weight_decay: float, args: Mapping[str, Any] | None = None
@@ -28,11 +31,15 @@ def build_optimizer(
         near = hint(name, known, otherwise="try adamw, sgd or timm.optim.list_optimizers()")
         raise ConfigError(f'no optimizer of timm is called "{name}": {near}')
     try:
-        return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(args or {}))
+        optimizer = create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(args or {}))
     except (AssertionError, ValueError, TypeError) as error:
         raise ConfigError(
             f'optimizer "{name}" does not accept lr, weight_decay or optimizer_args: {one_line(error)}'
         ) from error
+    for group in optimizer.param_groups:
+        if any(p.dtype == torch.float16 for p in group["params"]) and group.get("eps") and "eps" not in (args or {}):
+            group["eps"] = max(group["eps"], _HALF_EPS)
+    return optimizer
 
 
 def build_scheduler(
@@ -81,11 +88,16 @@ _RANGES = {
     "lr": (0.0, float("inf"), 0.002),
     "weight_decay": (0.0, float("inf"), 0.05),
     "warmup": (0.0, 1.0, 0.1),
+    "seed": (0, float("inf"), 0),
 }
 
 
 def check_settings(h: Mapping[str, Any]) -> None:
     """Raise `ConfigError` unless the numbers among the hyperparameters of a `Classifier` are in their ranges."""
+    if h["num_classes"] < 2:
+        raise ConfigError(
+            f"a classifier needs at least 2 classes, got {h['num_classes']}: set num_classes to the number in the data"
+        )
     for name, (low, high, usual) in _RANGES.items():
         if not low <= h[name] <= high:
             rule = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"

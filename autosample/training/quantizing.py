@@ -47,6 +47,14 @@ class FakeQuantize(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach quantizers to each layer. This comes before a checkpoint is read, which may hold their levels."""
+        self.attach(pl_module)
+
+    def attach(self, pl_module: pl.LightningModule) -> None:
+        """Attach quantizers to each layer that has none.
+
+        Raises:
+            ConfigError: The model has no compressed layer.
+        """
         layers = compressed_layers(pl_module)
         if not layers:
             raise ConfigError("FakeQuantize needs a converted model, got a dense one: remove the callback")
@@ -62,8 +70,8 @@ class FakeQuantize(pl.Callback):
                 for name in layer.quantizers or ():
                     layer.start_levels(name)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        fix_quantizers_(pl_module)
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        fix_quantizers_(pl_module)  # after callbacks that end the training with an average
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         fix_quantizers_(pl_module)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from autosample.artifact import load_any
 from autosample.coding.exact import from_bits
-from autosample.errors import ConfigError
+from autosample.errors import ArtifactError
 from autosample.sampling import LearnedOffsets
 from autosample.training import Classifier
 
@@ -69,5 +69,5 @@ def test_another_configuration_is_found(autosample, tmp_path):
 
 def test_a_file_that_is_no_checkpoint_of_ours(tmp_path):
     torch.save({"hyper_parameters": {"ratio": 8}, "state_dict": {}}, tmp_path / "x.ckpt")
-    with pytest.raises(ConfigError, match="a recipe must name a model"):
+    with pytest.raises(ArtifactError, match="must be written by `autosample fit`"):
         Classifier.load_from_checkpoint(tmp_path / "x.ckpt")

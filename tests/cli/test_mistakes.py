@@ -103,7 +103,7 @@ def test_damaged_checkpoints(autosample, trained, tmp_path, size):
     broken.write_bytes(whole[:size])
     for verb in ("fit", "test"):
         ended = autosample(verb, "--config", trained / "config.yaml", "--ckpt_path", broken)
-        check(ended, "the checkpoint .*broken.ckpt cannot be read")
+        check(ended, "broken.ckpt (cannot be read as a checkpoint|has another checksum)")
 
 
 def test_checkpoints_of_something_else(autosample, trained, tmp_path):
@@ -129,7 +129,7 @@ def test_checkpoints_whose_tensors_differ(autosample, trained, tmp_path):
     torch.save(saved, tmp_path / "edited.ckpt")
     options = ("--data=Digits", "--data.image_size=16", "--ckpt_path", tmp_path / "edited.ckpt")
     ended = autosample("test", *options, "--trainer.default_root_dir", tmp_path / "out")
-    check(ended, "the checkpoint does not fit this configuration")
+    check(ended, "the weights do not fit this net")
 
 
 def test_evaluation_needs_data_and_a_checkpoint(autosample, trained):

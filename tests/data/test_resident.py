@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from autosample.data.augment import RandomGain
-from autosample.data.resident import BatchPlan, ResidentLoader, mixed_seed
+from autosample.data.resident import BatchPlan, ResidentLoader
 from autosample.data.workers import TensorBatches, worker_loader
 from autosample.errors import DataError
+from autosample.system.seeds import mixed_seed
 
 
 def loader(epoch=0, n=23, **options):

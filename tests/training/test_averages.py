@@ -3,16 +3,18 @@
 import copy
 
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
 from every_spec import SPECS
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 import autosample
 import autosample.models
 from autosample.nn import compressed_layers
+from autosample.training import FakeQuantize
 
 DECAY, STEPS = 0.9, 6
 
@@ -89,12 +91,62 @@ def test_lightning_tests_the_average(spec, classifier, digits, trainer):
     """The net that is tested after training is as good as the trained one, or better."""
     options = {"options": {"afford": 10}} if spec == "autosample" else {}
     data = digits()
+    torch.manual_seed(0)
     model = classifier(spec=spec, spec_args=options)
     runner = trainer(max_epochs=3, limit_train_batches=1.0, callbacks=[EMAWeightAveraging(decay=0.9)])
     runner.fit(model, datamodule=data)
     (result,) = runner.test(model, datamodule=data, verbose=False)
+    torch.manual_seed(0)
     plain = classifier(spec=spec, spec_args=options)
     runner = trainer(max_epochs=3, limit_train_batches=1.0)
     runner.fit(plain, datamodule=data)
     (alone,) = runner.test(plain, datamodule=data, verbose=False)
     assert result["test/acc"] > max(alone["test/acc"] - 0.03, 0.5)
+
+
+# averages of Lightning, and whether they come before FakeQuantize in the list
+AVERAGES = {"EMA": lambda: EMAWeightAveraging(decay=0.9), "SWA": lambda: StochasticWeightAveraging(1e-3, 0.5)}
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+@pytest.mark.parametrize(
+    ("kind", "levels", "first"),
+    [
+        ("EMA", (3, "codebook"), True),
+        ("EMA", (4, "linear"), False),
+        ("SWA", (4, "linear"), True),
+        ("SWA", (3, "codebook"), False),
+    ],
+)
+def test_averages_and_levels(classifier, digits, trainer, tmp_path, kind, levels, first):
+    """In any order the net that is left is quantised, close to the average, and what a file of it computes."""
+    torch.manual_seed(0)
+    model, data = classifier(spec="random", ratio=32, lr=1e-2), digits()
+    both = [AVERAGES[kind](), FakeQuantize(*levels, start=0.3)]
+    loop = trainer(max_epochs=4, limit_train_batches=10, callbacks=both if first else both[::-1])
+    loop.fit(model, datamodule=data)
+    for layer in compressed_layers(model).values():
+        assert len(layer.summary.unique()) <= 2 ** levels[0]
+    model.eval()
+    x, _ = next(iter(data.test_dataloader()))
+    autosample.save(model.net, tmp_path / "saved")
+    torch.testing.assert_close(autosample.load(tmp_path / "saved")(x), model(x))
+    (result,) = loop.test(model, datamodule=data, verbose=False)
+    assert result["test/acc"] > 0.5
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+def test_stochastic_weight_averaging_ends_with_the_mean(classifier, digits, trainer):
+    """The net is the mean of the nets at the ends of its epochs: here of the third and the fourth."""
+    seen = []
+
+    class Keep(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            seen.append({name: p.detach().clone() for name, p in module.named_parameters()})
+
+    model = classifier(spec="random", model_args={"norm": False})
+    callbacks = [Keep(), StochasticWeightAveraging(1e-3, swa_epoch_start=2)]
+    trainer(max_epochs=4, limit_train_batches=5, callbacks=callbacks).fit(model, datamodule=digits())
+    for name, parameter in model.named_parameters():
+        expected = torch.stack([epoch[name] for epoch in seen[1:4]]).mean(0)
+        torch.testing.assert_close(parameter, expected, msg=name)

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import autosample
+import autosample.export
+from autosample.artifact import load_any
 from autosample.cli.main import main
-from autosample.errors import AutosampleError, ConfigError
+from autosample.errors import ArtifactError, AutosampleError, ConfigError, ExportError
 from autosample.training import Classifier
 
 SHORT = [
@@ -52,13 +55,78 @@ def test_wrong_arguments(call, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+# every precision of Lightning that needs no other package, with the type that weights are kept in
+PRECISIONS = {
+    "16-true": torch.float16, "16-mixed": torch.float32, "16": torch.float32, "bf16-true": torch.bfloat16,
+    "bf16-mixed": torch.float32, "bf16": torch.float32, "32-true": torch.float32, "32": torch.float32,
+    "64-true": torch.float64, "64": torch.float64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_precisions(precision, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     kept = torch.get_default_dtype()
-    assert main([*SHORT, f"--trainer.precision={precision}"]) == 0
+    tiny = ["--data.batch_size=4", "--trainer.limit_test_batches=1"]
+    assert main([*SHORT, *tiny, f"--trainer.precision={precision}"]) == 0
     assert torch.get_default_dtype() == kept
     assert "times smaller than dense" in capsys.readouterr().out
+    (path,) = tmp_path.rglob("last.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    numbers = {name: t for name, t in state.items() if t.is_floating_point()}
+    assert all(t.isfinite().all() for t in numbers.values())
+    assert numbers["net.head.fc.weight"].dtype == PRECISIONS[precision]
+
+
+def test_a_precision_of_another_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SHORT, "--trainer.precision=transformer-engine"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("autosample: error: the trainer does not accept these options: ")
+    assert "transformer_engine" in line
+
+
+def test_batch_norm_with_a_batch_of_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    net = ["--model.model=test_resnet", "--model.in_chans=1", "--data.image_size=16", "--data.batch_size=1"]
+    assert main(["fit", "--data=Digits", *SHORT[3:], "--model.ratio=8", *net]) == 2
+    assert capsys.readouterr().err == (
+        "autosample: error: batch norm needs at least 2 values per channel, got 1 in a batch of 1: set data.batch_size "
+        "to 2 or more, or data.drop_last to true\n"
+    )
+
+
+def test_one_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a classifier needs at least 2 classes, got 1: set num_classes"):
+        Classifier("digitnet", num_classes=1, ratio=4)
+    for part in ("train", "val"):
+        (tmp_path / "data" / part / "cat").mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 16)).save(tmp_path / "data" / part / "cat" / f"{number}.png")
+    data = ["--data=ImageFolder", "--data.root=data", "--data.img_size=16", "--data.batch_size=2"]
+    net = ["--model.model=digitnet", "--model.ratio=4", "--model.in_chans=3"]
+    assert main(["fit", *SHORT[3:], *data, *net]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("autosample: error: data must have at least 2 classes, got 1 in")
+
+
+@pytest.mark.parametrize("place", ["stages.1.conv.summary", "stages.1.norm.running_var", "head.fc.bias"])
+def test_a_net_with_nan_is_not_saved_in_silence(tmp_path, place):
+    net = Classifier("digitnet", num_classes=10, spec="random", ratio=4)
+    with torch.no_grad():
+        net.net.state_dict()[place][0] = float("nan")
+    with pytest.raises(
+        ArtifactError, match=f'a saved model must be finite, got NaN or infinity in "{place}": train it'
+    ):
+        autosample.save(net.net, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    with pytest.raises(ExportError, match=f'a model to export must be finite, got NaN or infinity in "{place}"'):
+        autosample.export.export_pt2(net.net.eval(), tmp_path / "x.pt2", torch.zeros(1, 1, 8, 8))
+    saved = {"state_dict": net.state_dict(), "hyper_parameters": dict(net.hparams)}
+    torch.save(saved, tmp_path / "x.ckpt")
+    with pytest.warns(UserWarning, match=f'the loaded model has NaN or infinity in "{place}": train it again'):
+        load_any(tmp_path / "x.ckpt")
 
 
 def test_without_a_logger(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,52 @@
+"""What a training needs to go on from any step with the very numbers of one without a break."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from autosample.system.seeds import mixed_seed
+
+# where the seeds of data have a rank, the seeds of steps have this number
+_OF_STEPS = 2**31
+
+
+def seed_step(seed: int, epoch: int, batch: int, device: torch.device) -> None:
+    """Let all random numbers of a step on this device depend only on these numbers."""
+    mixed = mixed_seed(seed, epoch, batch, _OF_STEPS)
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)  # noqa: NPY002 - timm's Mixup draws from these
+    if device.type == "cpu":  # the general call takes half a millisecond, and a step on the CPU may take a few
+        torch.default_generator.manual_seed(mixed)
+    else:
+        torch.manual_seed(mixed)
+
+
+def give_place_back(trainer: pl.Trainer) -> None:
+    """Give a data loader its place in the epoch back, when training begins.
+
+    Lightning does this when it makes the loader. But it made the loader before it read the checkpoint, as the schedule
+    asked for the number of steps.
+    """
+    loop = trainer.fit_loop
+    if loop.restarting and loop._combined_loader_states_to_load and loop._data_fetcher is not None:
+        loop._load_combined_loader_states()
+        iter(loop._data_fetcher)
+
+
+def open_gradients(trainer: pl.Trainer, net: nn.Module) -> dict[str, Tensor] | None:
+    """Gradients that wait for more batches before the optimizer's step; `None` if no step is open."""
+    if not trainer.training or not trainer.fit_loop.epoch_loop._should_accumulate():
+        return None
+    return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+
+def set_gradients(net: nn.Module, gradients: Mapping[str, Any]) -> None:
+    """Set the gradients that `open_gradients` returned."""
+    for name, parameter in net.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter)
