@@ -109,6 +109,21 @@ def sweep_partials(folder: Path) -> None:
             continue
 
 
+def user_cache() -> Path:
+    """The user's folder for caches: `XDG_CACHE_HOME`, if it is an absolute path, or `~/.cache`.
+
+    Raises:
+        OSError: The user has no home.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(given).is_absolute():  # other values must be ignored, says the standard
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:
+        raise FileNotFoundError("the user has no home directory") from error
+
+
 def alive(pid: int) -> bool:
     """Whether a process with this id runs on this machine."""
     try:

@@ -33,7 +33,9 @@ namespace {
 
 Program read(c10::ArrayRef<int64_t> program, const at::Tensor& x, int64_t batch = 1) {
   TORCH_CHECK(x.dim() == 3 || x.dim() == 4, "window_conv: a batch of signals or images is needed");
-  return Program(program, x.dim() == 4 ? x.size(2) : 1, x.size(-1), batch);
+  const Program p(program, x.dim() == 4 ? x.size(2) : 1, x.size(-1), batch);
+  TORCH_CHECK(x.dim() == 4 ? p.pool == 1 : p.out_h == 1, "window_conv: the program and the input differ in their axes");
+  return p;
 }
 
 // The program has `p.images` of the batch in one map, all or one.
