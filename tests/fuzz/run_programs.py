@@ -18,7 +18,7 @@ from convolutions import Case, cases
 
 from autosample.reuse import fused, ops
 
-_MEMORY = 12 << 30  # address space, most of it unused
+_MEMORY = 2 << 30  # that a call may take
 
 
 def honest() -> list[Case]:
@@ -56,7 +56,8 @@ def main() -> None:
     torch.set_num_threads(1)
     assert fused.available(), fused.why_not()
     layers, refused = honest(), 0
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + _MEMORY, now + _MEMORY))
     with torch.no_grad():
         for number, rng in numbered():
             program, call = calls_of(rng.choice(layers), rng)

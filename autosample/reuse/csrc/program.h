@@ -112,7 +112,7 @@ struct Program {
   // How many items follow, `each` of so many numbers at least.
   int64_t many(int64_t least, int64_t each) { return next(least, static_cast<int64_t>(left.size()) / each + 1); }
   int64_t shift() {
-    const int64_t down = next(0), right = next(0);
+    const int64_t down = next(0, reach_h / stride_h + 1), right = next(0, reach_w / stride_w + 1);
     check(down * width + right < kFar, "a shift is too large");
     return down * width + right;
   }
@@ -134,6 +134,7 @@ struct Program {
       if (pass.count) {
         check(pass.count > 1 && running() == &pass, "two running sums");
         pass.step = next(1), pass.shift = shift();
+        check((pass.count - 1) * pass.shift <= reach_h * width + reach_w, "a sum reaches too far");
         check(pass.rows + (pass.count - 1) * pass.step == there, "a sum reads rows that are not there");
       }
       pass.sums.resize(many(1, 1));
