@@ -49,7 +49,8 @@ class Budget:
     def of(cls, tensors: Mapping[str, Tensor]) -> "Budget":
         """The budget that the tensors of a file allow."""
         size = sum(tensor.nbytes for tensor in tensors.values())
-        return cls(1000 + 4 * len(tensors), (1 << 25) + 500 * size, (1 << 28) + 8000 * size)
+        filled = sum(tensor.numel() > 0 for tensor in tensors.values())
+        return cls(500 + 3 * filled, (1 << 25) + 500 * size, (1 << 27) + 4000 * size)
 
 
 class _TooLarge(Exception):
@@ -121,7 +122,7 @@ def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _on_meta(make: Callable[[], nn.Module], budget: Budget) -> nn.Module | None:
     """The model on the meta device, where nothing takes memory; `None` if it cannot be built there."""
     try:
-        with torch.device("meta"), _bounded(budget):
+        with torch.device("meta"), _bounded(budget), _Work(budget.work):
             return _made(make)
     except ArtifactError as error:
         if isinstance(error.__cause__, NotImplementedError | RuntimeError) and "meta" in str(error.__cause__).lower():

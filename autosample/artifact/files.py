@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autosample.artifact.config import COMPRESSIONS, FORMAT, Config, TensorFile, parse
 from autosample.errors import DAMAGED, ArtifactError, one_line
-from autosample.system.files import sweep_partials, sync_folder, write_bytes
+from autosample.system.files import alone_in, sweep_partials, sync_folder, write_bytes
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 _SUFFIX = {"none": "", "xz": ".xz"}
@@ -54,23 +54,29 @@ def write_folder(folder: Path, config: Config, data: bytes, card: str) -> None:
             f"config.json must have at most {_LARGEST_CONFIG >> 20} MiB, got {len(text):,} bytes: shorten facts=, "
             "preprocessing= or class_names="
         )
+    parse(text.decode())  # what is saved can be loaded
     _check_growth(config.tensors, len(data), "save with compression='none'")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_place(folder)
-        suffix = _SUFFIX[config.tensors.compression]
-        waiting = folder / f"model-{config.tensors.sha256[:16]}.safetensors{suffix}"
-        write_bytes(waiting, data)
-        write_bytes(folder / CONFIG, text)  # from here on the folder holds the new model
-        waiting.replace(folder / f"{TENSORS}{suffix}")
-        write_bytes(folder / CARD, card.encode())
-        stale = [folder / f"{TENSORS}{other}" for other in _SUFFIX.values() if other != suffix]
-        for path in [*stale, *(p for p in folder.iterdir() if _LEFTOVER.fullmatch(p.name))]:
-            path.unlink(missing_ok=True)
-        sweep_partials(folder)
-        sync_folder(folder)
+        with alone_in(folder):
+            _check_place(folder)
+            _write(folder, config.tensors, text, data, card)
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be written ({one_line(error)}): choose another folder") from error
+
+
+def _write(folder: Path, file: TensorFile, text: bytes, data: bytes, card: str) -> None:
+    suffix = _SUFFIX[file.compression]
+    waiting = folder / f"model-{file.sha256[:16]}.safetensors{suffix}"
+    write_bytes(waiting, data)
+    write_bytes(folder / CONFIG, text)  # from here on the folder holds the new model
+    waiting.replace(folder / f"{TENSORS}{suffix}")
+    write_bytes(folder / CARD, card.encode())
+    stale = [folder / f"{TENSORS}{other}" for other in _SUFFIX.values() if other != suffix]
+    for path in [*stale, *(p for p in folder.iterdir() if _LEFTOVER.fullmatch(p.name))]:
+        path.unlink(missing_ok=True)
+    sweep_partials(folder)
+    sync_folder(folder)
 
 
 def write_card(folder: Path, card: str) -> None:

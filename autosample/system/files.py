@@ -1,20 +1,28 @@
 """Atomic files: written completely or not at all, even if the process or the machine stops at any moment."""
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl: there, this process alone waits for its threads
+    fcntl = None
+
 # age after which a partial file of another machine counts as abandoned [s]
 _ABANDONED = 24 * 3600.0
 _PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)-\d+\.partial(\.\w+)?")
 _number = itertools.count()
+_one = threading.Lock()
 _open: set[str] = set()  # names of partial files that this process is writing
 
 
@@ -88,6 +96,22 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other thread or process is in this block for the same folder. Nothing is written for that."""
+    if fcntl is None:
+        with _one:
+            yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot lock a folder
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # frees the lock, as the end of the process does
 
 
 def sweep_partials(folder: Path) -> None:

@@ -50,7 +50,7 @@ def loads(folder: Path) -> dict[str, torch.Tensor] | None:
         caught = error
     assert isinstance(caught, ArtifactError)
     assert "\n" not in str(caught)
-    assert len(str(caught)) < 700
+    assert len(str(caught)) <= 300
     return None
 
 
