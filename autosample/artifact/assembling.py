@@ -142,7 +142,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _check_types(model: nn.Module, built: set[torch.dtype]) -> None:
-    """Tensors must have one precision, or a model loads and cannot run. Norms of half-precision models may be float32."""
+    """Tensors must have one precision, or a model loads and cannot run. Norms of half-precision ones may be float32."""
     found = _types(model)
     if len(found) > max(len(built), 1):
         raise ArtifactError(f"the tensors of a model must have one precision, got {_told(found)}: {OTHERWISE}")

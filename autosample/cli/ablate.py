@@ -96,7 +96,9 @@ def main(args: Sequence[str]) -> None:
             print(write_tables(grid, records, out), end="")
             draw(grid, records, out)
         except OSError as error:
-            raise ConfigError(f"tables cannot be written to {out} ({one_line(error)[:150]}): make space there") from error
+            raise ConfigError(
+                f"tables cannot be written to {out} ({one_line(error)[:150]}): make space there"
+            ) from error
         print(f"\n{len(records)} of {len(grid.cells)} runs; table.md, table.csv, tests.csv and *.png are in {out}")
     elif given.collect:
         raise ConfigError(f"--collect needs records, got none of {grid.name} in {out}: run the grid first")

@@ -42,7 +42,9 @@ class Deployment:
 
     def __str__(self) -> str:
         heads = ("layer", "plan", "dense [ms]", "plan [ms]", "fewer MACs", "folded in", "why")
-        table = as_text(make_table(heads, map(_cells, self.rows), left=("layer", "plan", "folded in", "why")), width=140)
+        table = as_text(
+            make_table(heads, map(_cells, self.rows), left=("layer", "plan", "folded in", "why")), width=140
+        )
         return f"{table}\nPlans are slower without the fused kernel: {self.no_kernel}" if self.no_kernel else table
 
 
@@ -97,7 +99,9 @@ def deploy(
             ways.append(plan_layers(dense, chains, inputs, measure=measure, fuse=fuse, dense=True))
         fast, rows = fastest(ways, example, expected)
     on_cpu = any(t.device.type == "cpu" for t in tree_leaves(example) if isinstance(t, Tensor))
-    object.__setattr__(fast, "deployment", Deployment(tuple(rows), error, *sizes, fused.missed() if on_cpu and fuse else ""))
+    object.__setattr__(
+        fast, "deployment", Deployment(tuple(rows), error, *sizes, fused.missed() if on_cpu and fuse else "")
+    )
     return cast(Model, fast)
 
 

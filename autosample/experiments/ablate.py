@@ -49,7 +49,9 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
         try:
             runner(queue, tell)
         except OSError as error:
-            raise ConfigError(f"the grid stopped ({one_line(error)[:150]}): make space in {out}, or give --out") from error
+            raise ConfigError(
+                f"the grid stopped ({one_line(error)[:150]}): make space in {out}, or give --out"
+            ) from error
         finally:
             with contextlib.suppress(OSError):  # the system frees claims at the end of the process
                 queue.close()

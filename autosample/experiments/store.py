@@ -104,13 +104,14 @@ class Store:
         try:
             self._write(cell, outcome)
         except OSError as error:
-            fix = "make space, or give another --out"
-            if isinstance(outcome, Record):
-                path = Path(tempfile.mkdtemp(prefix="autosample-")) / self.record_path(cell).name
-                write_record(path, outcome)
-                fix = f"make space, and move the finished run there: {path}"
-            told = one_line(error)[:80]
-            raise ConfigError(f"{self.folder / 'records'} cannot be written ({told}): {fix}") from error
+            told = one_line(error)[:60]
+            if not isinstance(outcome, Record):
+                raise ConfigError(f"{self.folder} cannot be written ({told}): make space there") from error
+            path = Path(tempfile.mkdtemp(prefix="autosample-")) / self.record_path(cell).name
+            write_record(path, outcome)
+            raise ConfigError(
+                f"{self.record_path(cell).parent} cannot be written ({told}): move {path} there"
+            ) from error
 
     def _write(self, cell: Cell, outcome: Record | Failure) -> None:
         if isinstance(outcome, Record):
@@ -208,7 +209,9 @@ class Queue:
             # another runner may have finished it in the meantime
             if (record := self.store.record(cell)) is not None:
                 self.records[cell.id] = record
-            elif self.store.failed_at(cell) not in (None, self.failed[cell.id]) and (failure := self.store.failure(cell)):
+            elif self.store.failed_at(cell) not in (None, self.failed[cell.id]) and (
+                failure := self.store.failure(cell)
+            ):
                 self.failures[cell.id] = failure
             else:
                 self.running[cell.id] = cell

@@ -51,7 +51,7 @@ def load_library(name: str, options: Mapping[str, Any]) -> None:
         path = _verified(folder) or _built(folder, options)
     except OSError as error:
         raise NoLibrary(
-            f"it needs a folder that can be written, got {one_line(error)[:150]}: set TORCH_EXTENSIONS_DIR to another one"
+            f"it needs a folder that can be written, got {one_line(error)[:150]}: set TORCH_EXTENSIONS_DIR to another"
         ) from error
     try:
         torch.ops.load_library(str(path))

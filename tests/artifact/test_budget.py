@@ -78,7 +78,9 @@ def test_models_that_are_far_larger_than_their_file(copied, name, arguments):
 def test_honest_models_that_need_values_still_load(tmp_path):
     """A vision transformer is built off the meta device: its constructor reads numbers."""
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=2, drop_path_rate=0.1)
-    autosample.save(model, tmp_path, name="vit_tiny_patch16_224", arguments={"depth": 2, "drop_path_rate": 0.1, "num_classes": 3})
+    autosample.save(
+        model, tmp_path, name="vit_tiny_patch16_224", arguments={"depth": 2, "drop_path_rate": 0.1, "num_classes": 3}
+    )
     loaded = autosample.load(tmp_path)
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 

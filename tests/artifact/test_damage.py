@@ -129,6 +129,16 @@ def test_unknown_and_missing_fields(original, copied):
             autosample.load(copied)
 
 
+@pytest.mark.parametrize("value", [5, "abc", None, {"a": 1}, [], [1, 2], [[1], 2, 3]])
+def test_preprocessing_is_plain_data_of_any_kind(original, copied, value):
+    data = json.loads((original / "config.json").read_text())
+    data["preprocessing"] |= {"input_size": value}
+    sign(copied, data)
+    model = autosample.load(copied)
+    assert model.preprocessing["input_size"] == value
+    assert same(compact_state(model), loads(original))
+
+
 @pytest.mark.parametrize("name", ["hf-hub:someone/net", "local-dir:/tmp", "../net", "os.system", "resnet18'", ""])
 def test_names_that_would_fetch_or_read(original, copied, name):
     data = json.loads((original / "config.json").read_text())

@@ -16,7 +16,7 @@ from autosample.errors import LONGEST, AutosampleError
 
 FILES = sorted((Path(__file__).parents[1] / "fixtures" / "checkpoints").glob("*.ckpt"))
 VALUES = (
-    *NUMBERS, None, True, 0.5, 1e308, "", "x", "dense", "random", "\ud800", "hf-hub:someone/net", [], {}, [2**40], {"a": 1},
+    *NUMBERS, None, True, 0.5, 1e308, "", "x", "dense", "random", "\ud800", "hf-hub:someone/net", [], {}, [2**40],
     "x" * 50_000, torch.zeros(3), torch.zeros(0), torch.zeros(2, dtype=torch.float64), torch.ones(1, dtype=torch.int64),
 )  # fmt: skip
 
@@ -63,12 +63,14 @@ def test_no_checkpoint_does_harm(tmp_path):
         try:
             model, _ = load_any(path)
             told[f"{kind} loaded"] += 1
+            said = ""
             assert not model.training
         except AutosampleError as error:
             told[f"{kind} refused"] += 1
-            assert len(str(error)) <= LONGEST, case
+            said = str(error)
         except BaseException as error:
             pytest.fail(f"case {case} ({kind}, {file.name}): {type(error).__name__}: {error!s:.300}")
+        assert len(said) <= LONGEST, case
         assert not Path(Trap.path).exists(), case
     print(f"checkpoints: {dict(told)}")
     assert told["trap loaded"] == 0

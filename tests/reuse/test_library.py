@@ -134,7 +134,9 @@ def test_a_home_that_cannot_be_written(place, monkeypatch, tmp_path):
 def test_a_failure_is_remembered_until_something_changes(place, monkeypatch, tmp_path):
     place.build_by(FAIL, long="x" * 5000)
     for _ in range(3):
-        with pytest.raises(NoLibrary, match=r"window_conv.cpp:3:1: fatal error: xxx.*set AUTOSAMPLE_FUSED=retry") as caught:
+        with pytest.raises(
+            NoLibrary, match=r"window_conv.cpp:3:1: fatal error: xxx.*set AUTOSAMPLE_FUSED=retry"
+        ) as caught:
             load_library("some", {})
         assert len(str(caught.value)) <= 300
     assert place.count == 1
@@ -182,7 +184,8 @@ def test_a_full_disk_ends_at_once_and_is_not_remembered(place, monkeypatch):
 
 def test_a_compiler_that_hangs(place, monkeypatch, tmp_path):
     pid = tmp_path / "pid"
-    hang = f"import subprocess; c = subprocess.Popen(['sleep', '600']); open({str(pid)!r}, 'w').write(str(c.pid)); c.wait()"
+    child = "import subprocess; c = subprocess.Popen(['sleep', '600'])"
+    hang = f"{child}; open({str(pid)!r}, 'w').write(str(c.pid)); c.wait()"
     monkeypatch.setattr(library, "_BUILD", hang)
     monkeypatch.setattr(library, "_LIMIT", 1.5)
     start = time.monotonic()
@@ -190,7 +193,10 @@ def test_a_compiler_that_hangs(place, monkeypatch, tmp_path):
         load_library("some", {})
     assert time.monotonic() - start < 10
     for _ in range(50):  # what the compiler has started is gone too, once the system has reaped it
-        if not alive(int(pid.read_text())) or "Z" in Path(f"/proc/{int(pid.read_text())}/stat").read_text().split(")")[1]:
+        if (
+            not alive(int(pid.read_text()))
+            or "Z" in Path(f"/proc/{int(pid.read_text())}/stat").read_text().split(")")[1]
+        ):
             break
         time.sleep(0.1)
     else:

@@ -42,7 +42,17 @@ def test_a_header_says_what_was_encoded(axes):
     assert header.phases >= 1
 
 
-SIZES = {"stride_w": 0, "groups": 0, "windows": 9, "columns": 0, "fold": 2, "rows": 0, "relu": 2, "pool": 0, "phases": 5}
+SIZES = {
+    "stride_w": 0,
+    "groups": 0,
+    "windows": 9,
+    "columns": 0,
+    "fold": 2,
+    "rows": 0,
+    "relu": 2,
+    "pool": 0,
+    "phases": 5,
+}
 FAR = (-1, 2**24, 2**31, 2**62, -(2**63))
 
 
