@@ -5,14 +5,21 @@ from difflib import get_close_matches
 
 #: the fix in messages about a damaged file
 DAMAGED = "the file is damaged, use another copy"
+#: largest length of a message; of a longer one, the first and the last characters stay: the rule and the fix
+LONGEST = 300
+_FIRST, _LAST = 160, 137
 
 
 class AutosampleError(ValueError):
     """Base class of all errors that autosample raises.
 
-    Messages are one line: the rule that was broken, what was given, and how to fix it. The command line prints them
-    unchanged and exits with code 2.
+    Messages are one line of at most `LONGEST` characters: the rule that was broken, what was given, and how to fix it.
+    Whatever text a file brings into a message, it cannot get longer, and nothing in it controls a terminal. The command
+    line prints messages unchanged and exits with code 2.
     """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(brief(part) if isinstance(part, str) else part for part in args))
 
 
 class SpecError(AutosampleError):
@@ -58,6 +65,15 @@ class ConfigError(AutosampleError):
 def one_line(text: object) -> str:
     """`text` on one line, with single spaces."""
     return " ".join(str(text).split())
+
+
+def brief(text: str) -> str:
+    """`text` on one line of at most `LONGEST` characters, all of them printable."""
+    if len(text) <= LONGEST and text.isprintable():
+        return text
+    line = one_line(text if len(text) <= 4 * LONGEST else f"{text[: 2 * LONGEST]} … {text[-2 * LONGEST :]}")
+    line = "".join(sign if sign.isprintable() else "?" for sign in line)
+    return line if len(line) <= LONGEST else f"{line[:_FIRST]} … {line[-_LAST:]}"
 
 
 def closest(got: str, known: Iterable[str]) -> list[str]:

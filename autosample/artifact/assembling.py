@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autosample.artifact.building import Factory, build
 from autosample.artifact.config import DTYPES, Config, LayerConfig
-from autosample.artifact.upgrade import multiply_gains_, upgraded_tensors
+from autosample.artifact.upgrade import by_owner, multiply_gains_, upgraded_tensors
 from autosample.coding.quantizers import QUANTIZERS, Quantizer
 from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
 from autosample.model.report import note_reason
@@ -38,7 +38,8 @@ def assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | N
 
 
 def _assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | None) -> nn.Module:
-    model = build(config.source, factory, len(tensors))
+    model = build(config.source, factory, tensors)
+    kinds = _types(model)
     tensors, gains = upgraded_tensors(config.old_layers, tensors)
     for name, layer in config.layers.items():
         _convert(_find(model, name), layer, name)
@@ -47,15 +48,17 @@ def _assemble(config: Config, tensors: Mapping[str, Tensor], factory: Factory | 
     _attach_quantizers(model, config)
     shared = shared_names(model)
     _check(model, tensors, config.rounded)
-    for prefix, module in outer_modules(model):
-        start = f"{prefix}." if prefix else ""
-        own = {name[len(start) :]: tensors[name] for name in tensors if name.startswith(start)}
-        _fill(module, own, {n[len(start) :]: d for n, d in config.rounded.items() if n.startswith(start)})
+    modules = dict(outer_modules(model))
+    own, rounded = by_owner(tensors, modules), by_owner(config.rounded, modules)
+    for prefix, module in modules.items():
+        _fill(module, own.get(prefix, {}), rounded.get(prefix, {}))
     for name, first in shared.items():
         _tie(model, name, first)
     for name, reason in config.left_dense.items():
         note_reason(_find(model, name), reason)
     _finish(model)
+    if factory is None:
+        _check_types(model, kinds)
     multiply_gains_(model, gains)
     return model
 
@@ -126,6 +129,35 @@ def _check(model: nn.Module, got: Mapping[str, Tensor], rounded: Mapping[str, st
         full = DTYPES.get(rounded.get(name, ""))
         if full is not None and (not both or full.itemsize <= tensor.dtype.itemsize):
             raise ArtifactError(f'tensor "{name}" cannot be rounded from {full} to {tensor.dtype}: {DAMAGED}')
+
+
+def _types(model: nn.Module) -> set[torch.dtype]:
+    """The precisions of the tensors that a model computes with, except in norms."""
+    own = (t for _, module in outer_modules(model) if not _is_norm(module) for t in own_tensors(module).values())
+    return {t.dtype for t in own if t.dtype.is_floating_point}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def _check_types(model: nn.Module, built: set[torch.dtype]) -> None:
+    """Tensors must have one precision, or a model loads and cannot run. Norms of half-precision ones may be float32."""
+    found = _types(model)
+    if len(found) > max(len(built), 1):
+        raise ArtifactError(f"the tensors of a model must have one precision, got {_told(found)}: {OTHERWISE}")
+    for name, module in outer_modules(model) if len(found) == 1 else ():
+        kinds = {t.dtype for t in own_tensors(module).values() if t.dtype.is_floating_point}
+        (kind,) = found
+        wide = {torch.float32} if kind.itemsize < torch.float32.itemsize else set()
+        if _is_norm(module) and not any(kinds <= fitting for fitting in ({kind}, wide)):
+            raise ArtifactError(
+                f'the norm "{name[:80]}" must have the precision {kind} of the model, got {_told(kinds)}: {OTHERWISE}'
+            )
+
+
+def _told(kinds: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(kind)[6:] for kind in kinds))
 
 
 def _fill(module: nn.Module, own: dict[str, Tensor], rounded: Mapping[str, str]) -> None:

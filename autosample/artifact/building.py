@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,23 +12,68 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from autosample.artifact.config import Source
 from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
 
 Factory = Callable[..., nn.Module]
 
-# A model may have this many modules per tensor in its file, and some more.
-_MODULES_PER_TENSOR, _MODULES = 50, 2000
 # Buffers that are created with values may take this much memory [bytes].
 _LARGEST_BUFFERS = 1 << 30
+# What a call of an operation costs, in numbers that it could have made.
+_CALL = 4000
+_LARGER = "the model would be far larger than the tensors in its file"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large a model may be that a file describes: decided before it is built, and checked as it is built.
+
+    Real models stay far below: they have one or two modules per tensor, and at most some hundred weights per byte.
+
+    Attributes:
+        modules: Number of modules.
+        numbers: Numbers in parameters and persistent buffers.
+        work: Numbers that tensor operations may make where a constructor computes with values; each call counts as
+            some thousand more.
+    """
+
+    modules: int
+    numbers: int
+    work: int
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Budget":
+        """The budget that the tensors of a file allow."""
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        filled = sum(tensor.numel() > 0 for tensor in tensors.values())
+        return cls(500 + 3 * filled, (1 << 25) + 500 * size, (1 << 27) + 4000 * size)
 
 
 class _TooLarge(Exception):
-    """The model has more modules than the tensors in its file allow."""
+    """The model is larger than the tensors in its file allow."""
 
 
-def build(source: Source, factory: Factory | None, tensors: int) -> nn.Module:
+class _Work(TorchDispatchMode):
+    """Counts the numbers that operations make, and stops above a limit: a large one before its memory is touched."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.left = limit
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        sizes = (t.numel() for t in tree_leaves(made) if isinstance(t, Tensor) and not t.is_meta)
+        self.left -= _CALL + (0 if func.is_view else sum(sizes))
+        if self.left < 0:
+            raise _TooLarge
+        return made
+
+
+def build(source: Source, factory: Factory | None, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The bare model in evaluation mode, its parameters on the meta device.
 
     Persistent buffers may be there too; other buffers have their values.
@@ -35,18 +81,20 @@ def build(source: Source, factory: Factory | None, tensors: int) -> nn.Module:
     Args:
         source: Name and arguments of the model.
         factory: The user's factory, if given.
-        tensors: Number of tensors in its file; far larger models are refused before they are built.
+        tensors: Those of its file; far larger models are refused before they are built.
 
     Raises:
         ArtifactError: There is no such model, it needs a factory, or it cannot be built.
     """
-    make = _maker(source, factory)
-    limit = _MODULES + _MODULES_PER_TENSOR * tensors
+    make, budget = _maker(source, factory), Budget.of(tensors)
     with torch.random.fork_rng([]):
-        model = _on_meta(make, limit)
+        model = _on_meta(make, budget)
         if model is None or _lacks_values(model):
-            with _bare_parameters(limit):
+            with _bare_parameters(budget), _Work(budget.work):
                 model = _made(make)
+    numbers = sum(t.numel() for t in (*model.parameters(), *model.buffers()) if not is_lazy(t))
+    if numbers > budget.numbers:
+        raise ArtifactError(f"{_LARGER} (it would have {numbers:,} numbers): {DAMAGED}")
     return model.eval()
 
 
@@ -71,10 +119,10 @@ def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
-def _on_meta(make: Callable[[], nn.Module], limit: int) -> nn.Module | None:
+def _on_meta(make: Callable[[], nn.Module], budget: Budget) -> nn.Module | None:
     """The model on the meta device, where nothing takes memory; `None` if it cannot be built there."""
     try:
-        with torch.device("meta"), _bounded(limit):
+        with torch.device("meta"), _bounded(budget), _Work(budget.work):
             return _made(make)
     except ArtifactError as error:
         if isinstance(error.__cause__, NotImplementedError | RuntimeError) and "meta" in str(error.__cause__).lower():
@@ -88,7 +136,7 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
     except AutosampleError as error:
         raise ArtifactError(f"the model cannot be built: {one_line(error)}") from error
     except _TooLarge as error:
-        raise ArtifactError(f"the model would have far more layers than the file has tensors: {DAMAGED}") from error
+        raise ArtifactError(f"{_LARGER}: {DAMAGED}") from error
     except Exception as error:  # arguments from a file can make a constructor raise anything
         text = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise ArtifactError(f"the model cannot be built with its arguments ({text}): check them") from error
@@ -122,14 +170,14 @@ def _tensors_in(values: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _bounded(limit: int) -> Iterator[None]:
+def _bounded(budget: Budget) -> Iterator[None]:
     """Stop building a model in this thread if it has more modules than allowed."""
     me, count = threading.get_ident(), [0]
 
     def hook(module: nn.Module, name: str, child: nn.Module | None) -> None:
         if threading.get_ident() == me:
             count[0] += 1
-            if count[0] > limit:
+            if count[0] > budget.modules:
                 raise _TooLarge
 
     handle = register_module_module_registration_hook(hook)  # pyright: ignore[reportArgumentType]
@@ -140,7 +188,7 @@ def _bounded(limit: int) -> Iterator[None]:
 
 
 @contextmanager
-def _bare_parameters(limit: int) -> Iterator[None]:
+def _bare_parameters(budget: Budget) -> Iterator[None]:
     """Move parameters to the meta device when they are registered, so filling them costs nothing."""
     me = threading.get_ident()
 
@@ -152,7 +200,7 @@ def _bare_parameters(limit: int) -> Iterator[None]:
 
     handle = register_module_parameter_registration_hook(hook)  # pyright: ignore[reportArgumentType]
     try:
-        with _bounded(limit):
+        with _bounded(budget):
             yield
     finally:
         handle.remove()

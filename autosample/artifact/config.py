@@ -20,7 +20,7 @@ DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, tor
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LARGEST_ARGUMENT = 2**20
+_LARGEST_ARGUMENT = 2**16
 # Arguments of timm that read files or download weights: a saved model needs neither.
 FETCHING = (
     "pretrained",

@@ -12,14 +12,16 @@ from pathlib import Path
 
 from autosample.artifact.config import COMPRESSIONS, FORMAT, Config, TensorFile, parse
 from autosample.errors import DAMAGED, ArtifactError, one_line
-from autosample.system.files import sweep_partials, sync_folder, write_bytes
+from autosample.system.files import alone_in, sweep_partials, sync_folder, write_bytes
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 _SUFFIX = {"none": "", "xz": ".xz"}
 _LEFTOVER = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.xz)?")
-_LARGEST_CONFIG = 64 << 20
-# Largest size of decompressed tensors, and memory for decompressing them [bytes].
-_GROWTH, _FREE_GROWTH, _LZMA_MEMORY = 50, 256 << 20, 256 << 20
+_LARGEST_CONFIG = 4 << 20
+# Largest size of decompressed tensors: so many times the compressed size, and some more [bytes].
+_GROWTH, _FREE_GROWTH = 100, 16 << 20
+# Memory for decompressing, as the strongest preset needs it [bytes]; pieces are so large.
+_LZMA_MEMORY, _PIECE = 80 << 20, 1 << 20
 
 
 def compress(raw: bytes, compression: str) -> bytes:
@@ -46,22 +48,35 @@ def write_folder(folder: Path, config: Config, data: bytes, card: str) -> None:
         ArtifactError: The folder cannot be written, or holds another file with one of our names.
     """
     assert config.tensors is not None
+    text = config.to_json().encode()
+    if len(text) > _LARGEST_CONFIG:
+        raise ArtifactError(
+            f"config.json must have at most {_LARGEST_CONFIG >> 20} MiB, got {len(text):,} bytes: shorten facts=, "
+            "preprocessing= or class_names="
+        )
+    parse(text.decode())  # what is saved can be loaded
+    _check_growth(config.tensors, len(data), "save with compression='none'")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_place(folder)
-        suffix = _SUFFIX[config.tensors.compression]
-        waiting = folder / f"model-{config.tensors.sha256[:16]}.safetensors{suffix}"
-        write_bytes(waiting, data)
-        write_bytes(folder / CONFIG, config.to_json().encode())  # from here on the folder holds the new model
-        waiting.replace(folder / f"{TENSORS}{suffix}")
-        write_bytes(folder / CARD, card.encode())
-        stale = [folder / f"{TENSORS}{other}" for other in _SUFFIX.values() if other != suffix]
-        for path in [*stale, *(p for p in folder.iterdir() if _LEFTOVER.fullmatch(p.name))]:
-            path.unlink(missing_ok=True)
-        sweep_partials(folder)
-        sync_folder(folder)
+        with alone_in(folder):
+            _check_place(folder)
+            _write(folder, config.tensors, text, data, card)
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be written ({one_line(error)}): choose another folder") from error
+
+
+def _write(folder: Path, file: TensorFile, text: bytes, data: bytes, card: str) -> None:
+    suffix = _SUFFIX[file.compression]
+    waiting = folder / f"model-{file.sha256[:16]}.safetensors{suffix}"
+    write_bytes(waiting, data)
+    write_bytes(folder / CONFIG, text)  # from here on the folder holds the new model
+    waiting.replace(folder / f"{TENSORS}{suffix}")
+    write_bytes(folder / CARD, card.encode())
+    stale = [folder / f"{TENSORS}{other}" for other in _SUFFIX.values() if other != suffix]
+    for path in [*stale, *(p for p in folder.iterdir() if _LEFTOVER.fullmatch(p.name))]:
+        path.unlink(missing_ok=True)
+    sweep_partials(folder)
+    sync_folder(folder)
 
 
 def write_card(folder: Path, card: str) -> None:
@@ -73,7 +88,9 @@ def _check_place(folder: Path) -> None:
     """Refuse to replace files that are not ours."""
     path = folder / CONFIG
     if path.exists():
-        if f'"format": "{FORMAT}"' not in path.read_text(errors="replace")[:_LARGEST_CONFIG]:
+        with path.open(errors="replace") as file:
+            ours = f'"format": "{FORMAT}"' in file.read(_LARGEST_CONFIG)
+        if not ours:
             raise ArtifactError(f"{folder} has a config.json that autosample did not write: choose another folder")
     elif (folder / CARD).exists():
         raise ArtifactError(f"{folder} has a README.md but no saved model: choose another folder")
@@ -131,20 +148,32 @@ def _read_tensors(folder: Path, file: TensorFile) -> bytes | None:
     return None
 
 
+def _check_growth(file: TensorFile, size: int, fix: str) -> None:
+    """Refuse tensors that need far more memory than `size` bytes of their file suggest, before it is used."""
+    most = size if file.compression == "none" else _GROWTH * size + _FREE_GROWTH
+    if file.raw_bytes > most:
+        raise ArtifactError(f"tensors in {size:,} bytes may have at most {most:,}, got {file.raw_bytes:,}: {fix}")
+
+
 def _decompress(data: bytes, file: TensorFile) -> bytes:
-    if file.compression == "none":
-        raw = data
-    elif file.raw_bytes > _GROWTH * len(data) + _FREE_GROWTH:
-        raise ArtifactError(
-            f"the compressed tensors would expand to {file.raw_bytes} bytes, more than the limit: {DAMAGED}"
-        )
-    else:
-        try:
-            engine = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)
-            raw = engine.decompress(data, max_length=file.raw_bytes + 1)
-        except (lzma.LZMAError, EOFError) as error:
-            raise ArtifactError(f"the tensors are not valid xz data ({one_line(error)}): {DAMAGED}") from error
+    _check_growth(file, len(data), DAMAGED)
+    raw = data if file.compression == "none" else _unpacked(data, file.raw_bytes)
     if len(raw) != file.raw_bytes:
         got = "more" if len(raw) > file.raw_bytes else len(raw)
         raise ArtifactError(f"the tensors must have {file.raw_bytes} bytes, got {got}: {DAMAGED}")
+    return bytes(raw)
+
+
+def _unpacked(data: bytes, expected: int) -> bytearray:
+    """What xz data hold, in pieces, so that no more than `expected` bytes and one piece are in memory."""
+    raw, engine = bytearray(), lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)
+    try:
+        while not engine.eof and len(raw) <= expected:
+            piece = engine.decompress(data, max_length=_PIECE)
+            if not piece and engine.needs_input:
+                break  # the data end too early
+            raw += piece
+            data = b""
+    except (lzma.LZMAError, EOFError) as error:
+        raise ArtifactError(f"the tensors are not valid xz data ({one_line(error)}): {DAMAGED}") from error
     return raw

@@ -118,7 +118,8 @@ def _described(model: nn.Module, config: Config) -> nn.Module:
         if not hasattr(model, name):  # a model of the user's may have its own
             model.__dict__[name] = value
     usual = getattr(model, "pretrained_cfg", None)
-    if isinstance(usual, dict) and len(known.get("input_size", ())) == len(usual.get("input_size", ())):
+    size = known.get("input_size", [])  # plain data of any kind: only `save` gives them a meaning
+    if isinstance(usual, dict) and isinstance(size, list | tuple) and len(size) == len(usual.get("input_size", ())):
         lists = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
         model.pretrained_cfg = {**usual, **{name: lists[name] for name in _TIMM if name in lists}}  # pyright: ignore
     return model

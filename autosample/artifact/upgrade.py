@@ -4,7 +4,7 @@ Format 1 had no checksum, and listed the precision of every rounded tensor. Form
 of version 0.1.0. Rules and factors that were removed since are converted such that the weights stay the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,18 @@ def by_value(names: Mapping[str, str]) -> dict[str, list[str]]:
     for name, value in names.items():
         listed.setdefault(value, []).append(name)
     return listed
+
+
+def by_owner(values: Mapping[str, Any], owners: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Values of tensors by the module that owns each, then by the rest of its name. Inner modules come before outer."""
+    owned: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        owner = name
+        while owner and owner not in owners:
+            owner = owner.rpartition(".")[0]
+        if owner in owners:
+            owned.setdefault(owner, {})[name[len(owner) + 1 if owner else 0 :]] = value
+    return owned
 
 
 def since_2(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,9 +83,12 @@ def upgraded_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of format 3 from those of format 2, and the gains of layers that had them, by layer name."""
     kept, gains = dict(tensors), {}
+    owned = by_owner(tensors, old)
     for name, layer in old.items():
         start = f"{name}." if name else ""
-        own = {key[len(start) :]: kept.pop(key) for key in list(kept) if key.startswith(start)}
+        own = owned.get(name, {})
+        for key in own:
+            del kept[f"{start}{key}"]
         if _is_sum(_spec(layer)):
             parts = {key: own.pop(key) for key in list(own) if key.startswith("offsets.")}
             own |= _summed_offsets(layer, parts)

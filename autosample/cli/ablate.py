@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autosample.cli.options import Parser, number, parse, whole
-from autosample.errors import ConfigError
+from autosample.errors import ConfigError, one_line
 
 _ABOUT = """Run a grid of data x model x preset x size x seed or fold: a record per run, then tables and pictures.
 
@@ -92,8 +92,13 @@ def main(args: Sequence[str]) -> None:
     store = Store(out)
     records = {cell.id: record for cell in grid.cells if (record := store.record(cell)) is not None}
     if records:
-        print(write_tables(grid, records, out), end="")
-        draw(grid, records, out)
+        try:
+            print(write_tables(grid, records, out), end="")
+            draw(grid, records, out)
+        except OSError as error:
+            raise ConfigError(
+                f"tables cannot be written to {out} ({one_line(error)[:150]}): make space there"
+            ) from error
         print(f"\n{len(records)} of {len(grid.cells)} runs; table.md, table.csv, tests.csv and *.png are in {out}")
     elif given.collect:
         raise ConfigError(f"--collect needs records, got none of {grid.name} in {out}: run the grid first")
@@ -107,7 +112,10 @@ def _runner(given: argparse.Namespace, group: str, out: Path):
 
     wandb = None
     if given.wandb is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{out} cannot be written ({one_line(error)[:150]}): give --out") from error
         mode = given.wandb or os.environ.get("WANDB_MODE", "offline")
         wandb = {"group": group, "folder": str(out.resolve()), "mode": mode}
     if given.ray is None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
 
 from autosample.deployment.chains import find_chains
 from autosample.deployment.layers import PlannedLayer, layer_inputs, plan_layers
@@ -16,6 +17,7 @@ from autosample.deployment.whole import fastest
 from autosample.errors import ConversionError
 from autosample.model.convert import harden_
 from autosample.nn import Compressed, execution
+from autosample.reuse import fused
 from autosample.system.calling import trying
 from autosample.system.copying import copied
 from autosample.system.tables import Printed, make_table
@@ -35,12 +37,14 @@ class Deployment(Printed):
         error: Largest difference between the outputs for the example and those of the hardened model, relative to the
             largest output.
         stored_bytes, dense_bytes: Size of the original model and of its dense twin, as in `autosample.report`.
+        no_kernel: Why the plans do without the fused kernel, and how to change that; empty if they do not.
     """
 
     rows: tuple[PlannedLayer, ...]
     error: float
     stored_bytes: int
     dense_bytes: int
+    no_kernel: str = ""
 
     def __repr__(self) -> str:
         other = sum(row.plan.kind != "dense" for row in self.rows)
@@ -49,6 +53,9 @@ class Deployment(Printed):
     def __rich__(self) -> "Table":
         heads = ("layer", "plan", "dense [ms]", "plan [ms]", "fewer MACs", "folded in", "why")
         return make_table(heads, map(_cells, self.rows), left=("layer", "plan", "folded in", "why"))
+
+    def _note(self) -> str:
+        return f"Plans are slower without the fused kernel: {self.no_kernel}" if self.no_kernel else ""
 
 
 def _cells(row: PlannedLayer) -> list[str]:
@@ -102,7 +109,10 @@ def deploy(
         if any(row.plan.kind != "dense" for row in rows):
             ways.append(plan_layers(dense, chains, inputs, measure=measure, fuse=fuse, dense=True))
         fast, rows = fastest(ways, example, expected)
-    object.__setattr__(fast, "deployment", Deployment(tuple(rows), error, *sizes))
+    on_cpu = any(t.device.type == "cpu" for t in tree_leaves(example) if isinstance(t, Tensor))
+    object.__setattr__(
+        fast, "deployment", Deployment(tuple(rows), error, *sizes, fused.missed() if on_cpu and fuse else "")
+    )
     return cast(Model, fast)
 
 

@@ -1,5 +1,6 @@
 """Running a grid: finished runs are kept, failed and missing ones run."""
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from autosample.errors import ConfigError, one_line
 from autosample.experiments.grid import Cell, Grid
 from autosample.experiments.pool import Tell, run_here, run_workers
 from autosample.experiments.record import Record
@@ -34,7 +36,7 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
         console: Console for progress and errors.
 
     Raises:
-        ConfigError: A record in `out` is damaged.
+        ConfigError: A record in `out` is damaged, or `out` cannot be written.
     """
     queue = Queue(Store(out), grid.cells)
     total, left = len(grid.cells), queue.total
@@ -46,8 +48,14 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
     with stopping_on_signals(), progress(console, list(queue.waiting)) as tell:
         try:
             runner(queue, tell)
+        except OSError as error:
+            raise ConfigError(
+                f"the grid stopped ({one_line(error)[:150]}): make space in {out}, or give --out"
+            ) from error
         finally:
-            queue.close()
+            with contextlib.suppress(OSError):  # the system frees claims at the end of the process
+                queue.close()
+    _restore(Store(out), grid, queue.records, console)
     for cell in grid.cells:
         if (failure := queue.failures.get(cell.id)) is not None:
             console.print(f"failed: {cell.name}: {failure.type}: {failure.message}", markup=False, soft_wrap=True)
@@ -56,6 +64,15 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
             f"{len(queue.failures)} of {total} runs failed, see {out}/failed; run the command again to retry them."
         )
     return queue.records
+
+
+def _restore(store: Store, grid: Grid, records: dict[str, Record], console: Console) -> None:
+    """Write records again that were deleted while the grid ran."""
+    gone = [cell for cell in grid.cells if cell.id in records and store.record(cell) is None]
+    for cell in gone:
+        store.keep(cell, records[cell.id])
+    if gone:
+        console.print(f"{len(gone)} records were deleted from {store.folder} meanwhile, and are written again.")
 
 
 def prepare_data(grid: Grid, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,31 @@ def read_record(path: Path) -> Record | None:
     """Read a record; `None` if the file does not exist.
 
     Raises:
-        ConfigError: The file is not a record.
+        ConfigError: The file is not a record, or a newer version wrote it.
     """
     try:
-        record = as_record(json.loads(path.read_text()))
+        data = json.loads(path.read_text())
+        if newer := _newer(data):
+            raise ConfigError(f'{path} has the field "{newer[:40]}", so a newer version wrote it: upgrade autosample')
+        record = as_record(data)
         if not isinstance(record.settings, dict) or not record.stored_bytes > 0 or not 0 <= record.accuracy <= 1:
             raise ValueError("settings, sizes or accuracy are missing or out of range")
         return record
     except FileNotFoundError:
         return None
+    except ConfigError:
+        raise
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not a record ({one_line(error)}): delete it") from error
+
+
+def _newer(data: Any) -> str:
+    """A field of a whole record that this version does not know; empty if there is none."""
+    if not isinstance(data, dict):
+        return ""
+    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(Record)}
+    whole = all(name in data for name, needed in known.items() if needed)
+    return next((name for name in data if whole and name not in known), "")
 
 
 def as_record(data: Mapping[str, Any]) -> Record:

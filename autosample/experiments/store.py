@@ -4,14 +4,14 @@ import contextlib
 import json
 import os
 import socket
-import time
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from autosample.errors import ConfigError
+from autosample.errors import ConfigError, one_line
 from autosample.experiments.grid import Cell
 from autosample.experiments.identity import id_of
 from autosample.experiments.record import Record, read_record, records_in, write_record
@@ -87,15 +87,33 @@ class Store:
         except (ValueError, TypeError):  # a failure is only shown, so a damaged one does not matter
             return Failure("unknown", "unreadable", [])
 
-    def failed_since(self, cell: Cell, moment: float) -> bool:
-        """Whether a run of the cell has failed after `moment` [s since 1970]."""
+    def failed_at(self, cell: Cell) -> tuple[int, int] | None:
+        """What changes when a run of the cell fails again; `None` if none has failed. Clocks need not be right."""
         try:
-            return self.failure_path(cell).stat().st_mtime >= moment
-        except FileNotFoundError:
-            return False
+            stat = self.failure_path(cell).stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino
 
     def keep(self, cell: Cell, outcome: Record | Failure) -> None:
-        """Write the outcome of a cell atomically."""
+        """Write the outcome of a cell atomically.
+
+        Raises:
+            ConfigError: The folder cannot be written. A record is then in another file, which the message names.
+        """
+        try:
+            self._write(cell, outcome)
+        except OSError as error:
+            told = one_line(error)[:60]
+            if not isinstance(outcome, Record):
+                raise ConfigError(f"{self.folder} cannot be written ({told}): make space there") from error
+            path = Path(tempfile.mkdtemp(prefix="autosample-")) / self.record_path(cell).name
+            write_record(path, outcome)
+            raise ConfigError(
+                f"{self.record_path(cell).parent} cannot be written ({told}): move {path} there"
+            ) from error
+
+    def _write(self, cell: Cell, outcome: Record | Failure) -> None:
         if isinstance(outcome, Record):
             write_record(self.record_path(cell), outcome)
             self.failure_path(cell).unlink(missing_ok=True)
@@ -170,7 +188,7 @@ class Queue:
     """
 
     def __init__(self, store: Store, cells: Sequence[Cell]) -> None:
-        self.store, self.start = store, time.time()
+        self.store, self.failed = store, {cell.id: store.failed_at(cell) for cell in cells}
         self.records = {c.id: record for c in cells if (record := store.record(c)) is not None}
         self.waiting = [c for c in cells if c.id not in self.records]
         self.running: dict[str, Cell] = {}
@@ -191,7 +209,9 @@ class Queue:
             # another runner may have finished it in the meantime
             if (record := self.store.record(cell)) is not None:
                 self.records[cell.id] = record
-            elif self.store.failed_since(cell, self.start) and (failure := self.store.failure(cell)):
+            elif self.store.failed_at(cell) not in (None, self.failed[cell.id]) and (
+                failure := self.store.failure(cell)
+            ):
                 self.failures[cell.id] = failure
             else:
                 self.running[cell.id] = cell

@@ -1,13 +1,12 @@
-"""The fused CPU kernel: built on first use by torch's extension mechanism, kept in torch's cache of extensions.
+"""The fused CPU kernel: built on first use (see `library`), kept in torch's cache of extensions.
 
-Without a compiler `available()` is false, and everything runs on standard operators.
+Where it cannot be built `available()` is false, and everything runs on standard operators.
 """
 
 import hashlib
-import logging
 import math
 import os
-import sys
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,26 +17,43 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from autosample.errors import one_line
 from autosample.reuse import ops
+from autosample.reuse.library import load_library
 from autosample.reuse.program import Flow, Header, encode
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task
 from autosample.system.machine import instructions
 
-_SOURCES = Path(__file__).parent / "csrc"
+_FOLDER = Path(__file__).parent / "csrc"
+_SOURCES = ("norm_pool.cpp", "window_conv.cpp")
+_HEADERS = ("adjoint.h", "narrow.h", "pages.h", "program.h", "segments.h", "select.h", "simd.h", "tile.h")
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
+_loading = threading.Lock()
 _PANEL = 16  # equal to kPanel in csrc/simd.h
 
 
-@cache
 def why_not() -> str:
-    """Why the kernel cannot be used here; empty if it can. The first call builds it (about half a minute)."""
+    """Why the kernel cannot be used here; empty if it can. The first call builds it (about a minute)."""
+    with _loading:  # threads must not load it twice
+        return _why_not()
+
+
+@cache
+def _why_not() -> str:
     if os.environ.get("AUTOSAMPLE_FUSED", "1") == "0":
         return "switched off by AUTOSAMPLE_FUSED=0"
     try:
-        _build()
-    except Exception as error:
-        return f"it could not be built: {str(error).splitlines()[0]}"
+        sources = [str(_FOLDER / source) for source in _SOURCES]
+        # one library per processor: machines may share a home directory
+        load_library(
+            f"autosample_{version()}",
+            {"sources": sources, "extra_cflags": _FLAGS, "extra_ldflags": ["-fopenmp"]},
+        )
+        torch.library.register_fake("autosample::window_conv", _fake)
+        register_flop_formula(torch.ops.autosample.window_conv)(_flops)
+    except Exception as error:  # a library from elsewhere can fail in any way
+        return one_line(error)[:300]
     return ""
 
 
@@ -46,39 +62,20 @@ def available() -> bool:
     return not why_not()
 
 
+def missed() -> str:
+    """Why this process does without the kernel; empty if it has it, or never asked for it."""
+    return why_not() if _why_not.cache_info().currsize else ""
+
+
 @cache
 def version() -> str:
     """A key that changes with the kernel's sources, torch and the processor."""
     key = hashlib.sha256()
-    for part in (*(s.read_text() for s in sorted(_SOURCES.iterdir())), *_FLAGS, torch.__version__, instructions()):
+    for name in (*_HEADERS, *_SOURCES):
+        key.update((_FOLDER / name).read_bytes())
+    for part in (*_FLAGS, torch.__version__, instructions()):
         key.update(part.encode())
     return key.hexdigest()[:12]
-
-
-def _build() -> None:
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns if there is no CUDA, which does not matter here
-    try:
-        from torch.utils import cpp_extension
-    finally:
-        logger.setLevel(level)
-
-    name = f"autosample_{version()}"  # one build per processor: machines may share a home directory
-    folder = Path(cpp_extension._get_build_directory(name, verbose=False))
-    if not (folder / f"{name}.so").exists() and sys.stderr.isatty():
-        print("autosample: building the fused kernel (once per machine, about 20 s)", file=sys.stderr)
-    cpp_extension.load(
-        name=name,
-        sources=[str(s) for s in sorted(_SOURCES.glob("*.cpp"))],
-        extra_cflags=_FLAGS,
-        extra_ldflags=["-fopenmp"],
-        build_directory=str(folder),
-        is_python_module=False,
-    )
-    operator = torch.ops.autosample.window_conv
-    torch.library.register_fake("autosample::window_conv", _fake)
-    register_flop_formula(operator)(_flops)
 
 
 def _fake(x, bank, rows, factors, bias, program):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from autosample.system.files import write_json
+from autosample.system.files import user_cache, write_json
 from autosample.system.machine import processor
 
 
@@ -22,13 +22,16 @@ def signature(device: torch.device, dtype: torch.dtype, *others: object) -> str:
 
 def cache_file() -> Path:
     """The folder of measurements: `AUTOSAMPLE_CACHE`, or `~/.cache/autosample`."""
-    folder = os.environ.get("AUTOSAMPLE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "autosample"
-    return Path(folder).expanduser() / "plans.json"
+    given = os.environ.get("AUTOSAMPLE_CACHE")
+    return (Path(given).expanduser() if given else user_cache() / "autosample") / "plans.json"
 
 
 def remembered(key: str, kinds: list[str], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """The measurement cached under `key`, or a new one, which is then cached. Unusable files are ignored."""
-    path = cache_file()
+    try:
+        path = cache_file()
+    except OSError:  # without a home, too
+        return measure()
     known = _read(path)
     found = known.get(key)
     if isinstance(found, dict) and all(isinstance(found.get(k), float) and found[k] > 0 for k in kinds):

@@ -1,20 +1,28 @@
 """Atomic files: written completely or not at all, even if the process or the machine stops at any moment."""
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl: there, this process alone waits for its threads
+    fcntl = None
+
 # age after which a partial file of another machine counts as abandoned [s]
 _ABANDONED = 24 * 3600.0
 _PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)-\d+\.partial(\.\w+)?")
 _number = itertools.count()
+_one = threading.Lock()
 _open: set[str] = set()  # names of partial files that this process is writing
 
 
@@ -90,6 +98,22 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other thread or process is in this block for the same folder. Nothing is written for that."""
+    if fcntl is None:
+        with _one:
+            yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot lock a folder
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # frees the lock, as the end of the process does
+
+
 def sweep_partials(folder: Path) -> None:
     """Remove temporary files that ended processes left in a folder."""
     for path in folder.glob(".*.partial*"):
@@ -107,6 +131,21 @@ def sweep_partials(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         except FileNotFoundError:  # another process was faster
             continue
+
+
+def user_cache() -> Path:
+    """The user's folder for caches: `XDG_CACHE_HOME`, if it is an absolute path, or `~/.cache`.
+
+    Raises:
+        OSError: The user has no home.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(given).is_absolute():  # other values must be ignored, says the standard
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:
+        raise FileNotFoundError("the user has no home directory") from error
 
 
 def alive(pid: int) -> bool:

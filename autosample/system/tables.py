@@ -52,11 +52,15 @@ class Printed:
     def __rich__(self) -> "Table":
         raise NotImplementedError
 
+    def _note(self) -> str:
+        """A line below the table; empty for none."""
+        return ""
+
     def __str__(self) -> str:
-        return as_text(self.__rich__(), self._width)
+        return "\n".join(filter(None, (as_text(self.__rich__(), self._width), self._note())))
 
     def _repr_html_(self) -> str:
-        return as_html(self.__rich__())
+        return f"{as_html(self.__rich__())}\n<p>{html.escape(self._note())}</p>"
 
 
 def as_html(table: "Table") -> str:

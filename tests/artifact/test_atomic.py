@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,29 @@ def test_killed_at_random_moments(tmp_path, turns):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() in ("[0]", "[1]", "[0, 1]")
+
+
+def test_two_threads_save_into_one_folder(tmp_path):
+    """4 of 16 raised: one removed the tensors that another one was about to rename."""
+    models = [make("digitnet", "wsnet"), make("digitnet", "autosample")]
+    saves = [written(model, tmp_path / str(i), "none") for i, model in enumerate(models)]
+    folder, errors = tmp_path / "both", []
+
+    def save(one: tuple) -> None:
+        try:
+            for _ in range(40):
+                write_folder(folder, *one)
+        except ArtifactError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=save, args=(one,)) for one in saves * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert read_folder(folder)[0] in [config for config, *_ in saves]
+    assert {path.name for path in folder.iterdir()} == {"config.json", "README.md", "model.safetensors"}
 
 
 def test_other_files_are_left_alone(tmp_path):

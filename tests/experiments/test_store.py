@@ -1,11 +1,20 @@
 """Records, failures and claims on disk."""
 
+import errno
+import io
+import json
+import os
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from autosample.errors import ConfigError
+from autosample.experiments.ablate import inline_runner, run_grid
 from autosample.experiments.record import read_record, write_record
 from autosample.experiments.store import Failure, Queue, Store
 
@@ -122,3 +131,77 @@ def test_the_claim_of_a_process_killed_behind_its_record_is_swept(tmp_path, grid
     finally:
         holder.kill()
         holder.communicate()
+
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_finished_run_is_kept_if_the_disk_is_full(tmp_path, grid, record, monkeypatch):
+    store, cell = Store(tmp_path / "out"), grid().cells[0]
+    whole, calls = write_record, []
+
+    def once(path, outcome):
+        calls.append(path)
+        return no_space() if len(calls) == 1 else whole(path, outcome)
+
+    monkeypatch.setattr("autosample.experiments.store.write_record", once)
+    with pytest.raises(ConfigError, match=r"cannot be written .*No space left.*: move /.* there") as caught:
+        store.keep(cell, record(cell, 0.75))
+    saved = Path(str(caught.value).rpartition(": move ")[2].removesuffix(" there"))
+    assert saved.name == store.record_path(cell).name
+    assert read_record(saved) == record(cell, 0.75)
+    (tmp_path / "out" / "records").mkdir(parents=True)
+    shutil.move(saved, store.record_path(cell))
+    saved.parent.rmdir()
+    assert store.record(cell) == record(cell, 0.75)
+
+
+def test_the_record_of_a_newer_version_is_not_called_damaged(tmp_path, grid, record):
+    store, cell = Store(tmp_path), grid().cells[0]
+    store.keep(cell, record(cell))
+    path = store.record_path(cell)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"carbon": 1.0}))
+    with pytest.raises(ConfigError, match=r'has the field "carbon", so a newer version wrote it: upgrade autosample'):
+        store.record(cell)
+    path.write_text(json.dumps({"carbon": 1.0}))
+    with pytest.raises(ConfigError, match="is not a record"):
+        store.record(cell)
+
+
+def test_a_failure_of_tomorrow_is_tried_again(tmp_path, grid):
+    store, cells = Store(tmp_path), grid().cells[:1]
+    store.keep(cells[0], Failure("ValueError", "once", []))
+    tomorrow = time.time() + 86400
+    os.utime(store.failure_path(cells[0]), (tomorrow, tomorrow))
+    one, other = Queue(store, cells), Queue(Store(tmp_path), cells)
+    assert one.take() == cells[0]
+    one.settle(cells[0], Failure("ValueError", "twice", []))
+    # and a failure from while another queue runs is not, whatever its clock says
+    os.utime(store.failure_path(cells[0]), (1, 1))
+    assert other.take() is None
+    assert other.failures[cells[0].id].message == "twice"
+
+
+def test_a_folder_deleted_meanwhile_is_written_again(tmp_path, grid, record):
+    cells, out = grid(), tmp_path / "out"
+
+    def runner(queue, tell):
+        for number in range(len(cells.cells)):
+            cell = queue.take()
+            if number == 2:
+                shutil.rmtree(out)
+            queue.settle(cell, record(cell, 0.1 * number))
+
+    console = Console(file=io.StringIO())
+    done = run_grid(cells, out, runner, console)
+    assert [done[cell.id].accuracy for cell in cells.cells] == [0.1 * n for n in range(4)]
+    assert [Store(out).record(cell) for cell in cells.cells] == [done[cell.id] for cell in cells.cells]
+    assert "2 records were deleted" in console.file.getvalue()
+
+
+def test_a_folder_that_cannot_be_written_stops_the_grid_in_one_line(tmp_path, grid, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", no_space)
+    with pytest.raises(ConfigError, match=r"the grid stopped .*No space left.*make space"):
+        run_grid(grid(), tmp_path / "out", inline_runner(), Console(file=io.StringIO()))

@@ -4,7 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from convolutions import relative_error
 
+from autosample.nn import SummaryConv1d
+from autosample.nn.planning import layer_frame
 from autosample.reuse import fused
 from autosample.reuse.program import Flow, Header, encode
 from autosample.reuse.schedule import Frame, make_schedule
@@ -36,3 +40,63 @@ def test_a_header_says_what_was_encoded(axes):
     assert (header.fold, header.relu, header.pool) == (1, 1, flow.pool)
     assert header.rows == 7 + schedule.span - 1
     assert header.phases >= 1
+
+
+SIZES = {
+    "stride_w": 0,
+    "groups": 0,
+    "windows": 9,
+    "columns": 0,
+    "fold": 2,
+    "rows": 0,
+    "relu": 2,
+    "pool": 0,
+    "phases": 5,
+}
+FAR = (-1, 2**24, 2**31, 2**62, -(2**63))
+
+
+@pytest.fixture
+def call(kernel):
+    """The kernel on a layer with one running sum, by its program; and the program."""
+    task, frame = (layer := SummaryConv1d(4, 24, 32, spec="wsnet", ratio=8, bias=False)).task(), layer_frame(layer)[0]
+    bank, x = fused.pack_bank(task.source(layer.summary.detach()), task), torch.randn(2, 4, 90)
+    program = fused.make_program(task, frame)
+    expected = torch.nn.functional.conv1d(x.double(), layer.weight.detach().double())
+    assert relative_error(fused.window_conv(x, bank, task.rows, None, None, program), expected) < 1e-5
+    return lambda code: fused.window_conv(x, bank, task.rows, None, None, code), program
+
+
+def test_programs_with_wrong_sizes_are_refused(call):
+    run, program = call
+    for name, wrong in SIZES.items():
+        code = list(program)
+        code[Header._fields.index(name)] = wrong
+        with pytest.raises(RuntimeError, match="window_conv"):
+            run(code)
+
+
+def test_no_number_of_a_program_may_be_far_away(call):
+    run, program = call
+    for place in range(len(program)):
+        for wrong in FAR:
+            with pytest.raises(RuntimeError, match="window_conv"):
+                run([*program[:place], wrong, *program[place + 1 :]])
+
+
+def test_programs_that_are_too_short_or_too_long_are_refused(call):
+    run, program = call
+    for end in range(len(program)):
+        with pytest.raises(RuntimeError, match="window_conv: the program is broken"):
+            run(program[:end])
+    with pytest.raises(RuntimeError, match=r"window_conv: the program is broken \(it is too long\)"):
+        run([*program, 0])
+
+
+def test_a_program_for_images_is_refused_for_signals(call):
+    run, program = call
+    for name in ("pad_h", "after_h"):
+        code = list(program)
+        code[Header._fields.index(name)] = 1
+        with pytest.raises(RuntimeError, match="differ in their axes"):
+            run(code)

@@ -16,6 +16,7 @@ struct Tile;
 // Scratch memory of a thread for some use, kept between calls.
 template <typename Use = Tile>
 float* scratch(int64_t floats) {
+  TORCH_CHECK(floats < int64_t{1} << 28, "window_conv: the layer needs more than 1 GB of scratch memory");
   static thread_local std::unique_ptr<float[]> memory;
   static thread_local int64_t size = 0;
   if (floats + 16 > size) {

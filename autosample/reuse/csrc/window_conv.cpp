@@ -33,7 +33,9 @@ namespace {
 
 Program read(c10::ArrayRef<int64_t> program, const at::Tensor& x, int64_t batch = 1) {
   TORCH_CHECK(x.dim() == 3 || x.dim() == 4, "window_conv: a batch of signals or images is needed");
-  return Program(program, x.dim() == 4 ? x.size(2) : 1, x.size(-1), batch);
+  const Program p(program, x.dim() == 4 ? x.size(2) : 1, x.size(-1), batch);
+  TORCH_CHECK(x.dim() == 4 ? p.pool == 1 : p.out_h == 1, "window_conv: the program and the input differ in their axes");
+  return p;
 }
 
 // The program has `p.images` of the batch in one map, all or one.
@@ -85,13 +87,16 @@ int64_t columns(const Program& p, int64_t batch) {
   return batch / p.images * tiles * round_up(tile + p.halo_sum, kLanes);
 }
 
+// `alone` is the program for one image.
 template <typename T>
-void run(c10::ArrayRef<int64_t> program, const Selection& s, const float* bank, const at::Tensor& x, at::Tensor& y) {
+void run(const Program& alone, c10::ArrayRef<int64_t> program, const Selection& s, const float* bank, const at::Tensor& x,
+         at::Tensor& y) {
   const T* from = x.const_data_ptr<T>();
   T* to = y.mutable_data_ptr<T>();
   const int64_t batch = x.size(0);
-  const Program alone = read(program, x), together = read(program, x, batch);
   if (is_narrow(alone)) return run_narrow(alone, s, bank, from, to, batch);
+  if (batch == 1) return run_wide(alone, s, bank, from, to, batch);
+  const Program together = read(program, x, batch);
   // small images waste much on their ends, but several of them make larger tiles, which go less well with the cache
   run_wide(columns(together, batch) < 0.95 * columns(alone, batch) ? together : alone, s, bank, from, to, batch);
 }
@@ -141,10 +146,10 @@ at::Tensor window_conv(const at::Tensor& x, const at::Tensor& bank, const at::Te
   if (y.numel() == 0) return y;
   want_large_pages(y);
   if (input.scalar_type() == at::kFloat) {
-    run<float>(program, s, bank.const_data_ptr<float>(), input, y);
+    run<float>(p, program, s, bank.const_data_ptr<float>(), input, y);
   } else {
     TORCH_CHECK(input.scalar_type() == at::kBFloat16, "window_conv: float32 and bfloat16 only");
-    run<c10::BFloat16>(program, s, bank.const_data_ptr<float>(), input, y);
+    run<c10::BFloat16>(p, program, s, bank.const_data_ptr<float>(), input, y);
   }
   return y;
 }
