@@ -84,7 +84,7 @@ def test_bad_data_are_named(classifier, trainer):
     x = torch.randn(16, 1, 8, 8)
     x[5] = NAN
     loader = DataLoader(TensorDataset(x, torch.zeros(16, dtype=torch.long)), batch_size=8)
-    with pytest.raises(TrainingError, match="the batch has such numbers: look at the data$"):
+    with pytest.raises(TrainingError, match=r"the batch has such numbers: look at the data$"):
         trainer(limit_val_batches=0).fit(classifier(), loader, loader)
 
 
