@@ -70,7 +70,7 @@ class FiniteCheck(pl.Callback):
         if several and not _told(net, {}):
             self._found = where  # the mean of all gradients will make the parameters of every process NaN
             return
-        raise TrainingError(f"the loss of step {trainer.global_step} is not finite: {where}: {_FIX}")
+        raise TrainingError(f"the loss of step {trainer.global_step} is not finite: {where}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_parameters(_net(pl_module), self._gradients)
@@ -78,14 +78,15 @@ class FiniteCheck(pl.Callback):
     def _where(self, trainer: pl.Trainer, net: nn.Module) -> str:
         x = self._batch[0] if isinstance(self._batch, list | tuple) else self._batch
         if isinstance(x, Tensor) and not is_finite(x):
-            return "the batch has such numbers, so look at the data"
+            return "the batch has such numbers: look at the data"
         if told := _told(net, self._gradients):
-            return told
+            return f"{told}: {_FIX}"
         if trainer.world_size > 1:  # layers may wait for other processes
-            return "an output of this process's net is not"
+            return f"an output of this process's net is not: {_FIX}"
         with torch.no_grad(), trainer.precision_plugin.forward_context(), _outputs(net) as found:
             net(x)
-        return f'the output of layer "{found[0]}" is not' if found else "the outputs of all layers are"
+        where = f'the output of layer "{found[0]}" is not' if found else "the outputs of all layers are"
+        return f"{where}: {_FIX}"
 
 
 def check_parameters(net: nn.Module, gradients: Mapping[str, Tensor] | None = None) -> None:

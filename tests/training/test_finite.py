@@ -1,5 +1,8 @@
 """The policy for numbers that are not finite: the training stops, and the message names the place."""
 
+import subprocess
+import sys
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -81,8 +84,43 @@ def test_bad_data_are_named(classifier, trainer):
     x = torch.randn(16, 1, 8, 8)
     x[5] = NAN
     loader = DataLoader(TensorDataset(x, torch.zeros(16, dtype=torch.long)), batch_size=8)
-    with pytest.raises(TrainingError, match="the batch has such numbers, so look at the data"):
+    with pytest.raises(TrainingError, match=r"the batch has such numbers: look at the data$"):
         trainer(limit_val_batches=0).fit(classifier(), loader, loader)
+
+
+TWO = """
+import sys
+import torch, pytorch_lightning as pl
+from autosample.data import Digits
+from autosample.errors import TrainingError
+from autosample.training import Classifier
+
+class Bad(pl.Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_rank == 1 and index == 2:
+            batch[0].fill_(float("nan"))
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    steps = dict(max_epochs=1, limit_train_batches=6, limit_val_batches=0)
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", callbacks=[Bad()], **quiet, **steps)
+    try:
+        trainer.fit(Classifier("digitnet", ratio=4, spec="random"), datamodule=Digits(batch_size=16))
+    except TrainingError as error:
+        print(f"rank {trainer.global_rank}: {error}", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_two_processes_stop_together(tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "two.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert lines[0].startswith("rank 0: the loss of step 3 is not finite: the parameter")
+    assert lines[1:] == ["rank 1: the loss of step 3 is not finite: the batch has such numbers: look at the data"]
 
 
 def test_ignore_goes_on(classifier, digits, trainer):
@@ -111,7 +149,9 @@ class Scaled(pl.plugins.MixedPrecision):
 def test_steps_that_the_scaler_skips_are_no_fault(classifier, digits, trainer):
     at, plugin = At(0, lambda net: None), Scaled({2, 4})
     model = classifier(spec="random")
-    trainer(limit_train_batches=5, max_epochs=1, callbacks=[at], plugins=[plugin]).fit(model, datamodule=digits())
+    trainer(limit_train_batches=5, max_epochs=1, callbacks=[at], plugins=[plugin]).fit(
+        model, datamodule=digits(batch_size=4)
+    )
     assert at.steps == 5
     assert all(p.isfinite().all() for p in model.parameters())
 
@@ -121,7 +161,7 @@ def test_a_scaler_that_skips_everything_is_a_fault(classifier, digits, trainer, 
     at, plugin = At(0, lambda net: None), Scaled(set(range(3, 99)))
     loop = trainer(limit_train_batches=12, max_epochs=1, callbacks=[at], plugins=[plugin])
     with pytest.raises(TrainingError, match=r"the loss of step .* is not finite"):
-        loop.fit(classifier(spec="random"), datamodule=digits())
+        loop.fit(classifier(spec="random"), datamodule=digits(batch_size=4))
     assert at.steps == 5
 
 
