@@ -206,7 +206,8 @@ def _from_pretrained(record: dict[str, Any]) -> str:
         cells.append([r["accuracy"] for r in own if r["start"] == "random start"])
         whole = mean(row["net_ratio"] for row in own)
         lines.append(f"| {ratio} | {whole:.1f} | {' | '.join(_range(cell) for cell in cells)} |")
-    heads = " | ".join([">ratio", ">whole net", ">converted", *(f">{n} epoch{'s' * (n > 1)}" for n in epochs[1:]), ">random start"])
+    after = [f">{n} epoch{'s' * (n > 1)}" for n in epochs[1:]]
+    heads = " | ".join([">ratio", ">whole net", ">converted", *after, ">random start"])
     first = f"`{record['net']}`, dense {_range(dense)}, {len(dense)} seeds:"
     return f"{first}\n\n{table(heads, lines)}\n\n{source(record)}"
 
