@@ -24,7 +24,7 @@ Factory = Callable[..., nn.Module]
 # Buffers that are created with values may take this much memory [bytes].
 _LARGEST_BUFFERS = 1 << 30
 # What a call of an operation costs, in numbers that it could have made.
-_CALL = 4000
+_CALL = 8000
 _LARGER = "the model would be far larger than the tensors in its file"
 
 
@@ -37,7 +37,7 @@ class Budget:
     Attributes:
         modules: Number of modules.
         numbers: Numbers in parameters and persistent buffers.
-        work: Numbers that tensor operations may make where a constructor computes with values; each call counts as
+        work: Numbers that tensor operations may make while a constructor runs; each call counts as
             some thousand more.
     """
 
