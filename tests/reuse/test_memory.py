@@ -19,7 +19,7 @@ from autosample.nn import SummaryConv1d, SummaryConv2d
 def test_no_plan_takes_a_quarter_more_than_dense(work: Workload, fuse: bool) -> None:
     torch.manual_seed(0)
     face = cast(Any, SummaryConv1d if len(work.input) == 2 else SummaryConv2d)
-    layer = face(**work.layer, bias=False, spec=autosample.spec(dict(work.summary))).eval().requires_grad_(False)
+    layer = face(**work.layer, bias=False, spec=autosample.spec(dict(work.spec))).eval().requires_grad_(False)
     x = torch.randn(work.batch, *work.input)
     layer.harden_()
     dense = usual_peak(Side("dense", copy.deepcopy(layer).to_dense_(), (x,)))
