@@ -17,7 +17,7 @@ def seen_taps(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling() or not weight.requires_grad or layer.padding_mode != "zeros":
         return weight
-    if x.dtype not in _HALF and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype not in _HALF and not _autocast(x.device.type):
         return weight
     sizes = tuple(x.shape[-len(layer.kernel_size) :])
     axes = _reached(
@@ -29,6 +29,10 @@ def seen_taps(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     for reached in axes:
         mask = mask[..., None] & torch.tensor(reached, device=weight.device)
     return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+
+def _autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 @lru_cache(maxsize=1024)

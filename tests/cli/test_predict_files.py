@@ -33,7 +33,7 @@ def predict(monkeypatch, capsys, tmp_path):
 
     def call(preprocessing, *args):
         config = SimpleNamespace(preprocessing=preprocessing, class_names=("mean\n\x1b[2J", "rest"))
-        monkeypatch.setattr(autosample.artifact, "load_any", lambda folder: (Mean(), config))
+        monkeypatch.setattr(autosample.artifact, "load_any", lambda folder, factory: (Mean(), config))
         code = main(["predict", str(tmp_path), *map(str, args)])
         said = capsys.readouterr()
         return code, said.out, said.err

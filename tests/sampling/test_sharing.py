@@ -16,6 +16,8 @@ from autosample.models import create
 from autosample.nn import compressed_layers
 from autosample.sampling.sharing import root_ratios
 
+pytestmark = pytest.mark.filterwarnings("ignore:include pattern .* converts no layer")
+
 
 @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=12), st.floats(1, 1000))
 def test_the_numbers_asked_for_are_given_out_in_proportion_to_roots(weights, ratio):

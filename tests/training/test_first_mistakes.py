@@ -104,7 +104,7 @@ def test_one_class(tmp_path, monkeypatch, capsys):
         (tmp_path / "data" / part / "cat").mkdir(parents=True)
         for number in range(4):
             Image.new("RGB", (16, 16)).save(tmp_path / "data" / part / "cat" / f"{number}.png")
-    data = ["--data=ImageFolder", "--data.root=data", "--data.img_size=16", "--data.batch_size=2"]
+    data = ["--data=ImageFolder", "--data.root=data", "--data.image_size=16", "--data.batch_size=2"]
     net = ["--model.model=digitnet", "--model.ratio=4", "--model.in_chans=3"]
     assert main(["fit", *SHORT[3:], *data, *net]) == 2
     last = capsys.readouterr().err.splitlines()[-1]

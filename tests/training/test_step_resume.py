@@ -42,7 +42,7 @@ def run(classifier, digits, trainer, tmp_path):
             for number in range(count):
                 pixels = draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
-        return ImageFolder(str(tmp_path), img_size=16, batch_size=16, resident=False, num_workers=2)
+        return ImageFolder(str(tmp_path), image_size=16, batch_size=16, resident=False, num_workers=2)
 
     def train(kind: str, step: int | None = None) -> dict:
         chosen = KINDS[kind]
