@@ -58,19 +58,21 @@ def run(folder, *words, **variables):
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 
-def test_from_training_to_a_file(tmp_path):
+def test_from_training_to_a_file(autosample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("AUTOSAMPLE_IMPORT", "")
     (tmp_path / "mynets.py").write_text(NET)
     own = ("--import", "mynets")
     short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu")
     fit = ("fit", "--data=Digits", "--data.image_size=16", "--model.model=a_net_of_mine", "--model.ratio=2", *short)
-    made = run(tmp_path, *fit, *own)
-    assert made.returncode == 0, made.stderr
+    assert autosample(*fit, *own).code == 0
     last = next(tmp_path.rglob("last.ckpt"))
     assert run(tmp_path, "export", last, "--import=mynets", "--format=artifact", "--out=saved").returncode == 0
-    assert run(tmp_path, "quantize", "saved", *own, "--out=small").returncode == 0
+    assert autosample("quantize", "saved", *own, "--out=small").code == 0
     # with a variable instead
     assert "a_net_of_mine" in run(tmp_path, "card", "small", AUTOSAMPLE_IMPORT="mynets").stdout
-    told = run(tmp_path, "card", "small")
+    told = run(tmp_path, "card", "small", AUTOSAMPLE_IMPORT="")
     assert told.returncode == 2
     assert "one of your own: --import the module that registers it" in told.stderr
 

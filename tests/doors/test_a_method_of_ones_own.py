@@ -135,6 +135,7 @@ def test_a_process_without_the_method_says_what_is_missing(net, tmp_path, monkey
         autosample.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_another_process_loads_it_once_the_module_is_imported(low_rank, tmp_path):
     for name in INPUTS:
         model, x = made(name)

@@ -17,7 +17,7 @@ SIZES = {"ratios": None, "seeds": 1}
         ("wsnet", 4),
         pytest.param("random", 4, marks=pytest.mark.slow),
         ("autosample", 4),
-        ("narrow", 8),
+        pytest.param("narrow", 8, marks=pytest.mark.slow),
     ],
 )
 def test_quantised_rules_get_the_same_bytes_in_more_numbers(grid, preset, bits):

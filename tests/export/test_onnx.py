@@ -23,9 +23,10 @@ def parts(path) -> tuple[list[str], dict[str, tuple[int, ...]]]:
     return [node.name for node in graph.node], {t.name: tuple(t.dims) for t in graph.initializer}
 
 
-# a net with all kinds of layers, and as slow tests one of each
+# a net with all kinds of layers for each way to store a weight; all others are slow tests
+QUICK = {(preset, "mixed") for preset in ("wsnet", "hashednet", "kmeans", "autosample")}
 EVERY = [
-    pytest.param(preset, kind, marks=[pytest.mark.slow] if kind != "mixed" else [])
+    pytest.param(preset, kind, marks=[] if (preset, kind) in QUICK else [pytest.mark.slow])
     for preset in sorted(autosample.PRESETS)
     for kind in ("mixed", "signal", "image")
 ]
@@ -114,7 +115,9 @@ def test_int8_is_smaller_and_near(tmp_path):
     assert TOLERANCE < small.error < 0.1
 
 
-@pytest.mark.parametrize(("method", "kind"), [("linear", "image"), ("codebook", "signal")])
+@pytest.mark.parametrize(
+    ("method", "kind"), [pytest.param("linear", "image", marks=pytest.mark.slow), ("codebook", "signal")]
+)
 def test_quantised_models_stay_small_and_exact(method, kind, tmp_path):
     model, x = small_net(kind, "autosample", ratio=4)
     autosample.quantize_(model, 4, method=method, rest="fp16")

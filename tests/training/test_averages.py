@@ -83,10 +83,8 @@ def test_an_average_is_the_net_of_averaged_numbers(name, kind):
     torch.testing.assert_close(hard(x), expected(x), rtol=1e-4, atol=1e-5)
 
 
-SLOW = [pytest.param(spec, marks=pytest.mark.slow) for spec in ("random", "hashednet", "dfsnet")]
-
-
-@pytest.mark.parametrize("spec", [*SLOW, "autosample"])
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["random", "hashednet", "dfsnet", "autosample"])
 def test_lightning_tests_the_average(spec, classifier, digits, trainer):
     """The net that is tested after training is as good as the trained one, or better."""
     options = {"options": {"afford": 10}} if spec == "autosample" else {}

@@ -113,7 +113,6 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.ddp
 def test_two_processes_stop_together(tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     command = [sys.executable, "-W", "ignore", str(tmp_path / "two.py")]

@@ -63,7 +63,12 @@ PRECISIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+QUICK = ("16-true", "bf16-mixed", "64-true")
+
+
+@pytest.mark.parametrize(
+    "precision", [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in PRECISIONS]
+)
 def test_precisions(precision, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     kept = torch.get_default_dtype()

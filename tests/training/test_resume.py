@@ -17,8 +17,14 @@ class Stop(pl.Callback):
 PRESETS = {"autosample": {}, "nes": {}, "random": {}, "kmeans": {"rule": "categorical"}}
 
 
-@pytest.mark.parametrize("freeze_at", [0.3, 0.8], ids=["frozen-before", "frozen-after"])
-@pytest.mark.parametrize("preset", PRESETS)
+CASES = [
+    pytest.param(preset, at, marks=[] if (preset, at) in (("nes", 0.3), ("autosample", 0.8)) else pytest.mark.slow)
+    for preset in PRESETS
+    for at in (0.3, 0.8)  # frozen before, and after the break
+]
+
+
+@pytest.mark.parametrize(("preset", "freeze_at"), CASES)
 def test_resuming_is_bit_equal(classifier, digits, trainer, tmp_path, preset, freeze_at):
     learned = {} if preset == "random" else {"options": {"freeze_at": freeze_at}}
     options = {"spec": preset, "spec_args": {**PRESETS[preset], **learned}, "mixup": 0.2}
