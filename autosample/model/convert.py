@@ -13,7 +13,8 @@ from autosample.errors import ConversionError, NothingToConvert, SpecError
 from autosample.model.report import Report, note_reason, report
 from autosample.model.select import Choice, Override, Pattern, choose_layers
 from autosample.nn import Compressed, become, compressed_layers
-from autosample.sampling.spec import Fields, Spec
+from autosample.sampling.fields import Fields
+from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
 from autosample.system.copying import copied
 from autosample.system.progress import tracked
@@ -87,10 +88,8 @@ def convert_(
             layer.__dict__.clear()
             layer.__dict__.update(inside)
         raise
-    if any(choice.asked for choice in choices):
-        _warn_if_far(choices, planned_bits)
-    if any(choice.spec is not None for choice in choices):
-        _warn_of_weights(choices, warm_start, dropped)
+    _warn_if_far(choices, planned_bits)
+    _warn_of_weights(choices, warm_start, dropped)
     return report(model)
 
 
@@ -99,9 +98,11 @@ def _inside(layer: nn.Module) -> dict[str, Any]:
     return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in layer.__dict__.items()}
 
 
-def _warn_if_far(choices: Iterable[Choice], bits: int) -> None:
+def _warn_if_far(choices: list[Choice], bits: int) -> None:
     """Say what was reached, bits of offsets included, if that is not near the ratio that was asked for."""
     counted = [choice for choice in choices if choice.asked]
+    if not counted:
+        return
     stored, weights = map(sum, zip(*(_stored(choice.layer, bits) for choice in counted), strict=True))
     asked = sum(choice.asked for choice in counted)
     if abs(asked / stored - 1) > _FAR:
@@ -121,9 +122,9 @@ def _is_trained(model: nn.Module) -> bool:
     return any(not b.is_meta and bool(b.any()) for b in (*counters, *means))
 
 
-def _warn_of_weights(choices: Iterable[Choice], warm_start: bool, dropped: bool) -> None:
+def _warn_of_weights(choices: list[Choice], warm_start: bool, dropped: bool) -> None:
     """Say what has become of trained weights."""
-    if dropped:
+    if dropped and any(choice.spec is not None for choice in choices):
         warnings.warn(
             "the model was trained, and the weights of its converted layers are dropped: pass warm_start=True to start "
             "from them (--config recipe/from_pretrained), then train",

@@ -145,11 +145,7 @@ def choose_layers(
             choices.append(_decide(name, layer, spec, changes[special[0]] if special else {}, shared))
     names = [name for name, _ in layers]
     if not matched:
-        known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
-        odd = "".join(f" ({c.name}: {c.reason})" for c in choices if c.fix)
-        raise ConversionError(
-            f"no layer is left to convert, got {_told(include, exclude)}{odd}: layers are {', '.join(known)}"
-        )
+        raise _nothing_left(choices, f"include={include!r} and exclude={exclude!r}")
     for patterns in (included, excluded, overridden):
         patterns.warn_unused(names)
     final = [_worth(choice, bits) for choice in _shared_out(choices, spec.ratio, bits)]
@@ -159,8 +155,11 @@ def choose_layers(
     return final
 
 
-def _told(include: object, exclude: object) -> str:
-    return f"include={include!r} and exclude={exclude!r}"
+def _nothing_left(choices: list[Choice], asked: str) -> ConversionError:
+    names = [choice.name for choice in choices]
+    known = [*names[:_MOST_NAMES], "…"] if len(names) > _MOST_NAMES else names
+    odd = "".join(f" ({choice.name}: {choice.reason})" for choice in choices if choice.fix)
+    return ConversionError(f"no layer is left to convert, got {asked}{odd}: layers are {', '.join(known)}")
 
 
 def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: Mapping[int, str]) -> Choice:

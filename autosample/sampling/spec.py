@@ -5,19 +5,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from autosample.errors import SpecError, hint, one_line
 from autosample.sampling.checks import Number, check_choice, check_whole, fail, is_number
 from autosample.sampling.columns import COLUMNS
+from autosample.sampling.fields import Fields, Layout, Share, Signs
 from autosample.sampling.geometry import Kind
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.rules import RULES, RuleOptions
-
-Layout = Literal["auto", "taps", "flat"]
-Share = Literal["even", "root"]
-Signs = Literal["none", "random"]
 
 _CHOICES: dict[str, Collection[str]] = {
     "layout": get_args(Layout),
@@ -167,24 +164,6 @@ class Spec:
             return cls.from_dict(yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise SpecError(f"a spec must be valid YAML: {one_line(error)}") from error
-
-
-class Fields(TypedDict, total=False):
-    """The fields of a `Spec` but `preset`, as keyword arguments that editors complete and check."""
-
-    rule: str
-    options: Mapping[str, Any] | None
-    ratio: Number | None
-    share: Share
-    layout: Layout
-    windows: int | None
-    window: int | Literal["row"] | None
-    grid: int | Literal["window"]
-    columns: str
-    signs: Signs
-    denser: int
-    seed: int
-    by_kind: Mapping[str, Mapping[str, Any]]
 
 
 def _plain(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

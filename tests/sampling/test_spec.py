@@ -13,7 +13,7 @@ import autosample
 from autosample import PRESETS, Spec, spec
 from autosample.errors import SpecError
 from autosample.sampling import RULES, plan_geometry
-from autosample.sampling.spec import Fields
+from autosample.sampling.fields import Fields
 
 CHANGED = {
     "plain": {},
