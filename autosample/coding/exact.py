@@ -58,8 +58,11 @@ class Exact(nn.Module):
 
 def to_bits(values: Int[Tensor, "*shape"], width: int) -> Bool[Tensor, "*shape width"]:
     """The lowest `width` bits of whole numbers, the lowest first."""
-    places = torch.arange(width, device=values.device)
-    return ((values.long().unsqueeze(-1) >> places) & 1).bool()
+    narrow = values.to(torch.int32 if width < 32 else torch.int64)  # tables can hold millions of numbers
+    bits = torch.empty(*values.shape, width, dtype=torch.bool, device=values.device)
+    for place in range(width):
+        bits[..., place] = (narrow >> place) & 1
+    return bits
 
 
 def from_bits(bits: Bool[Tensor, "*shape width"]) -> Int[Tensor, "*shape"]:
