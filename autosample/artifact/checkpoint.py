@@ -82,13 +82,12 @@ def _check_digest(path: Path) -> None:
             raise ArtifactError(f"{path} has another checksum than when it was written: {DAMAGED}")
 
 
-def load_file(path: Path, map_location: Any = "cpu", weights_only: bool = True) -> Any:
+def load_file(path: Path, map_location: Any = "cpu") -> Any:
     """What a checkpoint holds, after a check of its digest.
 
     Args:
         path: The file.
         map_location: As for `torch.load`.
-        weights_only: Run no code from the file. Pass false only for files that you trust.
 
     Raises:
         ArtifactError: The file is missing or damaged, or holds more than tensors and plain data.
@@ -97,7 +96,7 @@ def load_file(path: Path, map_location: Any = "cpu", weights_only: bool = True) 
         raise ArtifactError(f"a checkpoint must be a file, got {path}: look for *.ckpt in the folder of the run")
     try:
         _check_digest(path)
-        return torch.load(path, map_location=map_location, weights_only=weights_only)
+        return torch.load(path, map_location=map_location, weights_only=True)
     except ArtifactError:
         raise
     except Exception as error:  # torch can raise anything on a broken archive

@@ -117,9 +117,8 @@ def _warn_if_far(choices: list[Choice], bits: int) -> None:
 
 def _is_trained(model: nn.Module) -> bool:
     """Whether batch norm has seen data; models without it do not tell."""
-    counters = [buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")]
     means = [buffer for name, buffer in model.named_buffers() if name.endswith("running_mean")]
-    return any(not b.is_meta and bool(b.any()) for b in (*counters, *means))
+    return any(not mean.is_meta and bool(mean.any()) for mean in means)
 
 
 def _warn_of_weights(choices: list[Choice], warm_start: bool, dropped: bool) -> None:

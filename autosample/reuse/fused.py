@@ -1,4 +1,4 @@
-"""The fused CPU kernel: built on first use (see `library`), kept in torch's cache of extensions.
+"""The fused CPU kernel: built on first use (see `compiled`), kept in torch's cache of extensions.
 
 Where it cannot be built `available()` is false, and everything runs on standard operators.
 """
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from autosample.errors import one_line
 from autosample.reuse import ops
-from autosample.reuse.library import load_library
+from autosample.reuse.compiled import load_library
 from autosample.reuse.program import Flow, Header, encode
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Task

@@ -2,6 +2,7 @@
 
 import html
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -44,13 +45,14 @@ def make_table(
     return table
 
 
-class Printed:
+class Printed(ABC):
     """Something that prints as a table, in terminals and notebooks. `repr` stays short."""
 
     _width = 140
 
+    @abstractmethod
     def __rich__(self) -> "Table":
-        raise NotImplementedError
+        """The table."""
 
     def _note(self) -> str:
         """A line below the table; empty for none."""

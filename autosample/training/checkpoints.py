@@ -15,8 +15,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     Lightning moves the finished file from the folder for temporary files. If that is another file system, the move is
     a copy, and a process that ends in the middle leaves half a file. This plugin writes beside the target. Each file
-    has a digest, which reading checks. Only tensors and plain data are read, unless Lightning is told
-    `weights_only=False`. Files on remote storage are left to Lightning.
+    has a digest, which reading checks. Only tensors and plain data are read, whatever Lightning is told. Remote
+    files are written by Lightning itself.
 
     Raises:
         ArtifactError: A file cannot be written, or is damaged.
@@ -31,10 +31,9 @@ class WholeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, place: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        safe = weights_only is not False
         if local := _local(path):
-            return load_file(local, map_location, safe)
-        return super().load_checkpoint(path, map_location, safe)
+            return load_file(local, map_location)
+        return super().load_checkpoint(path, map_location, True)
 
 
 def _local(path: Any) -> Path | None:

@@ -124,7 +124,7 @@ class Classifier(pl.LightningModule):
         with buildable():
             kept = dict(saved["hyper_parameters"])
             kept = kept if "spec" in kept else {**kept, **Recipe.of(kept).arguments()}
-            given = {"weights_only": True, **local_arguments(kept), **options}
+            given = {**local_arguments(kept), **options, "weights_only": True}
             checked_recipe({**saved, "hyper_parameters": given})
             model = super().load_from_checkpoint(checkpoint_path, *args, **given)
         # for a training that goes on: what its teacher needs

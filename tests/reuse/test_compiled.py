@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from autosample.reuse import fused, library
-from autosample.reuse.library import NoLibrary, load_library
+from autosample.reuse import compiled, fused
+from autosample.reuse.compiled import NoLibrary, load_library
 from autosample.system.files import alive, user_cache
 
 CSRC = Path(fused.__file__).parent / "csrc"
@@ -54,7 +54,7 @@ class Place:
 
     def build_by(self, script: str, **more: str) -> None:
         code = script.format(builds=str(self.builds), ready=str(self.ready), **more)
-        self.monkeypatch.setattr(library, "_BUILD", code)
+        self.monkeypatch.setattr(compiled, "_BUILD", code)
 
     @property
     def count(self) -> int:
@@ -103,8 +103,8 @@ def test_without_compiler_and_without_writing(place, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
-    monkeypatch.setattr(library, "write_bytes", refuse)
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled, "write_bytes", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr(os, "open", refuse)  # how a lock opens its file
     assert place.works()
@@ -186,8 +186,8 @@ def test_a_compiler_that_hangs(place, monkeypatch, tmp_path):
     pid = tmp_path / "pid"
     child = "import subprocess; c = subprocess.Popen(['sleep', '600'])"
     hang = f"{child}; open({str(pid)!r}, 'w').write(str(c.pid)); c.wait()"
-    monkeypatch.setattr(library, "_BUILD", hang)
-    monkeypatch.setattr(library, "_LIMIT", 1.5)
+    monkeypatch.setattr(compiled, "_BUILD", hang)
+    monkeypatch.setattr(compiled, "_LIMIT", 1.5)
     start = time.monotonic()
     with pytest.raises(NoLibrary, match=r"took more than 2 s.*retry"):
         load_library("some", {})
@@ -244,7 +244,7 @@ def test_the_folder_of_caches(monkeypatch, tmp_path):
 
 def fused_folder(monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "")
-    return library._folder("x")
+    return compiled._folder("x")
 
 
 def test_every_source_is_named():
