@@ -126,7 +126,7 @@ def _summed_offsets(layer: Mapping[str, Any], parts: Mapping[str, Tensor]) -> di
     along = Lattice(lattice.filters, 1, lattice.last - across, lattice.grid)
     over = Lattice(1, lattice.windows, across, lattice.grid)
     table = _part(along, parts, "offsets.along.") + _part(over, parts, "offsets.across.")
-    return {f"offsets.{key}": tensor for key, tensor in lattice.pack(table).items()}
+    return {f"offsets.{key}": tensor for key, tensor in lattice.pack(lattice.steps(table)).items()}
 
 
 def _part(lattice: Lattice, parts: Mapping[str, Tensor], start: str) -> Tensor:
@@ -135,7 +135,7 @@ def _part(lattice: Lattice, parts: Mapping[str, Tensor], start: str) -> Tensor:
         table = random_offsets(own["seed"], lattice.filters, lattice.windows, lattice.choices)
         return table * lattice.grid
     if "table" in own or lattice.choices == 1:
-        return lattice.unpack(own)
+        return lattice.offsets(lattice.unpack(own))
     if lattice.filters > 1:
         return lattice.strided()
     return Lattice(lattice.windows, 1, lattice.limit, lattice.grid).strided().t()  # a single filter: along its windows

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from autosample.coding.packing import from_bits, to_bits
+
 _SUFFIX = "_bits"
 
 
@@ -19,7 +21,11 @@ class Exact(nn.Module):
 
     def keep(self, name: str, values: Int[Tensor, "*shape"], width: int) -> None:
         """Keep `values` (at least 0, below `2**width`) under a name; `kept` reads them."""
-        bits, old = to_bits(values, width), self._buffers.get(name + _SUFFIX)
+        self.keep_bits(name, to_bits(values, width))
+
+    def keep_bits(self, name: str, bits: Bool[Tensor, "*shape width"]) -> None:
+        """Keep numbers that are given as bits, the lowest first."""
+        old = self._buffers.get(name + _SUFFIX)
         if old is None or old.is_meta or old.shape != bits.shape or old.device != bits.device:
             self.register_buffer(name + _SUFFIX, bits)
         else:
@@ -54,17 +60,3 @@ class Exact(nn.Module):
             if bits is not None and name.endswith(_SUFFIX) and prefix + name not in state_dict and old in state_dict:
                 state_dict[prefix + name] = to_bits(state_dict.pop(old), bits.shape[-1])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def to_bits(values: Int[Tensor, "*shape"], width: int) -> Bool[Tensor, "*shape width"]:
-    """The lowest `width` bits of whole numbers, the lowest first."""
-    narrow = values.to(torch.int32 if width < 32 else torch.int64)  # tables can hold millions of numbers
-    bits = torch.empty(*values.shape, width, dtype=torch.bool, device=values.device)
-    for place in range(width):
-        bits[..., place] = (narrow >> place) & 1
-    return bits
-
-
-def from_bits(bits: Bool[Tensor, "*shape width"]) -> Int[Tensor, "*shape"]:
-    """The inverse of `to_bits`, as int64."""
-    return (bits.long() << torch.arange(bits.shape[-1], device=bits.device)).sum(-1)

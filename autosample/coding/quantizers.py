@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autosample.coding.exact import Exact, from_bits
+from autosample.coding.exact import Exact
 from autosample.coding.levels import even_levels, even_range, kmeans_levels, nearest_level, soft_kmeans
-from autosample.coding.packing import pack, packed_bytes, unpack
+from autosample.coding.packing import from_bits, pack, packed_bytes, unpack
 
 WAITING, LEARNING, FIXED = 0, 1, 2
 

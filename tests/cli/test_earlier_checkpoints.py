@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from autosample.artifact import load_any
-from autosample.coding.exact import from_bits
+from autosample.coding.packing import from_bits
 from autosample.errors import ArtifactError
 from autosample.sampling import LearnedOffsets
 from autosample.training import Classifier

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from autosample.coding.exact import Exact, from_bits, to_bits
+from autosample.coding.exact import Exact
+from autosample.coding.packing import from_bits, to_bits
 from autosample.sampling.rules import InterpolatedOffsets, Lattice
 
 

@@ -41,7 +41,7 @@ class AssignedOffsets(TableOffsets):
         self.options, self.seeded_with = options, seed
 
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
-        self.keep("table", offsets.to(self.anchor.device), self.lattice.width)
+        self.keep_bits("table", self.lattice.steps(offsets.to(self.anchor.device)))
 
     def fresh(self, name: str) -> Tensor:
-        return start_offsets(self.lattice, self.options.start, self.seeded_with, None)
+        return start_offsets(self.lattice, self.options.start, self.seeded_with, None) // self.lattice.grid

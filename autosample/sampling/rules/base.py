@@ -6,11 +6,11 @@ from functools import cache
 from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from autosample.coding.exact import Exact
-from autosample.coding.packing import bits_for, pack, unpack
+from autosample.coding.packing import bits_for, from_bits, pack_bits, to_bits, unpack_bits
 from autosample.coding.written import Packed
 from autosample.errors import DAMAGED, ArtifactError
 from autosample.sampling.checks import check_choice
@@ -58,22 +58,33 @@ class Lattice:
         """Bits of a stored table of offsets."""
         return self.filters * self.windows * self.bits
 
-    def pack(self, offsets: Int[Tensor, "n g"]) -> dict[str, Tensor]:
-        """The table as a file holds it: grid steps at `bits` each; nothing if there is only one choice."""
-        return {"table": pack(offsets // self.grid, self.bits)} if self.bits else {}
+    def steps(self, offsets: Int[Tensor, "n g"]) -> Bool[Tensor, "n g bits"]:
+        """Offsets as grid steps in bits."""
+        return to_bits(offsets if offsets.is_meta else offsets // self.grid, self.bits)
 
-    def unpack(self, stored: Mapping[str, Tensor]) -> Int[Tensor, "n g"]:
+    def offsets(self, steps: Bool[Tensor, "n g bits"]) -> Int[Tensor, "n g"]:
+        """The inverse of `steps`."""
+        return from_bits(steps) * self.grid
+
+    def pack(self, steps: Bool[Tensor, "n g bits"]) -> dict[str, Tensor]:
+        """The table as a file holds it; nothing if there is only one choice."""
+        return {"table": pack_bits(steps)} if self.bits else {}
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> Bool[Tensor, "n g bits"]:
         """The inverse of `pack`.
 
         Raises:
             ArtifactError: An offset is outside the summary.
         """
         if not self.bits:
-            return torch.zeros(self.filters, self.windows, dtype=torch.long)
-        steps = unpack(stored["table"], self.bits, self.filters * self.windows).view(self.filters, self.windows)
-        if steps.numel() and int(steps.max()) >= self.choices:
-            raise ArtifactError(f"stored offsets must be below {self.choices}, got {int(steps.max())}: {DAMAGED}")
-        return steps * self.grid
+            return torch.zeros(self.filters, self.windows, 0, dtype=torch.bool)
+        steps = unpack_bits(stored["table"], self.bits, self.filters * self.windows)
+        low = (self.choices & -self.choices).bit_length() - 1  # lower bits do not decide whether a step is a choice
+        full = self.choices == 1 << self.bits or not steps.numel()
+        if not full and int(from_bits(steps[:, low:]).max()) >= self.choices >> low:
+            largest = int(from_bits(steps).max())
+            raise ArtifactError(f"stored offsets must be below {self.choices}, got {largest}: {DAMAGED}")
+        return steps.view(self.filters, self.windows, self.bits)
 
     def random(self, seed: int, device: torch.device | None = None) -> Int[Tensor, "n g"]:
         """Offsets hashed from a seed, uniform over the choices."""

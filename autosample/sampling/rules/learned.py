@@ -121,7 +121,7 @@ class LearnedOffsets(Offsets):
         return self.lattice.table_bits
 
     def packed(self) -> dict[str, Tensor]:
-        return self.lattice.pack(self.kept("table") if self.anchor.is_meta else self())
+        return self.lattice.pack(self.lattice.steps(self.kept("table") if self.anchor.is_meta else self()))
 
     def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
         return TableOffsets(self.lattice, self.lattice.unpack(stored))
