@@ -14,8 +14,9 @@ from autosample.nn import Compressed
 from autosample.nn.planning import layer_frame
 from autosample.reuse.schedule import Frame
 from autosample.reuse.task import Slice, Task, Widened
+from autosample.sampling.folds import Folds
 
-Form = Literal["direct", "folded", "summed", "rows"]
+Form = Literal["direct", "folded", "summed", "rows", "signed"]
 
 # Costs in multiply-adds of a convolution.
 _CALL = 5e5  # an operator
@@ -57,6 +58,19 @@ def _costs(task: Task, frame: Frame, shape: Sequence[int], mixed: int) -> dict[F
         if fits_rows(task, frame, mixed):
             costs["rows"] = _rows(task, frame, batch, size[0]) + folding
     return costs
+
+
+def signs_pay(layer: Compressed, folds: Folds, shape: Sequence[int]) -> bool:
+    """Whether signed sums and a convolution with groups are cheaper than the weight, for an input of `shape`."""
+    if isinstance(layer, nn.Linear):
+        return True
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d) or min(layer_frame(layer)[0].out(shape[2:])) < 1:
+        return False
+    places = shape[0] * math.prod(shape[2:])
+    out, each = shape[0] * math.prod(layer_frame(layer)[0].out(shape[2:])), folds.filters * math.prod(layer.kernel_size)
+    summed = folds.groups * folds.blocks * folds.columns
+    signed = each * folds.columns * (out + _READ) + places * summed * (folds.windows + _SLICE) + 4 * _CALL
+    return signed < each * folds.channels * (out + _READ) + _CALL
 
 
 def fits_rows(task: Task, frame: Frame, mixed: int) -> bool:

@@ -53,7 +53,7 @@ class Conv(nn.Module):
 
     def padded(self, x: Tensor) -> tuple[Tensor, Vector]:
         """The input, and the padding that the convolution does itself, which must be the same on both sides."""
-        pairs = _two(self.frame.padding, (0, 0))
+        pairs = two(self.frame.padding, (0, 0))
         if all(before == after for before, after in pairs):
             return x, tuple(before for before, _ in pairs)
         return F.pad(x, [n for pair in reversed(pairs) for n in pair]), (0, 0)
@@ -83,7 +83,7 @@ class DirectConv(Conv):
         weight = self.sampled(folded=True) if self.splits > 1 else self.sampled()
         weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
         x, padding = self.padded(self._fold(x) if self.splits > 1 else x)
-        stride, dilation = _two(self.frame.stride), _two(self.frame.dilation)
+        stride, dilation = two(self.frame.stride), two(self.frame.dilation)
         return F.conv2d(x, weight, kept(self, "bias"), stride, padding, dilation, self.groups)
 
     def _fold(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b q h w"]:
@@ -121,13 +121,13 @@ class SummedConv(Conv):
         schedule = self.task.schedule
         rate = schedule.rate(self.frame.stride)
         bank = self.task.source(self.sampled.bank())
-        filters = bank.unflatten(0, (-1, *_two(schedule.segment))).movedim(-1, 1)
+        filters = bank.unflatten(0, (-1, *two(schedule.segment))).movedim(-1, 1)
         x, padding = self.padded(x)
-        y = F.conv2d(x, filters, None, _two(rate), padding, _two(self.frame.dilation))
+        y = F.conv2d(x, filters, None, two(rate), padding, two(self.frame.dilation))
         for step in schedule.passes:
-            shift = _two(tuple(s // r for s, r in zip(step.shift, rate, strict=True)), 0)
+            shift = two(tuple(s // r for s, r in zip(step.shift, rate, strict=True)), 0)
             y = _shifted(y, Pass(step.count, step.rows, shift))
-        down, along = _two(tuple(s // r for s, r in zip(self.frame.stride, rate, strict=True)))
+        down, along = two(tuple(s // r for s, r in zip(self.frame.stride, rate, strict=True)))
         return y[:, :, ::down, ::along] if max(down, along) > 1 else y
 
     def _select(self, y: Float[Tensor, "b p h w"]) -> Float[Tensor, "b n h w"]:
@@ -194,7 +194,7 @@ def _shifted(whole: Float[Tensor, "b p h w"], step: Pass) -> Float[Tensor, "b p 
     return total
 
 
-def _two(vector: tuple, missing: Any = 1) -> tuple:
+def two(vector: tuple, missing: Any = 1) -> tuple:
     """A vector of one or two axes as one of two axes."""
     return (missing, *vector) if len(vector) == 1 else tuple(vector)
 

@@ -13,10 +13,12 @@ from autosample.deployment.folding import swap
 from autosample.deployment.parts import ConvInParts
 from autosample.deployment.verify import Example, arguments
 from autosample.errors import ExportError
-from autosample.export.forms import by_product, choose_form
+from autosample.export.folds import SignedConv, SignedLinear
+from autosample.export.forms import by_product, choose_form, signs_pay
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.rows import RowSums
 from autosample.nn import Compressed, compressed_layers
+from autosample.nn.folding import layer_folds
 from autosample.nn.kinds import is_kind, is_plain
 from autosample.nn.lineage import Lineage, forget, lineage_of
 from autosample.nn.written import PlainWeight, SampledWeight
@@ -146,6 +148,13 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
 def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:
     source = origin.layer
     weight = source.written(origin.after.scale, int8)
+    folds = layer_folds(source) if isinstance(weight, SampledWeight) else None
+    if folds is not None and shape is not None and signs_pay(source, folds, shape):
+        assert isinstance(weight, SampledWeight)
+        if isinstance(source, nn.Linear):
+            return SignedLinear(weight, origin.after.shift, origin.after.relu, folds), "signed"
+        if isinstance(source, nn.Conv1d | nn.Conv2d):
+            return SignedConv(source, weight, origin.after.shift, origin, folds), "signed"
     if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source.dense_class):
         return with_weight(layer, weight), "direct"
     form, task = choose_form(source, shape)

@@ -17,6 +17,7 @@ from autosample.coding.exact import Exact
 from autosample.errors import DAMAGED, ArtifactError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
+from autosample.nn.folding import folded_plan, layer_folds, signs_of
 from autosample.nn.graph import keep_in_graph
 from autosample.nn.kinds import in_features
 from autosample.nn.planning import layer_task, reusable, summary_plan
@@ -28,6 +29,7 @@ from autosample.reuse.planner import Plan
 from autosample.reuse.task import Task
 from autosample.sampling.columns import Columns, build_columns
 from autosample.sampling.fitting import fit_offsets, fit_summary
+from autosample.sampling.folds import Folds
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import SEED_BITS, layer_seed, random_signs
 from autosample.sampling.presets import PRESETS
@@ -113,7 +115,7 @@ class SummaryLayer(Exact, Compressed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if not self.offsets.watches_input:
-            out = self._reuse.forward(self, args[0]) if args else None
+            out = self._reuse.forward(self, args[0] if args else kwargs.get("input"))
             return super().forward(*args, **kwargs) if out is None else out
         self.offsets.observe(self._pooled(args[0] if args else next(iter(kwargs.values()))))
         out = super().forward(*args, **kwargs)
@@ -140,11 +142,18 @@ class SummaryLayer(Exact, Compressed):
     def fresh(self, name: str) -> Tensor:
         return torch.tensor(self._seed)
 
+    @property
+    def folds(self) -> Folds | None:
+        """How channel groups are added up with signs; `None` if the rule has no such signs."""
+        return self.offsets.folds(self.geometry.channels, getattr(self, "groups", 1))
+
     def signs(self) -> Float[Tensor, "n g"] | None:
         """Signs of the windows, or `None` if all are +1."""
-        if (seed := self.sign_seed) is None:
-            return None
-        return random_signs(seed, self.geometry.sampled, self.geometry.windows, self.summary.dtype)
+        g, seed, signs = self.geometry, self.sign_seed, signs_of(self, self.summary.dtype)
+        if seed is None:
+            return signs
+        own = random_signs(seed, g.sampled, g.windows, self.summary.dtype)
+        return own if signs is None else own * signs
 
     def _pooled(self, x: Tensor) -> Float[Tensor, "b c"]:
         """The layer's input, averaged over space: the input of an index learner."""
@@ -283,6 +292,8 @@ class SummaryLayer(Exact, Compressed):
     def plan(
         self, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool, fuse: bool
     ) -> tuple[Plan, nn.Module | None]:
+        if (folds := layer_folds(self)) is not None:
+            return folded_plan(self, folds, x, after, dense, measure=measure)
         return summary_plan(self, x, after, dense, measure=measure, fuse=fuse)
 
     def written(self, scale: Tensor | None, int8: bool) -> nn.Module:

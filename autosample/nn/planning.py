@@ -22,6 +22,8 @@ def reusable(layer: Any) -> str:
         return "no taps to slide along"
     if not is_plain(kind):
         return f"{kind.__name__} has its own forward pass"
+    if layer.folds is not None:
+        return "its channel groups have signs"
     # a mixed filter is a sum of filters of all groups, and each must see the input of its own
     return "its mixed filters belong to several groups" if layer.groups > 1 and layer.densify is not None else ""
 

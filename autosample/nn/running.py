@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.errors import SpecError, hint
+from autosample.nn.folding import folded_forward
 from autosample.nn.planning import layer_frame, layer_task, reusable
 from autosample.reuse import fused, ops
 from autosample.reuse.layer import in_autocast
@@ -78,14 +79,18 @@ class Reuse:
             self._buffers = buffers  # kept alive, so no other tensor gets their addresses
         return self._task
 
-    def forward(self, layer: Any, x: Tensor) -> Tensor | None:
-        """The layer's output by reuse; `None` if its weight should be materialised."""
+    def forward(self, layer: Any, x: Any) -> Tensor | None:
+        """The layer's output by folds or by reuse; `None` if its weight should be materialised."""
+        if not isinstance(x, Tensor):
+            return None
         if torch.compiler.is_compiling():
             # a plan needs known offsets, and a graph must not outlive them; deployed layers can be compiled
-            return None
+            return folded_forward(layer, x)
         wanted = _way.get()
-        if wanted == "materialize" or reusable(layer):
+        if wanted == "materialize":
             return None
+        if (out := folded_forward(layer, x)) is not None or reusable(layer):
+            return out
         if x.dim() != len(layer.kernel_size) + 2 or (wanted == "auto" and torch._C._are_functorch_transforms_active()):
             return None
         task = self.task(layer)

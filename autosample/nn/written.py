@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from autosample.coding.written import Packed, keep, kept, stores
 from autosample.reuse.task import Slice, Task, Widened
+from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_signs
+from autosample.sampling.rules.folded import apart
 
 
 class PlainWeight(nn.Module):
@@ -72,7 +74,7 @@ class SampledWeight(nn.Module):
 
     def __init__(self, layer: Any, scale: Tensor | None, int8: bool) -> None:
         super().__init__()
-        self.geometry = layer.geometry
+        self.geometry, self.folds = layer.geometry, layer.folds
         keep(self, "summary", layer.summary, int8, layer.quantizer("summary"))
         keep(self, "mix", layer.densify, int8, layer.quantizer("densify"))
         keep(self, "scale", scale)
@@ -89,9 +91,10 @@ class SampledWeight(nn.Module):
 
     def factors(self) -> Float[Tensor, "n #g"] | None:
         """Signs, and the norm's scale if no mixing of filters follows."""
-        signs = None
+        signs = None if self.folds is None else self.folds.signs(torch.float32)
         if self.sign_seed is not None:
-            signs = random_signs(self.sign_seed, self.geometry.sampled, self.geometry.windows, torch.float32)
+            own = random_signs(self.sign_seed, self.geometry.sampled, self.geometry.windows, torch.float32)
+            signs = own if signs is None else own * signs
         scale = kept(self, "scale")
         if scale is None or self.mixes:
             return signs
@@ -114,6 +117,22 @@ class SampledWeight(nn.Module):
         offsets = self.offsets()[:, : task.rows.shape[1]]
         return ((offsets - low) // task.schedule.step).expand(task.rows.shape)
 
+    def filters(self) -> Float[Tensor, "n q *kernel"]:
+        """One window per filter, scaled, for layers whose channel groups are added up with signs."""
+        g, scale = replace(self.geometry, windows=1, channels=self.geometry.columns), kept(self, "scale")
+        if apart(g):
+            windows = self.bank().view(g.sampled, 1, g.taps, g.columns).transpose(2, 3)
+        else:
+            windows = self._windows(g, self.offsets()[:, :1], self.bank())
+        filters = g.to_weight(windows)
+        return filters if scale is None else filters * scale.view(-1, *[1] * (filters.dim() - 1))
+
+    def _windows(
+        self, g: Geometry, offsets: Int[Tensor, "n g"], summary: Float[Tensor, "l q"]
+    ) -> Float[Tensor, "n g q w"]:
+        rows = (offsets.reshape(-1, 1) + torch.arange(g.window)).reshape(-1)
+        return summary.index_select(0, rows).view(g.sampled, g.windows, g.window, g.columns).transpose(2, 3)
+
     def forward(self, folded: bool = False) -> Float[Tensor, "n m *kernel"]:
         """The weight; with `folded`, only the first window per filter, for layers whose filters repeat one window."""
         g, offsets, summary = self.geometry, self.offsets(), self.bank()
@@ -125,8 +144,7 @@ class SampledWeight(nn.Module):
             wide = summary.index_select(1, self.columns().reshape(-1)).view(-1, g.windows, g.columns)
             summary = wide.transpose(0, 1).reshape(-1, g.columns)
             offsets = offsets + torch.arange(g.windows) * g.length
-        rows = (offsets.reshape(-1, 1) + torch.arange(g.window)).reshape(-1)
-        windows = summary.index_select(0, rows).view(g.sampled, g.windows, g.window, g.columns).transpose(2, 3)
+        windows = self._windows(g, offsets, summary)
         factors, mixing = self.factors(), self.mixing()
         if factors is not None:
             windows = windows * factors[:, :, None, None]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autosample.reuse import fused
 from autosample.reuse.plans import PLANS, Operands, dense
@@ -26,7 +26,9 @@ class Plan:
 
     Attributes:
         kind: `dense` (the weight made once) or a key of `PLANS`: `fold` (channel blocks added first), `reuse`
-            (segments, window sums, selection in standard operators), `fused` (the same in one kernel).
+            (segments, window sums, selection in standard operators), `fused` (the same in one kernel). Layers with
+            folds: `folded` (signed sums, then a convolution with groups), `folded last` (the same with channels last),
+            `folded product` (the same as a product of matrices).
         reason: Why this plan was chosen.
         seconds, dense_seconds: Measured time of the layer and what was folded into it, or `None` if not measured.
         saving: Multiply-adds of the dense layer divided by those of the plan.
@@ -78,9 +80,27 @@ def choose(
     if not measure:
         return Plan(best, f"{1 / costs[best]:.1f}x predicted", saving=saving[best]), modules[best]
     key = _signature(task, frame, shape, operands, device, dtype, worth)
-    sides = ["dense", *worth]
-    taken = remembered(key, sides, lambda: _measure({"dense": build_dense(), **modules}, shape, device, dtype))
-    best = min(worth, key=lambda kind: taken[kind])
+    return timed(key, modules, build_dense, torch.empty((), device=device, dtype=dtype).expand(shape), saving)
+
+
+def timed(
+    key: str,
+    modules: Mapping[str, nn.Module],
+    build_dense: Callable[[], nn.Module],
+    x: Tensor,
+    saving: Mapping[str, float],
+) -> tuple[Plan, nn.Module | None]:
+    """The fastest of several modules by measurement; `None` for the module if the dense one is as fast.
+
+    Args:
+        key: Under which the measurement is cached; see `timings.signature`.
+        modules: What computes the layer, by kind of plan.
+        build_dense: Makes the dense module.
+        x: A tensor of the shape, type and device of the inputs.
+        saving: As in `Plan`, by kind of plan.
+    """
+    taken = remembered(key, ["dense", *modules], lambda: _measure({"dense": build_dense(), **modules}, x))
+    best = min(modules, key=lambda kind: taken[kind])
     ratio, times = taken["dense"] / taken[best], {"seconds": taken[best], "dense_seconds": taken["dense"]}
     if ratio < 1 / MARGIN:
         return Plan("dense", f"the best other plan, {best}, measured {ratio:.2f}x", **times), None
@@ -88,13 +108,11 @@ def choose(
 
 
 @torch.no_grad()
-def _measure(
-    modules: Mapping[str, nn.Module], shape: Vector, device: torch.device, dtype: torch.dtype
-) -> dict[str, float]:
+def _measure(modules: Mapping[str, nn.Module], like: Tensor) -> dict[str, float]:
     """Median seconds of each module on random input."""
-    x = torch.randn(shape, device=device).to(dtype)
+    x = torch.randn(like.shape, device=like.device).to(like.dtype)
     sides = [lambda m=m: m(x) for m in modules.values()]
-    timings = time_in_turn(sides, rounds=_ROUNDS, budget=_BUDGET, device=device)
+    timings = time_in_turn(sides, rounds=_ROUNDS, budget=_BUDGET, device=like.device)
     return {kind: t.median for kind, t in zip(modules, timings, strict=True)}
 
 

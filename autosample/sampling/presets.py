@@ -8,6 +8,9 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "dense": {"rule": "strided", "layout": "flat", "windows": 1, "grid": "window", "ratio": 1},
     # Jin et al. 2018: integer stride along the taps, channels m mod Q
     "wsnet": {"rule": "strided"},
+    # ours: each block of filters sees the channel groups added up with signs of its own, so its work is that of its
+    # numbers
+    "folded": {"rule": "folded", "layout": "taps", "share": "root"},
     # Yang et al. 2020: overlapping segments of the flattened filter
     "fsnet": {"rule": "strided", "layout": "flat", "windows": 1},
     # the same with learned fractional offsets, l = (L - K)·sigmoid(alpha)

@@ -78,6 +78,8 @@ def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
         grid=1 if resolved.grid == "window" else resolved.grid,
         sampled=filters,
     )
+    if (own := _rule(resolved).sizes(resolved, bare)) is not None:
+        return own
     return _strided(resolved, bare) if _is_strided(resolved) else _free(resolved, bare)
 
 

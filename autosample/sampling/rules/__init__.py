@@ -8,6 +8,7 @@ from autosample.sampling.rules.base import Lattice as Lattice
 from autosample.sampling.rules.base import Offsets as Offsets
 from autosample.sampling.rules.base import RuleOptions as RuleOptions
 from autosample.sampling.rules.categorical import CategoricalOffsets as CategoricalOffsets
+from autosample.sampling.rules.folded import FoldedOffsets as FoldedOffsets
 from autosample.sampling.rules.indexed import IndexedOffsets as IndexedOffsets
 from autosample.sampling.rules.interpolated import InterpolatedOffsets as InterpolatedOffsets
 from autosample.sampling.rules.learned import LearnedOffsets as LearnedOffsets
@@ -19,6 +20,7 @@ from autosample.sampling.rules.table import TableOffsets as TableOffsets
 #: The class behind each name that a spec's `rule` can have; every class has its own `Options`.
 RULES: dict[str, type] = {
     "strided": StridedOffsets,
+    "folded": FoldedOffsets,
     "random": RandomOffsets,
     "interpolated": InterpolatedOffsets,
     "categorical": CategoricalOffsets,

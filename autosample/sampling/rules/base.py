@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,6 +14,7 @@ from autosample.coding.packing import bits_for, from_bits, pack_bits, to_bits, u
 from autosample.coding.written import Packed
 from autosample.errors import DAMAGED, ArtifactError
 from autosample.sampling.checks import check_choice
+from autosample.sampling.folds import Folds
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_offsets
 from autosample.sampling.windows import Placement
@@ -170,6 +171,15 @@ class Offsets(Exact):
     def placement(self) -> Placement:
         """The present placement, differentiable in everything that the rule learns."""
         raise NotImplementedError
+
+    def folds(self, channels: int, groups: int) -> Folds | None:
+        """How channel groups are added up, for `M` input channels of each convolution group; `None` without signs."""
+        return None
+
+    @classmethod
+    def sizes(cls, spec: Any, bare: Geometry) -> Geometry | None:
+        """The geometry that a spec gives to a layer, if this rule sizes its summary itself; `bare` has shapes only."""
+        return None
 
     def forward(self) -> Int[Tensor, "n g"]:
         """The integer offsets, multiples of the grid."""

@@ -1,0 +1,119 @@
+"""How a layer with folds computes its output: from signed sums of its input's channel groups, never from its weight."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autosample.nn.kinds import KINDS, is_plain
+from autosample.nn.planning import layer_frame
+from autosample.nn.taps import seen_taps
+from autosample.reuse.after import After
+from autosample.reuse.folded import FoldedConv, FoldedLinear, ways
+from autosample.reuse.layer import in_autocast
+from autosample.reuse.planner import MARGIN, Plan, timed
+from autosample.reuse.schedule import Frame
+from autosample.reuse.timings import signature
+from autosample.sampling.folds import Folds, convolve, multiply
+from autosample.sampling.rules.folded import apart
+from autosample.sampling.windows import Placement, cut_windows
+
+# Costs in multiply-adds of a convolution: a call of the operators, and one number moved.
+_CALL, _MOVE = 1e6, 12
+# Names of plans.
+_KINDS = {"grouped": "folded", "last": "folded last", "product": "folded product"}
+_CLASSES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def layer_folds(layer: Any) -> Folds | None:
+    """The folds of a layer that can compute by them; `None` for all other layers."""
+    kind: type[nn.Module] = layer.dense_class
+    if not issubclass(kind, _CLASSES) or not is_plain(kind):
+        return None
+    if layer.densify is not None or layer.columns is not None or layer.spec.signs != "none":
+        return None
+    return layer.folds
+
+
+def folded_filters(layer: Any, summary: Float[Tensor, "l q"]) -> Float[Tensor, "n q *kernel"]:
+    """One window of the summary per filter, as the filters of a convolution with `Q` channels."""
+    g = layer.geometry
+    if apart(g):
+        windows = summary.view(g.sampled, g.taps, g.columns).transpose(1, 2)
+    else:
+        windows = cut_windows(summary, Placement(layer.offsets.placement().base[:, :1]), g.taps)
+    return windows.reshape(g.sampled, g.columns, *g.kernel)
+
+
+def folded_forward(layer: Any, x: Tensor) -> Tensor | None:
+    """The layer's output; `None` if it has no folds, or if torch should judge the input."""
+    folds = layer_folds(layer)
+    axes = KINDS[next(kind for kind in KINDS if issubclass(layer.dense_class, kind))]
+    if folds is None or not isinstance(x, Tensor) or x.dim() < max(axes + 1, 1):
+        return None
+    channel = -1 if axes == 0 else -axes - 1
+    if (x.dim() > axes + 2 and axes) or x.shape[channel] != folds.channels * folds.groups:
+        return None
+    if axes and x.dim() == axes + 1:
+        out = folded_forward(layer, x.unsqueeze(0))
+        return None if out is None else out.squeeze(0)
+    filters = folded_filters(layer, layer.summary_in_use())
+    matrix = folds.matrix(filters.dtype, x.device)
+    if axes == 0:
+        return multiply(x, folds.spread(filters), layer.bias, matrix, folds)
+    filters = folds.spread(seen_taps(layer, x, filters))
+    bias = None if layer.bias is None else folds.spread(layer.bias)
+    padding = layer.padding
+    if layer.padding_mode != "zeros":
+        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, layer.padding_mode), (0,) * axes
+    return convolve(in_autocast(x), filters, bias, matrix, folds, layer.stride, padding, layer.dilation)
+
+
+def signs_of(layer: Any, dtype: torch.dtype) -> Float[Tensor, "n g"] | None:
+    """The signs of a layer's folds as factors of its windows; `None` without folds."""
+    folds: Folds | None = layer.folds
+    return None if folds is None else folds.signs(dtype, layer.summary.device)
+
+
+def folded_plan(
+    layer: Any, folds: Folds, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool
+) -> tuple[Plan, nn.Module | None]:
+    """The plan of a layer with folds for an input like `x`; arguments and result as for `summary_plan`."""
+    axes = len(layer.geometry.kernel)
+    if x is None or x.dim() < axes + 1:
+        return Plan("dense", "the example does not reach it"), None
+    frame, pad = (None, None) if axes == 0 else layer_frame(layer)
+    places = x.numel() // (folds.channels * folds.groups)
+    out = places if frame is None else places * math.prod(frame.out(x.shape[-axes:])) / math.prod(x.shape[-axes:])
+    macs = float(layer.geometry.taps * layer.geometry.filters * out)
+    sums = places * folds.groups * folds.blocks * folds.columns
+    moved = places * folds.groups * folds.channels + layer.geometry.filters * out
+    costs = (
+        macs * folds.columns + sums * folds.windows + _MOVE * (2 * sums + moved) + _CALL,
+        macs * folds.channels + _MOVE * moved + _CALL / 2,
+    )
+    saving = macs * folds.channels / max(macs * folds.columns + sums * folds.windows, 1)
+    if not measure and costs[0] > MARGIN * costs[1]:
+        return Plan("dense", f"the best other plan, folded, is predicted at {costs[1] / costs[0]:.2f}x"), None
+    modules = _modules(layer, folds, frame, pad, after)
+    if not measure:
+        return Plan("folded", f"{costs[1] / costs[0]:.1f}x predicted", saving=saving), modules["folded"]
+    shape = tuple(x.shape) if axes == 0 or x.dim() > axes + 1 else (1, *x.shape)
+    key = signature(x.device, x.dtype, folds, frame, pad, layer.geometry.kernel, shape, after.relu, after.pool)
+    return timed(key, modules, dense, x.new_empty(()).expand(shape), dict.fromkeys(modules, saving))
+
+
+def _modules(layer: Any, folds: Folds, frame: Frame | None, pad: Any, after: After) -> dict[str, nn.Module]:
+    """The inference modules that compute the layer, by kind of plan."""
+    filters = folded_filters(layer, layer.summary)
+    if after.scale is not None:
+        filters = filters * after.scale.to(filters).view(-1, *[1] * (filters.dim() - 1))
+    bias = None if after.shift is None else after.shift.to(filters.dtype)
+    if frame is None:
+        return {"folded": FoldedLinear(folds, filters, bias=bias, relu=after.relu)}
+    more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool}
+    return {_KINDS[way]: FoldedConv(folds, frame, filters, **more, way=way) for way in ways(frame, folds)}

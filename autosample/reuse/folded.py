@@ -1,0 +1,167 @@
+"""The inference modules of layers with folds: signed sums of channel groups, then one product per block of filters."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from autosample.reuse.deployed import Deployed
+from autosample.reuse.layer import in_autocast
+from autosample.reuse.schedule import Frame
+from autosample.sampling.folds import Folds, add_up, convolve, multiply
+
+#: How a convolution multiplies: as one with groups, in torch's usual layout or with channels last, or as a product of
+#: matrices, if its kernel has one tap.
+Way = Literal["grouped", "last", "product"]
+
+
+def ways(frame: Frame, folds: Folds) -> list[Way]:
+    """The ways that a convolution can take."""
+    found: list[Way] = ["grouped"]
+    if len(frame.kernel) == 2:
+        found.append("last")
+    one = all(k == 1 for k in frame.kernel) and all(pair == (0, 0) for pair in frame.padding)
+    if one and all(s == 1 for s in frame.stride) and folds.even:
+        found.append("product")
+    return found
+
+
+class FoldedConv(Deployed):
+    """A convolution with folds, for inference; made by `autosample.deploy`.
+
+    Args:
+        folds, frame: What to compute.
+        filters: One window of the summary per filter, `(N, Q, *kernel)`, with a norm's factors.
+        bias: `(N,)` or `None`.
+        pad: Sizes and mode of `torch.nn.functional.pad` before the layer, if the padding is not zeros.
+        relu, pool: Whether a ReLU follows, and size and stride of the max-pool that follows (1-D only).
+        way: How to multiply.
+    """
+
+    filters: Tensor
+    matrix: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        folds: Folds,
+        frame: Frame,
+        filters: Float[Tensor, "n q *kernel"],
+        *,
+        bias: Float[Tensor, " n"] | None = None,
+        pad: tuple[list[int], str] | None = None,
+        relu: bool = False,
+        pool: int = 1,
+        way: Way = "grouped",
+    ) -> None:
+        super().__init__()
+        self.folds, self.frame, self.pad, self.relu, self.pool, self.way = folds, frame, pad, relu, pool, way
+        filters = folds.spread(filters.detach()).clone()
+        if way == "last":
+            filters = filters.to(memory_format=torch.channels_last)
+        self.register_buffer("filters", filters)
+        self.register_buffer("matrix", folds.matrix(filters.dtype, filters.device))
+        if bias is None:  # no empty buffer: `torch.export` fails on these
+            self.bias = None
+        else:
+            self.register_buffer("bias", folds.spread(bias.detach()).clone())
+
+    @property
+    def dense_weights(self) -> int:
+        taps = self.filters.shape[2:].numel()
+        return self.folds.filters * self.folds.channels * taps
+
+    @property
+    def stored_weights(self) -> int:
+        return self.filters.numel()
+
+    @property
+    def other_numbers(self) -> int:
+        return 0 if self.bias is None else self.folds.filters
+
+    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        axes, folds = len(self.frame.kernel), self.folds
+        if input.dim() == axes + 1:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        wanted = folds.groups * folds.channels
+        if input.dim() != axes + 2 or input.shape[1] != wanted:
+            raise RuntimeError(
+                f"expected {wanted} channels and {axes} spatial axes, got an input of shape {tuple(input.shape)}"
+            )
+        x = in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1]))
+        y = self._product(x) if self.way == "product" else self._convolution(x)
+        y = F.relu(y, inplace=not y.requires_grad) if self.relu else y
+        return y if self.pool == 1 else F.max_pool2d(y.unsqueeze(2), (1, self.pool)).squeeze(2)
+
+    def _convolution(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
+        f, padding = self.frame, tuple(before for before, _ in self.frame.padding)
+        if any(before != after for before, after in f.padding):
+            x, padding = F.pad(x, [n for pair in reversed(f.padding) for n in pair]), (0,) * len(padding)
+        return convolve(
+            x, self.filters, self.bias, self.matrix, self.folds, f.stride, padding, f.dilation, last=self.way == "last"
+        )
+
+    def _product(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *size"]:
+        folds = self.folds
+        blocks = folds.groups * folds.blocks
+        sums = add_up(x, self.matrix, folds).reshape(-1, folds.columns, x.shape[2:].numel())
+        filters = self.filters.reshape(blocks, folds.largest, folds.columns).to(sums.dtype)
+        if len(x) > 1:
+            filters = filters.repeat(len(x), 1, 1)
+        y = (filters @ sums).reshape(len(x), folds.filters, *x.shape[2:])
+        return y if self.bias is None else y.add_(self.bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2)))
+
+    def extra_repr(self) -> str:
+        f, s = self.folds, self.frame
+        text = f"{f.groups * f.channels}, {f.filters}, kernel_size={s.kernel}, stride={s.stride}, padding={s.padding}"
+        more = f"{', relu' if self.relu else ''}{f', max-pool {self.pool}' if self.pool > 1 else ''}"
+        return f"{text}, {f.windows} channel groups, {f.blocks} blocks, {self.way}{more}"
+
+
+class FoldedLinear(Deployed):
+    """A linear layer with folds, for inference; arguments as for `FoldedConv`."""
+
+    filters: Tensor
+    matrix: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        folds: Folds,
+        filters: Float[Tensor, "n q"],
+        *,
+        bias: Float[Tensor, " n"] | None = None,
+        relu: bool = False,
+    ) -> None:
+        super().__init__()
+        self.folds, self.relu = folds, relu
+        self.register_buffer("filters", folds.spread(filters.detach()).clone())
+        self.register_buffer("matrix", folds.matrix(filters.dtype, filters.device))
+        if bias is None:
+            self.bias = None
+        else:
+            self.register_buffer("bias", bias.detach().clone())
+
+    @property
+    def dense_weights(self) -> int:
+        return self.folds.filters * self.folds.channels
+
+    @property
+    def stored_weights(self) -> int:
+        return self.filters.numel()
+
+    @property
+    def other_numbers(self) -> int:
+        return 0 if self.bias is None else self.folds.filters
+
+    def forward(self, input: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
+        if input.dim() == 0 or input.shape[-1] != self.folds.channels:
+            raise RuntimeError(f"expected {self.folds.channels} features, got an input of shape {tuple(input.shape)}")
+        y = multiply(in_autocast(input), self.filters, self.bias, self.matrix, self.folds)
+        return F.relu(y, inplace=not y.requires_grad) if self.relu else y
+
+    def extra_repr(self) -> str:
+        f = self.folds
+        return f"{f.channels}, {f.filters}, {f.windows} groups, {f.blocks} blocks{', relu' if self.relu else ''}"
