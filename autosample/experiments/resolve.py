@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from autosample.budget.sizes import fit_budget, stored_bytes
 from autosample.errors import ConfigError
 from autosample.experiments.grid import Cell, Size
 from autosample.experiments.identity import NARROW, UNCOMPRESSED
-from autosample.model.budget import fit_budget, stored_bytes
 from autosample.model.recipe import Recipe
 from autosample.model.report import report
 from autosample.models.narrow import width_args
@@ -42,7 +42,7 @@ def resolve(cell: Cell) -> Resolved:
         ConfigError: The size is not possible; the message says what is.
     """
     net, quantize = replace(cell.recipe, spec="dense", planned_bits=32), quantization(cell)
-    dense = report(_meta(_factory(net)))
+    dense = report(_bare(net))
     more = (quantize, dense.stored_bytes, dense.dense_params)
     if cell.preset == "dense":
         return Resolved(net, *more)
@@ -85,13 +85,10 @@ def _target(net: Recipe, size: Size, dense: int) -> float | None:
     return {"ratio": None, "net_ratio": dense / size.value, "bytes": size.value}[size.kind]
 
 
-def _factory(net: Recipe, **more: Any) -> Callable[[], nn.Module]:
-    return replace(net, model_args={**(net.model_args or {}), "pretrained": False, **more}).bare
-
-
-def _meta(factory: Callable[[], nn.Module]) -> nn.Module:
+def _bare(net: Recipe, **more: Any) -> nn.Module:
+    """The dense net of a recipe, without memory."""
     with torch.device("meta"):
-        return factory()
+        return replace(net, model_args={**(net.model_args or {}), "pretrained": False, **more}).bare()
 
 
 # cached: cells that differ by seed or fold have the same size; keys are JSON, because mappings cannot be hashed
@@ -113,14 +110,14 @@ def _opened(key: str) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
 def _bytes_like(key: str) -> int:
     net, patterns, like = _opened(key)
     patterns.pop("overrides", None)
-    return stored_bytes(_factory(net), spec=like, **patterns)
+    return stored_bytes(_bare(net), spec=like, **patterns)
 
 
 @lru_cache(maxsize=256)
 def _fit(key: str, target: float, tolerance: float) -> tuple[float, dict[str, Any]]:
     recipe, patterns, quantize = _opened(key)
     options = {**patterns, "planned_bits": recipe.planned_bits, "quantize": quantize}
-    fit = fit_budget(_factory(recipe), recipe.spec, target, tolerance=tolerance, **options)
+    fit = fit_budget(_bare(recipe), recipe.spec, target, tolerance=tolerance, **options)
     return fit.ratio, fit.overrides
 
 
@@ -128,10 +125,10 @@ def _fit(key: str, target: float, tolerance: float) -> tuple[float, dict[str, An
 def _fit_width(key: str, target: float) -> dict[str, Any]:
     """The width whose bytes are nearest to the target; they may differ by a few percent, as channels are whole."""
     net, _, quantize = _opened(key)
-    full = _meta(_factory(net))
+    full = _bare(net)
 
     def size(width: float) -> int:
-        return stored_bytes(_factory(net, **width_args(full, width)), quantize=quantize)
+        return stored_bytes(_bare(net, **width_args(full, width)), quantize=quantize)
 
     low, high = 1e-3, 1.0
     if not size(low) <= target <= size(high):
