@@ -63,7 +63,8 @@ def check_budget(spec: Spec, *, bytes: Any, latency: Any) -> None:
     if spec.preset == "dense":
         raise ConfigError("a budget needs a preset that compresses, got dense: choose another preset")
     if len(told) > 1:
-        raise ConfigError(f"ratio, bytes and latency exclude each other, got {' and '.join(told)}: keep one")
+        got = " and ".join(told)
+        raise ConfigError(f"ratio, bytes and latency exclude each other, got {got}: keep one (null removes another)")
     for name, value, unit, example in (
         ("bytes", bytes, "bytes", "bytes=500_000"),
         ("latency", latency, "milliseconds", "latency=2.0"),

@@ -11,7 +11,7 @@ from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import Cell, Grid, Size
 from autosample.experiments.identity import NARROW, UNCOMPRESSED
 from autosample.model.quantize import check_quantization
-from autosample.model.recipe import FLAT, Recipe
+from autosample.model.recipe import BUDGETS, FLAT, Recipe
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.rules import RULES
@@ -178,7 +178,11 @@ def _train(given: Any) -> dict[str, Any]:
     from autosample.training.optim import rehearse
 
     usual = {k: p.default for k, p in inspect.signature(Classifier).parameters.items()}
-    _known(given, ("epochs", "precision", "teacher_epochs", *(k for k in usual if k not in (*FLAT, "seed"))), "train")
+    _known(
+        given,
+        ("epochs", "precision", "teacher_epochs", *(k for k in usual if k not in (*FLAT, *BUDGETS, "seed"))),
+        "train",
+    )
     for name in ("epochs", "teacher_epochs"):
         if name in given and not (_is_number(given[name]) and isinstance(given[name], int) and given[name] >= 1):
             raise ConfigError(f"{name} must be at least 1, got {given[name]}: leave it out for the default")
