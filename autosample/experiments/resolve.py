@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autosample.budget.recipes import within
 from autosample.budget.sizes import fit_budget, stored_bytes
 from autosample.errors import ConfigError
 from autosample.experiments.grid import Cell, Size
@@ -35,8 +36,12 @@ class Resolved:
     dense_params: int
 
 
-def resolve(cell: Cell) -> Resolved:
+def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
     """The net of a cell at the size that it asks for.
+
+    Args:
+        cell: Cell of a grid.
+        shape: Shape of one example, for a latency that has no ratio yet.
 
     Raises:
         ConfigError: The size is not possible; the message says what is.
@@ -47,13 +52,29 @@ def resolve(cell: Cell) -> Resolved:
     if cell.preset == "dense":
         return Resolved(net, *more)
     if cell.size is None:
-        raise ConfigError("a preset that compresses needs a size, got none: write ratios, net_ratios, bytes or like")
+        raise ConfigError(
+            "a preset that compresses needs a size, got none: write ratios, net_ratios, bytes, latencies or like"
+        )
+    if cell.size.kind == "latency":
+        return Resolved(_sized(cell, Size("ratio", cell.size.ratio or ratio_of(cell, shape)), quantize, None), *more)
     target = _target(net, cell.size, dense.stored_bytes)
     if cell.preset == NARROW:
         assert target is not None
         width = _fit_width(_key(net, quantize), target)
         return Resolved(replace(net, model_args={**(net.model_args or {}), **width}), *more)
     return Resolved(_sized(cell, cell.size, quantize, target), *more)
+
+
+def ratio_of(cell: Cell, shape: Sequence[int]) -> float:
+    """The ratio at which the net of a cell has the latency of its size, measured now.
+
+    Raises:
+        AutosampleError: No ratio is fast enough, or the dense net is.
+    """
+    assert cell.size is not None
+    budget = within(cell.recipe, latency=cell.size.value, shape=shape)[1]
+    assert budget is not None
+    return budget.ratio
 
 
 def quantization(cell: Cell) -> dict[str, Any]:
