@@ -143,3 +143,9 @@ def test_mistakes_of_fit(fit, clock, options, message):
     assert ended.code == 2
     assert len(ended.err.splitlines()) == 1
     assert message in ended.err
+
+
+def test_a_latency_is_found_in_one_process(fit, clock):
+    ended = fit("--model.ratio=null", "--model.latency=0.05", "--trainer.devices=2")
+    assert ended.code == 2
+    assert "latency needs one process, as each would find its own ratio, got 2: pass --model.ratio 6." in ended.err
