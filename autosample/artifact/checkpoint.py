@@ -151,9 +151,8 @@ def local_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
             "train with timm's name of the model"
         )
     args = without_fetching(as_map(given.get("model_args") or {}, "hyper_parameters.model_args"))
-    # a checkpoint has a ratio: a budget in it would be searched for
-    kept = {name: value for name, value in given.items() if name not in BUDGETS}
-    return {**kept, "model": model, "model_args": args, "warm_start": False, "distill": 0.0}
+    own = {"model": model, "model_args": args, "warm_start": False, "distill": 0.0}
+    return {**given, **own, **dict.fromkeys(BUDGETS)}  # its ratio was found when it was built
 
 
 def without_fetching(model_args: Mapping[str, Any] | None) -> dict[str, Any] | None:

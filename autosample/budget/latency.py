@@ -69,9 +69,10 @@ def fit_latency(model: nn.Module, spec: Spec, target: float, example: Example, *
     points = descend(cost, target, dense, stride=_STRIDE, largest=_LARGEST_RATIO)
     if points[-1].cost > target:
         best = min(points, key=lambda point: point.cost)
+        where = "the dense model" if best is dense else f"ratio {best.ratio:g}"
         raise ConfigError(
             f"a latency for {spec.preset} on this model must be at least {_told(best.cost)} ms, the fastest plan found "
-            f"here (ratio {best.ratio:g}), got {target:g} ms: ask for that, or include more layers"
+            f"here ({where}), got {target:g} ms: ask for that, or include more layers"
         )
     found = smallest(narrow(cost, target, *points[-2:], step=_STEP), target)
     return Budget("latency", target, found.cost, found.ratio, threads=torch.get_num_threads())

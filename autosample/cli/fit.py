@@ -157,7 +157,8 @@ class AutosampleCLI(LightningCLI):
         chosen = self.config[self.config["subcommand"]]["model"]
         for name in ("ratio", "overrides", "bytes", "latency"):
             chosen[name] = self.model.hparams[name]
-        print(budget)
+        if self.trainer.is_global_zero:
+            print(budget)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer, with the CSV log beside the loggers asked for, and with checkpoints that are whole."""

@@ -18,7 +18,7 @@ def settled(grid: Grid, store: Store) -> Grid:
     cells = [cell for cell in grid.cells if cell.size is not None and cell.size.kind == "latency"]
     known: dict[str, float] = {}
     for cell in cells:
-        if (record := store.record(cell)) is not None:
+        if (record := store.record(cell)) is not None and "ratio" in record.settings:
             known.setdefault(_method(cell), record.settings["ratio"])
     tried = set(known)
     for cell in cells:

@@ -181,6 +181,16 @@ def test_a_time_that_falls_and_rises(monkeypatch):
         autosample.convert_(layer, "random", latency=0.3, example=X)
 
 
+def test_a_dense_model_that_nothing_beats(monkeypatch):
+    def time(model, example):
+        seconds = 2e-3 if autosample.report(model).converted else 1e-3
+        return Timing(seconds, seconds, seconds, 30)
+
+    monkeypatch.setattr(latency, "time_deployed", time)
+    with pytest.raises(ConfigError, match=r"at least 1 ms, the fastest plan found here \(the dense model\), got"):
+        autosample.convert_(digitnet(), "random", latency=0.5, example=X)
+
+
 @pytest.mark.slow
 def test_latency_by_the_real_clock():
     layer, example = nn.Conv1d(128, 256, 16), torch.randn(1, 128, 256)
