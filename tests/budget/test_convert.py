@@ -96,6 +96,15 @@ def test_a_single_layer_and_a_lazy_one():
     assert isinstance(model[1], nn.LazyLinear)
 
 
+@pytest.mark.parametrize("size", [{"ratio": 8}, {"bytes": 1_060_000}])
+def test_warnings_come_once_and_name_the_line_of_the_user(size):
+    with pytest.warns(UserWarning, match="matches no layer") as found:
+        autosample.convert_(digitnet(), "random", include=["stages.1", "stages.9"], warm_start=True, **size)
+    told = [str(warning.message)[:50] for warning in found]
+    assert len(told) == len(set(told)) >= 2
+    assert {warning.filename for warning in found} == {__file__}
+
+
 # --- latency ----------------------------------------------------------------------------------------------------------
 
 
