@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from autosample.artifact import load as load
     from autosample.artifact import push_to_hub as push_to_hub
     from autosample.artifact import save as save
+    from autosample.budget.convert import convert as convert
+    from autosample.budget.convert import convert_ as convert_
     from autosample.deployment.deploy import deploy as deploy
     from autosample.export import export_onnx as export_onnx
     from autosample.export import export_pt2 as export_pt2
-    from autosample.model.convert import convert as convert
-    from autosample.model.convert import convert_ as convert_
     from autosample.model.convert import densify as densify
     from autosample.model.convert import densify_ as densify_
     from autosample.model.convert import harden_ as harden_
@@ -36,9 +36,10 @@ __all__ = [
 # The module of each name. Modules are imported when a name is first used, so `import autosample` is quick.
 _HOMES = {
     "autosample.artifact": ("from_pretrained", "load", "push_to_hub", "save"),
+    "autosample.budget.convert": ("convert", "convert_"),
     "autosample.deployment.deploy": ("deploy",),
     "autosample.export": ("export_onnx", "export_pt2"),
-    "autosample.model.convert": ("convert", "convert_", "densify", "densify_", "harden_"),
+    "autosample.model.convert": ("densify", "densify_", "harden_"),
     "autosample.model.quantize": ("quantize_",),
     "autosample.model.report": ("Report", "report"),
     "autosample.sampling.spec": ("PRESETS", "Spec", "spec"),

@@ -12,7 +12,7 @@ PACKAGE = Path(autosample.__file__).parent
 #: Lower first; rooms of one line do not import each other.
 LAYERS = (
     ("errors",), ("system",), ("coding",), ("sampling",), ("reuse",), ("nn",), ("models",), ("model",),
-    ("deployment", "artifact"), ("export",), ("training", "data"), ("experiments",), ("cli",),
+    ("deployment", "artifact"), ("budget", "export"), ("training", "data"), ("experiments",), ("cli",),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 FILES = {

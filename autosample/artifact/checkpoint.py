@@ -17,7 +17,7 @@ from torch import Tensor
 from autosample.artifact.building import build
 from autosample.artifact.config import FETCHING, source_of
 from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
-from autosample.model.recipe import Recipe
+from autosample.model.recipe import BUDGETS, Recipe
 from autosample.system.checking import as_map, as_plain, as_text
 from autosample.system.files import sweep_partials, whole
 
@@ -151,7 +151,8 @@ def local_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
             "train with timm's name of the model"
         )
     args = without_fetching(as_map(given.get("model_args") or {}, "hyper_parameters.model_args"))
-    return {**given, "model": model, "model_args": args, "warm_start": False, "distill": 0.0}
+    own = {"model": model, "model_args": args, "warm_start": False, "distill": 0.0}
+    return {**given, **own, **dict.fromkeys(BUDGETS)}  # its ratio was found when it was built
 
 
 def without_fetching(model_args: Mapping[str, Any] | None) -> dict[str, Any] | None:

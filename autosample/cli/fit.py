@@ -23,7 +23,8 @@ from autosample.cli.explain import explain, original
 from autosample.cli.inputs import check_checkpoint, values_of, with_files
 from autosample.data import ClassificationData
 from autosample.errors import AutosampleError, ConfigError, one_line
-from autosample.model.recipe import FLAT, Recipe
+from autosample.model.budget import Budget
+from autosample.model.recipe import BUDGETS, FLAT, Recipe
 from autosample.system.configs import read
 from autosample.training.callbacks import (
     BestCheckpoint,
@@ -62,7 +63,8 @@ class AutosampleCLI(LightningCLI):
         if not _names_data(options):
             if verb != "fit" and not asks_only:
                 raise ConfigError(f"{verb} needs a data set, got none: pass --config RUN/config.yaml, or --data CLASS")
-            options = [*EMBEDDED, *options]
+            sized = any(option.startswith(("--model.bytes", "--model.latency")) for option in options)
+            options = [*(word for word in EMBEDDED if not (sized and word.startswith("--model.ratio"))), *options]
         return cls(
             Classifier,
             ClassificationData,
@@ -86,6 +88,7 @@ class AutosampleCLI(LightningCLI):
         parser.add_argument("--name", type=str, default="", help="Name of the run and of its folder.")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the final model after `fit`.")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("data", "model.input", lambda data: list(data.input_shape), apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the options. A mistake becomes a `ConfigError` of one line."""
@@ -121,7 +124,7 @@ class AutosampleCLI(LightningCLI):
                 continue
             if name not in given or name == "seed":
                 model[name] = value
-            elif name in FLAT and _plain(given[name]) != _plain(value):
+            elif name in (*FLAT, *BUDGETS) and _plain(given[name]) != _plain(value):
                 raise ConfigError(
                     f"model.{name} must match the checkpoint, got {given[name]} for a checkpoint with {value}: leave "
                     f"model.{name} out, or pass --config RUN/config.yaml"
@@ -141,6 +144,21 @@ class AutosampleCLI(LightningCLI):
             if (own := original(error)) is not None and own is not error:
                 raise own from error
             raise
+        if self.model.budget is not None:
+            self._settle(self.model.budget)
+
+    def _settle(self, budget: Budget) -> None:
+        """Put what a budget was resolved to into `config.yaml`, so that a run that goes on has the same net."""
+        if budget.kind == "latency" and self.trainer.world_size > 1:
+            raise ConfigError(
+                f"latency needs one process, as each would find its own ratio, got {self.trainer.world_size}: pass "
+                f"--model.ratio {budget.ratio:.4g} instead"
+            )
+        chosen = self.config[self.config["subcommand"]]["model"]
+        for name in ("ratio", "overrides", "bytes", "latency"):
+            chosen[name] = self.model.hparams[name]
+        if self.trainer.is_global_zero:
+            print(budget)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer, with the CSV log beside the loggers asked for, and with checkpoints that are whole."""

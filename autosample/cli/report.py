@@ -1,10 +1,12 @@
 """The verb `report`: what a model would store."""
 
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from autosample.cli.options import Parser, Several, number_or_null, parse, whole
+from autosample.cli.options import Parser, Several, number, number_or_null, parse, whole
 
 
 def declare(parser: Parser) -> None:
@@ -13,7 +15,10 @@ def declare(parser: Parser) -> None:
     add = parser.add_argument
     add("model", help="name of a net of timm or autosample")
     add("--spec", default="autosample", help="preset (autosample)")
-    add("--ratio", type=number_or_null, default=8, help="dense weights per stored number, or null (8)")
+    add("--ratio", type=number_or_null, default=SUPPRESS, help="dense weights per stored number, or null (8)")
+    add("--bytes", type=number, help="largest size of the model, instead of a ratio")
+    add("--latency", type=number, help="largest time of a forward pass of the deployed model [ms], instead of a ratio")
+    add("--planned_bits", type=whole, default=32, help="planned bits per stored number; --bytes counts with them (32)")
     add("--num_classes", type=whole, default=10, help="number of classes (10)")
     add("--in_chans", type=whole, help="input channels (default: the net's own)")
     add(
@@ -21,7 +26,7 @@ def declare(parser: Parser) -> None:
         nargs="+",
         action=Several,
         each=whole,
-        help="shape of one example, without the batch, to count multiply-adds (default: the net's own)",
+        help="shape of one example, without the batch, for --latency and multiply-adds (default: the net's own)",
     )
     add("--include", nargs="+", action=Several, help="convert only the layers that these patterns match")
     add("--exclude", nargs="+", action=Several, help="leave the layers dense that these patterns match")
@@ -34,15 +39,23 @@ def main(args: Sequence[str]) -> None:
     import torch
     from rich.console import Console
 
+    from autosample.budget.recipes import within
     from autosample.model.recipe import Recipe
     from autosample.model.report import report, save_report
 
     out, shape = given.pop("out"), given.pop("input")
-    ratio = {} if given["ratio"] is None else {"ratio": given["ratio"]}
-    names = ("model", "num_classes", "in_chans", "include", "exclude")
-    net = Recipe(spec={"preset": given["spec"], **ratio}, **{name: given[name] for name in names}).build()
-    shape = shape or list(getattr(net, "pretrained_cfg", {}).get("input_size", ()))
-    result = report(net, torch.zeros(1, *shape) if shape else None)
-    Console(width=None if sys.stdout.isatty() else 160).print(result)
+    asked = {name: given[name] for name in ("bytes", "latency")}
+    ratio = given.get("ratio", 8 if asked == {"bytes": None, "latency": None} else None)
+    names = ("model", "num_classes", "in_chans", "include", "exclude", "planned_bits")
+    recipe = Recipe(spec={"preset": given["spec"], "ratio": ratio}, **{name: given[name] for name in names})
+    if not shape:
+        with torch.device("meta"):
+            shape = list(getattr(recipe.bare(), "pretrained_cfg", {}).get("input_size", ()))
+    sized, budget = within(recipe, **asked, shape=shape)
+    result = replace(report(sized.build(), torch.zeros(1, *shape) if shape else None), budget=budget)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(result)
+    if budget is not None:
+        console.print(str(budget), soft_wrap=True)
     if out is not None:
         save_report(result, out)

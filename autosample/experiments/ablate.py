@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from autosample.errors import ConfigError, one_line
 from autosample.experiments.grid import Cell, Grid
+from autosample.experiments.latencies import settled
 from autosample.experiments.pool import Tell, run_here, run_workers
 from autosample.experiments.record import Record
 from autosample.experiments.store import Queue, Store
@@ -38,7 +39,9 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
     Raises:
         ConfigError: A record in `out` is damaged, or `out` cannot be written.
     """
-    queue = Queue(Store(out), grid.cells)
+    store = Store(out)
+    grid = settled(grid, store)
+    queue = Queue(store, grid.cells)
     total, left = len(grid.cells), queue.total
     if not left:
         console.print(f"All {total} runs are done in {out}; delete the folder to train again.")

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from autosample.system.timing import Timing, time_in_turn
+from autosample.budget.latency import time_deployed
+from autosample.system.timing import Timing
 
 
 def measure_latency(net: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
@@ -16,14 +17,8 @@ def measure_latency(net: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
     Returns:
         `median`, `low` and `high` quartile [ms], and the number of `threads`.
     """
-    from autosample.deployment.deploy import deploy
-
-    device = next(net.parameters()).device
-    x = torch.zeros(1, *shape, device=device)
-    fast = deploy(net, x)
-    with torch.inference_mode():
-        (timing,) = time_in_turn([lambda: fast(x)], rounds=30, device=device)
-    return {**milliseconds(timing), "threads": torch.get_num_threads()}
+    x = torch.zeros(1, *shape, device=next(net.parameters()).device)
+    return {**milliseconds(time_deployed(net, x)), "threads": torch.get_num_threads()}
 
 
 def milliseconds(timing: Timing) -> dict[str, float]:

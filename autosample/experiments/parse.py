@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import Cell, Grid, Size
 from autosample.experiments.identity import NARROW, UNCOMPRESSED
 from autosample.model.quantize import check_quantization
-from autosample.model.recipe import FLAT, Recipe
+from autosample.model.recipe import BUDGETS, FLAT, Recipe
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.rules import RULES
@@ -23,13 +24,13 @@ KINDS = ("ablation", "research")
 
 _KEYS = {
     "name": "", "title": "", "data": None, "model": None, "train": {}, "presets": None, "ratios": [], "net_ratios": [],
-    "bytes": [], "like": [], "seeds": 3, "folds": None, "holdout": 0.0, "test": True, "latency": False,
+    "bytes": [], "latencies": [], "like": [], "seeds": 3, "folds": None, "holdout": 0.0, "test": True, "latency": False,
     "tolerance": 0.01, "compare": "",
 }  # fmt: skip
 # keys of a model entry: those of a recipe without its spec; two fields have shorter names here
 _SHORT = {"model": "name", "model_args": "args"}
 _MODEL_KEYS = {_SHORT.get(f.name, f.name): f.name for f in fields(Recipe) if f.name not in ("spec", "planned_bits")}
-_SIZES = {"ratios": "ratio", "net_ratios": "net_ratio", "bytes": "bytes", "like": "like"}
+_SIZES = {"ratios": "ratio", "net_ratios": "net_ratio", "bytes": "bytes", "latencies": "latency", "like": "like"}
 # keys of a presets entry beside the fields of the spec
 _OF_METHODS = ("preset", "label", "train", "overrides", "quantize", "planned_bits")
 _OF_SPECS = tuple(f.name for f in fields(Spec))
@@ -126,6 +127,9 @@ def _sizes(c: Mapping[str, Any]) -> list[Size]:
                     raise ConfigError(f"like needs a preset, got {value}: write like: [{{preset: random, ratio: 16}}]")
                 spec(value)
                 value = dict(value)
+            elif kind == "latency":
+                if not (_is_number(value) and 0 < value < math.inf):
+                    raise ConfigError(f"latencies must be milliseconds above 0, got {value}: write latencies: [2.0]")
             elif not _is_number(value) or value < 1:
                 raise ConfigError(f"{key} must be numbers of at least 1, got {value}: write {key}: [8, 64]")
             found.append(Size(kind, value))  # pyright: ignore[reportArgumentType]
@@ -178,7 +182,8 @@ def _train(given: Any) -> dict[str, Any]:
     from autosample.training.optim import rehearse
 
     usual = {k: p.default for k, p in inspect.signature(Classifier).parameters.items()}
-    _known(given, ("epochs", "precision", "teacher_epochs", *(k for k in usual if k not in (*FLAT, "seed"))), "train")
+    free = (name for name in usual if name not in (*FLAT, *BUDGETS, "seed"))
+    _known(given, ("epochs", "precision", "teacher_epochs", *free), "train")
     for name in ("epochs", "teacher_epochs"):
         if name in given and not (_is_number(given[name]) and isinstance(given[name], int) and given[name] >= 1):
             raise ConfigError(f"{name} must be at least 1, got {given[name]}: leave it out for the default")
@@ -222,10 +227,14 @@ def _pairs(methods: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator
             yield method, None
             continue
         if not sizes:
-            raise ConfigError(f"{method['label']} needs a size, got none: write ratios, net_ratios, bytes or like")
+            raise ConfigError(
+                f"{method['label']} needs a size, got none: write ratios, net_ratios, bytes, latencies or like"
+            )
         for size in sizes:
             if given == NARROW and size.kind == "ratio":
                 raise ConfigError("narrow has no layer ratio, got ratios: use net_ratios, bytes or like")
+            if given == NARROW and size.kind == "latency":
+                raise ConfigError("narrow has no latency to search for, got latencies: use net_ratios, bytes or like")
             if size.kind == "ratio":
                 spec(given, ratio=size.value)
             yield method, size

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from autosample.budget.recipes import within
+from autosample.budget.sizes import fit_budget, stored_bytes
 from autosample.errors import ConfigError
 from autosample.experiments.grid import Cell, Size
 from autosample.experiments.identity import NARROW, UNCOMPRESSED
-from autosample.model.budget import fit_budget, stored_bytes
 from autosample.model.recipe import Recipe
 from autosample.model.report import report
 from autosample.models.narrow import width_args
@@ -35,25 +36,45 @@ class Resolved:
     dense_params: int
 
 
-def resolve(cell: Cell) -> Resolved:
+def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
     """The net of a cell at the size that it asks for.
+
+    Args:
+        cell: Cell of a grid.
+        shape: Shape of one example, for a latency that has no ratio yet.
 
     Raises:
         ConfigError: The size is not possible; the message says what is.
     """
     net, quantize = replace(cell.recipe, spec="dense", planned_bits=32), quantization(cell)
-    dense = report(_meta(_factory(net)))
+    dense = report(_bare(net))
     more = (quantize, dense.stored_bytes, dense.dense_params)
     if cell.preset == "dense":
         return Resolved(net, *more)
     if cell.size is None:
-        raise ConfigError("a preset that compresses needs a size, got none: write ratios, net_ratios, bytes or like")
+        raise ConfigError(
+            "a preset that compresses needs a size, got none: write ratios, net_ratios, bytes, latencies or like"
+        )
+    if cell.size.kind == "latency":
+        return Resolved(_sized(cell, Size("ratio", cell.size.ratio or ratio_of(cell, shape)), quantize, None), *more)
     target = _target(net, cell.size, dense.stored_bytes)
     if cell.preset == NARROW:
         assert target is not None
         width = _fit_width(_key(net, quantize), target)
         return Resolved(replace(net, model_args={**(net.model_args or {}), **width}), *more)
     return Resolved(_sized(cell, cell.size, quantize, target), *more)
+
+
+def ratio_of(cell: Cell, shape: Sequence[int]) -> float:
+    """The ratio at which the net of a cell has the latency of its size, measured now.
+
+    Raises:
+        AutosampleError: No ratio is fast enough, or the dense net is.
+    """
+    assert cell.size is not None
+    budget = within(cell.recipe, latency=cell.size.value, shape=shape)[1]
+    assert budget is not None
+    return budget.ratio
 
 
 def quantization(cell: Cell) -> dict[str, Any]:
@@ -85,13 +106,10 @@ def _target(net: Recipe, size: Size, dense: int) -> float | None:
     return {"ratio": None, "net_ratio": dense / size.value, "bytes": size.value}[size.kind]
 
 
-def _factory(net: Recipe, **more: Any) -> Callable[[], nn.Module]:
-    return replace(net, model_args={**(net.model_args or {}), "pretrained": False, **more}).bare
-
-
-def _meta(factory: Callable[[], nn.Module]) -> nn.Module:
+def _bare(net: Recipe, **more: Any) -> nn.Module:
+    """The dense net of a recipe, without memory."""
     with torch.device("meta"):
-        return factory()
+        return replace(net, model_args={**(net.model_args or {}), "pretrained": False, **more}).bare()
 
 
 # cached: cells that differ by seed or fold have the same size; keys are JSON, because mappings cannot be hashed
@@ -113,14 +131,14 @@ def _opened(key: str) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
 def _bytes_like(key: str) -> int:
     net, patterns, like = _opened(key)
     patterns.pop("overrides", None)
-    return stored_bytes(_factory(net), spec=like, **patterns)
+    return stored_bytes(_bare(net), spec=like, **patterns)
 
 
 @lru_cache(maxsize=256)
 def _fit(key: str, target: float, tolerance: float) -> tuple[float, dict[str, Any]]:
     recipe, patterns, quantize = _opened(key)
     options = {**patterns, "planned_bits": recipe.planned_bits, "quantize": quantize}
-    fit = fit_budget(_factory(recipe), recipe.spec, target, tolerance=tolerance, **options)
+    fit = fit_budget(_bare(recipe), recipe.spec, target, tolerance=tolerance, **options)
     return fit.ratio, fit.overrides
 
 
@@ -128,10 +146,10 @@ def _fit(key: str, target: float, tolerance: float) -> tuple[float, dict[str, An
 def _fit_width(key: str, target: float) -> dict[str, Any]:
     """The width whose bytes are nearest to the target; they may differ by a few percent, as channels are whole."""
     net, _, quantize = _opened(key)
-    full = _meta(_factory(net))
+    full = _bare(net)
 
     def size(width: float) -> int:
-        return stored_bytes(_factory(net, **width_args(full, width)), quantize=quantize)
+        return stored_bytes(_bare(net, **width_args(full, width)), quantize=quantize)
 
     low, high = 1e-3, 1.0
     if not size(low) <= target <= size(high):

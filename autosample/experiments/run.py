@@ -69,7 +69,7 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
         AutosampleError: The cell cannot be run, for example because its size is not possible.
     """
     data = make_data(cell.data, cell.data_args, seed=cell.seed, fold=cell.fold, holdout=cell.holdout)
-    resolved = resolve(cell)
+    resolved = resolve(cell, data.input_shape)
     parts = {"validate": cell.holdout > 0, "test": cell.test, "quantize": resolved.quantize}
     if cell.quantize:
         parts["quantize_from"] = cell.quantize.get("start", 0.7)

@@ -25,7 +25,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _FAR = 0.05
 
 
-def convert_(
+def convert_layers_(
     model: nn.Module,
     spec: "str | Spec | Mapping[str, Any] | Path" = "autosample",
     *,
@@ -36,35 +36,13 @@ def convert_(
     planned_bits: int = 32,
     **changes: Unpack[Fields],
 ) -> Report:
-    """Convert the layers of a model in place. Returns a report with a row per layer.
-
-    A pattern is the name of a layer or of a module above it (`"layer4"`), `re:` and a regular expression for the whole
-    name (`"re:.*conv2"`), or a type (`"Conv2d"`, `nn.Conv2d`). If several match, a name wins over an expression, and
-    that over a type. The first convolution and the classifier of a timm model stay dense unless a name or an expression
-    asks for them. Depthwise layers and layers that would not shrink stay dense too; the report gives the reason.
-
-    Args:
-        model: A model, or a single convolution or linear layer.
-        spec: Preset name, `Spec`, mapping, or path of a YAML file.
-        include: Convert only the layers that these patterns match.
-        exclude: Leave the layers dense that these patterns match.
-        overrides: For each pattern: fields of `Spec` to change, a preset name, or `None` to leave the layer dense.
-        warm_start: Fit summaries and learned offsets to the existing weights instead of starting at random. A warning
-            tells how well they fit. Beyond a ratio of about 2 the model is not usable until it is trained again.
-        planned_bits: Planned bits per stored number, 2 to 32; fewer than 32 if the model will be quantised later.
-            Nothing is quantised here. The cost of learned offsets is compared with numbers of this many bits. With
-            `share="root"`, layers that would not get fewer numbers are converted too, to store them at fewer bits.
-        changes: Fields of `Spec`, such as `ratio=8`.
+    """Convert the layers of a model in place, at a ratio that is known. For the rest see `autosample.convert_`.
 
     Raises:
         SpecError: The spec is unusable.
         ConversionError: The model is converted already, or nothing matched.
         NothingToConvert: No layer would become smaller.
     """
-    if not isinstance(model, nn.Module):
-        raise ConversionError(
-            f"convert_ needs a torch module, got {model!r:.80}: pass timm.create_model(…) or your own"
-        )
     resolved = make_spec(spec, **changes)
     if not (isinstance(planned_bits, int) and 2 <= planned_bits <= 32) or isinstance(planned_bits, bool):
         raise SpecError(f"planned_bits must be a whole number from 2 to 32, got {planned_bits!r}: pass 4 for 4 bits")
@@ -111,7 +89,7 @@ def _warn_if_far(choices: list[Choice], bits: int) -> None:
         warnings.warn(
             f"a ratio of {weights / asked:.4g} was asked for and {weights / stored:.4g} is reached, offsets "
             f"included{small}: the report tells the ratio of each layer",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -127,14 +105,14 @@ def _warn_of_weights(choices: list[Choice], warm_start: bool, dropped: bool) -> 
         warnings.warn(
             "the model was trained, and the weights of its converted layers are dropped: pass warm_start=True to start "
             "from them (--config recipe/from_pretrained), then train",
-            stacklevel=3,
+            stacklevel=4,
         )
     layers = [choice.layer for choice in choices if isinstance(choice.layer, Compressed)] if warm_start else []
     errors = [(layer.fit_error, layer.facts().dense) for layer in layers if layer.fit_error is not None]
     if errors and (mean := sum(e * n for e, n in errors) / sum(n for _, n in errors)) > _FAR:
         warnings.warn(
             f"the converted layers fit the weights with a relative error of {mean:.2f}: train the model before use",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -166,24 +144,6 @@ def _apply(choice: Choice, warm_start: bool, bits: int) -> None:
     layer = become(choice.layer, choice.spec, choice.name, bits)
     if warm_start:
         layer.fit_(weight)
-
-
-class _Options(Fields, total=False):
-    """The keyword arguments of `convert_`."""
-
-    include: Iterable[Pattern] | None
-    exclude: Iterable[Pattern] | None
-    overrides: Mapping[Pattern, Override] | None
-    warm_start: bool
-    planned_bits: int
-
-
-def convert(
-    model: Model, spec: "str | Spec | Mapping[str, Any] | Path" = "autosample", **options: Unpack[_Options]
-) -> tuple[Model, Report]:
-    """Convert a copy, like `convert_`; the original is unchanged. Returns the copy and the report."""
-    changed = copied(model)
-    return changed, convert_(changed, spec, **options)
 
 
 def harden_(model: Model) -> Model:

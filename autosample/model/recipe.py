@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from autosample.errors import ConfigError, hint
-from autosample.model.convert import convert_
+from autosample.model.convert import convert_layers_
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.upgrade import upgraded
 
@@ -65,7 +65,7 @@ class Recipe:
         net = self.bare()
         if self.preset != "dense":
             which = {"include": self.include, "exclude": self.exclude, "overrides": self.overrides}
-            convert_(net, self.spec, **which, planned_bits=self.planned_bits, warm_start=warm_start)
+            convert_layers_(net, self.spec, **which, planned_bits=self.planned_bits, warm_start=warm_start)
         return net
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +113,8 @@ class Recipe:
 
 #: Arguments of a `Classifier` that shape its model: `spec` names a preset, whose fields `ratio` and `spec_args` change.
 FLAT = (*(field.name for field in fields(Recipe)), "ratio", "spec_args")
+#: Arguments of a `Classifier` that become a ratio; none of them is kept.
+BUDGETS = ("bytes", "latency", "input")
 
 
 def _nested(args: Mapping[str, Any]) -> dict[str, Any]:

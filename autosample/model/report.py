@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autosample.errors import ConversionError
+from autosample.model.budget import Budget
 from autosample.nn import Compressed, execution, outer_modules
 from autosample.nn.stored import compact_state, full_types
 from autosample.reuse.deployed import Deployed
@@ -62,9 +63,15 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Report(Printed):
-    """One row per layer; the last one, `(rest)`, is everything but convolutions and linear layers."""
+    """One row per layer; the last one, `(rest)`, is everything but convolutions and linear layers.
+
+    Attributes:
+        rows: The rows.
+        budget: The budget in bytes or milliseconds that the model was converted with, and what was reached.
+    """
 
     rows: tuple[Row, ...]
+    budget: Budget | None = None
 
     @property
     def dense_bytes(self) -> int:
@@ -121,8 +128,9 @@ class Report(Printed):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: `rows` and `total`."""
-        return {"rows": [asdict(row) for row in self.rows], "total": asdict(self.total())}
+        """Plain data: `rows`, `total`, and `budget` if there was one."""
+        budget = {"budget": asdict(self.budget)} if self.budget else {}
+        return {"rows": [asdict(row) for row in self.rows], "total": asdict(self.total()), **budget}
 
     def to_json(self) -> str:
         """`to_dict` as JSON."""
@@ -142,7 +150,11 @@ class Report(Printed):
 
     def __repr__(self) -> str:
         sizes = f"{self.dense_bytes:,} bytes dense, {self.stored_bytes:,} stored, {self.ratio:.2f} times smaller"
-        return f"<Report: {len(self.converted)} of {len(self.rows) - 1} layers compressed, {sizes}>"
+        asked = f"; {self.budget}" if self.budget else ""
+        return f"<Report: {len(self.converted)} of {len(self.rows) - 1} layers compressed, {sizes}{asked}>"
+
+    def _note(self) -> str:
+        return str(self.budget or "")
 
     def __rich__(self) -> "Table":
         return make_table(_HEADS, map(_cells, self.rows), left=_LEFT, last=_cells(self.total()))

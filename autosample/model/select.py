@@ -77,7 +77,7 @@ class _Patterns:
             if str(pattern) not in self.matched:
                 named = isinstance(pattern, str) and not pattern.startswith("re:")
                 near = f": {hint(str(pattern), known)}" if named else ""
-                warnings.warn(f"{self.what} pattern {pattern!r} matches no layer{near}", stacklevel=4)
+                warnings.warn(f"{self.what} pattern {pattern!r} matches no layer{near}", stacklevel=5)
 
     def warn_vain(self, choices: Iterable[Choice], wanted: Iterable[Pattern]) -> None:
         """Warn of patterns that ask for layers, all of which stay dense for a reason of their own."""
@@ -86,7 +86,7 @@ class _Patterns:
             found = [known[name] for name in self.matched.get(pattern, ())]
             if found and all(choice.spec is None for choice in found):
                 why = f"{found[0].name}: {found[0].reason}"
-                warnings.warn(f"{self.what} pattern {pattern!r} converts no layer ({why})", stacklevel=4)
+                warnings.warn(f"{self.what} pattern {pattern!r} converts no layer ({why})", stacklevel=5)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -4,7 +4,9 @@ import copy
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -22,6 +24,18 @@ def copied(model: Model) -> Model:
         if not tensor.is_leaf
     }
     return copy.deepcopy(model, computed)  # pyright: ignore[reportArgumentType]
+
+
+def without_values(model: Model) -> Model:
+    """A deep copy whose tensors are on the meta device: they have shapes and types, but take no memory."""
+    own = (tensor for module in model.modules() for tensor in _tensors(vars(module)) if not is_lazy(tensor))
+    empty = {id(tensor): _empty(tensor) for tensor in own}
+    return copy.deepcopy(model, empty)  # pyright: ignore[reportArgumentType]
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    twin = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

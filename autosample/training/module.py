@@ -1,5 +1,6 @@
 """The LightningModule: a model of timm or autosample, compressed by a spec and trained as a classifier."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from autosample.artifact.checkpoint import buildable, check_state, checked_recipe, local_arguments, read_checkpoint
+from autosample.budget.recipes import settled
 from autosample.errors import ArtifactError, ConfigError, TrainingError, one_line
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
@@ -40,6 +42,8 @@ class Classifier(pl.LightningModule):
         spec: Preset that compresses the layers; `dense` compresses nothing.
         ratio: Dense weights per stored number, as in `Spec`.
         spec_args: More fields of `Spec`, such as `options`.
+        bytes, latency: Budgets instead of a ratio, as for `autosample.convert_`; latency is for one example on the CPU,
+            of the shape `input`. `hparams` and checkpoints hold the ratio that was found.
         include, exclude, overrides: Which layers, as for `autosample.convert_`.
         planned_bits: Bits per stored number after a later quantisation, as for `autosample.convert_`. It only affects
             sizes: it does not quantise.
@@ -62,7 +66,7 @@ class Classifier(pl.LightningModule):
             `ignore` goes on.
 
     Raises:
-        ConfigError: The model or one of its arguments is unknown, or the classes or channels do not match the data.
+        ConfigError: An argument is unknown or cannot be met, or the classes or channels do not match the data.
         SpecError: The preset or one of its fields is not usable.
         ConversionError: No layer can be converted.
     """
@@ -96,6 +100,9 @@ class Classifier(pl.LightningModule):
         scheduler_args: dict[str, Any] | None = None,
         seed: int = 0,
         nan_policy: NanPolicy = "detect",
+        bytes: float | None = None,
+        latency: float | None = None,
+        input: list[int] | None = None,
     ) -> None:
         super().__init__()
         # logger=False: data modules have arguments of the same names, and Lightning refuses to log both
@@ -105,7 +112,8 @@ class Classifier(pl.LightningModule):
         check_policy(nan_policy)
         self._gradients: dict[str, Tensor] = {}  # of a step that a checkpoint has in the middle
         self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
-        self.net = Recipe.of(self.hparams).build(warm_start)
+        recipe, self.budget = settled(self.hparams)
+        self.net = recipe.build(warm_start)
         self.accuracy = torch.nn.ModuleDict(
             {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("on_train", "on_val", "on_test")}
         )
@@ -220,7 +228,8 @@ class Classifier(pl.LightningModule):
         """The report of the model. If a trainer is attached, it counts multiply-adds for one example of the data."""
         shape = getattr(getattr(self._trainer, "datamodule", None), "input_shape", None)
         kind = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), torch.float32)
-        return report(self.net, torch.zeros(1, *shape, device=self.device, dtype=kind) if shape else None)
+        example = torch.zeros(1, *shape, device=self.device, dtype=kind) if shape else None
+        return replace(report(self.net, example), budget=self.budget)
 
     def on_fit_start(self) -> None:
         for logger in self.trainer.loggers:

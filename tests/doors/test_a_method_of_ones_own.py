@@ -32,6 +32,13 @@ def net(request, low_rank):
     return made(request.param)
 
 
+def test_it_meets_a_budget_of_bytes(net):
+    model, _ = net
+    asked = autosample.report(model).stored_bytes // 2
+    report = autosample.convert_(model, "lowrank", bytes=asked)
+    assert 0.9 * asked < report.stored_bytes == report.budget.reached <= asked
+
+
 def test_it_is_converted_reported_and_trained(net):
     model, x = net
     report = autosample.convert_(model, "lowrank", ratio=4)

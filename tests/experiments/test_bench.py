@@ -12,7 +12,7 @@ from autosample.experiments.bench.cases import SUITES, Workload, altered, chosen
 from autosample.experiments.bench.measure import measure, measure_sides
 from autosample.experiments.bench.memory import peak_memory
 from autosample.experiments.bench.sides import Built, Side, build
-from autosample.model.convert import convert_
+from autosample.model.convert import convert_layers_
 from autosample.nn import compressed_layers
 from autosample.reuse import fused, planner
 from autosample.reuse.plans import segments
@@ -178,7 +178,7 @@ def test_windows_are_as_far_apart_as_the_names_say():
     for row in suite("layers"):
         if row.name in apart:
             layer = (nn.Conv1d if len(row.input) == 2 else nn.Conv2d)(**row.layer, bias=False)
-            convert_(layer, dict(row.spec))
+            convert_layers_(layer, dict(row.spec))
             offsets, *_ = layer.windows_on_summary()
             assert (offsets[1, 0] - offsets[0, 0]).item() == apart[row.name]
 

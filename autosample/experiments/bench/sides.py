@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from autosample.deployment.deploy import deploy
 from autosample.errors import one_line
 from autosample.experiments.bench.cases import Workload
-from autosample.model.convert import convert_, harden_
+from autosample.model.convert import convert_layers_, harden_
 from autosample.nn import Compressed, compressed_layers, execution
 from autosample.nn.planning import layer_frame, layer_operands
 from autosample.nn.running import Way
@@ -139,7 +139,7 @@ def _layouts(name: str, module: nn.Module, x: Tensor) -> Iterator[Side]:
 def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
     face: Any = nn.Conv1d if x.dim() == 3 else nn.Conv2d
     layer = face(**work.layer, bias=False)
-    convert_(layer, dict(work.spec))
+    convert_layers_(layer, dict(work.spec))
     layer.harden_()
     layer = layer.to(device, dtype).eval().requires_grad_(False)
     built = Built([*_layouts("dense", copy.deepcopy(layer).to_dense_(), x)])
@@ -179,7 +179,7 @@ def converted(work: Workload) -> nn.Module:
     from autosample.models import create
 
     model = create(work.model, num_classes=10)
-    convert_(model, dict(work.spec), include=work.include or None)
+    convert_layers_(model, dict(work.spec), include=work.include or None)
     harden_(model)
     _liven(model)
     return model

@@ -1,0 +1,1 @@
+"""Budgets in the user's terms: stored bytes, or milliseconds of the deployed model, become a ratio."""
