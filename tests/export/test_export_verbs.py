@@ -69,7 +69,7 @@ def test_mistakes_end_with_one_line(folder, capsys, args, said):
 
 
 def test_export(folder, capsys, tmp_path):
-    for kind, name in (("onnx", "a.onnx"), ("onnx-int8", "b.onnx"), ("pt2", "c.pt2")):
+    for kind, name in (("onnx", "a.onnx"), ("onnx-int8-weights", "b.onnx"), ("pt2", "c.pt2")):
         assert main(["export", str(folder / "sounds"), "--format", kind, "--out", str(tmp_path / name)]) == 0
         assert "times the stored" in capsys.readouterr().out
     assert main(["export", str(folder / "images"), "--format", "artifact", "--out", str(tmp_path / "again")]) == 0
@@ -92,5 +92,5 @@ def test_a_comparison_leaves_out_what_is_too_large(folder, capsys, monkeypatch):
     model, _ = load_any(folder / "images")
     autosample.quantize_(model, 8)
     compared = compare_runtimes(model, torch.randn(1, 1, 8, 8), rounds=2, budget=0.1)
-    assert "onnx int8" in compared.sides
+    assert "onnx int8 weights" in compared.sides
     assert "onnx" not in compared.sides
