@@ -101,7 +101,8 @@ def compare_runtimes(
         folder = Path(name)
         batches = None if calibrate is None else dynamic_batches(calibrate, example)
         sizes, runs = _files(model, plain, example, folder, threads, batches)
-        near = {} if batches is None else {name: fidelity(known.reference, run, batches) for name, run in runs.items()}
+        of_any_batch = {name: run for name, run in runs.items() if batches is not None and name != BASELINE}
+        near = {name: fidelity(known.reference, run, batches or ()) for name, run in of_any_batch.items()}
         sides: dict[str, Callable[[], object]] = {
             "dense torch": lambda: plain(example),
             "deployed torch": lambda: fast(example),

@@ -89,8 +89,8 @@ def _run_quantizer(before: Path, after: Path, reader: Any, overrides: dict[str, 
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     quantize_static(
-        before, after, reader, quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True, activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8, op_types_to_quantize=list(_OPERATORS),
+        before, after, reader, quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=list(_OPERATORS),
         extra_options={"TensorQuantOverrides": overrides},
     )  # fmt: skip
 

@@ -51,7 +51,9 @@ def read_batches(calibrate: Iterable[Any] | None, args: Sequence[Tensor], axes: 
         ExportError: There are no batches, or one is not an input of the model or not finite.
     """
     if calibrate is None:
-        raise ExportError(f"int8 arithmetic needs data to measure ranges on, got none: {_FIX}, or use int8_weights")
+        raise ExportError(
+            f"int8 arithmetic needs data to measure ranges on, got none: {_FIX}, or use the format onnx-int8-weights"
+        )
     if isinstance(calibrate, Tensor | str) or not isinstance(calibrate, Iterable):
         raise ExportError(f"calibrate must be batches of inputs, got one {type(calibrate).__name__}: pass a list")
     free = [set() for _ in args] if axes is None else [set(names) for names in axes]
@@ -106,8 +108,8 @@ def fidelity(model: nn.Module, run: Run, batches: Batches) -> Fidelity:
     error = relative_error(first, found)
     if not error < 1:
         raise ExportError(
-            f"with 8 bits the outputs differ by {error:.2g} of their size from the model's: calibrate with real inputs, "
-            "or use the format onnx-int8-weights"
+            f"with 8 bits outputs differ from the model's by {error:.2g} of their size: calibrate with real inputs, "
+            "or use onnx-int8-weights"
         )
     classes = first.shape[1] > 1 and all(expected[0].dim() == 2 for expected, _ in pairs)
     same = float((first.argmax(1) == found.argmax(1)).float().mean()) if classes else None
