@@ -50,9 +50,9 @@ def find_constants(model: Any) -> Constants:
 
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    known, nodes, rest = set(tensors), [], []
+    known, nodes, rest, last = set(tensors), [], [], {value.name for value in graph.output}
     for node in graph.node:
-        plain = not any(attribute.HasField("g") for attribute in node.attribute)
+        plain = last.isdisjoint(node.output) and not any(attribute.HasField("g") for attribute in node.attribute)
         fixed = plain and all(name in known or not name for name in node.input)
         (nodes if fixed else rest).append(node)
         known.update(node.output if fixed else ())
@@ -132,7 +132,7 @@ def repeated(graph: Any) -> None:
     rename(graph, names)
 
 
-def proportional(target: np.ndarray, source: np.ndarray) -> np.float32 | None:
+def proportional(target: np.ndarray, source: np.ndarray) -> np.ndarray | None:
     """The factor `c` of `target = c · |source|`, or `None`."""
     if target.shape != source.shape or source.dtype != np.float32 or target.size < _SMALL:
         return None
@@ -140,5 +140,5 @@ def proportional(target: np.ndarray, source: np.ndarray) -> np.float32 | None:
     there = sizes > 0
     if not there.any():
         return None
-    factor = np.float32(np.median(target[there] / sizes[there]))
+    factor = np.array(np.median(target[there] / sizes[there]), np.float32)
     return factor if np.allclose(factor * sizes, target, rtol=1e-6, atol=0) else None

@@ -41,7 +41,7 @@ def choose_form(layer: Compressed, shape: Sequence[int] | None, sums: bool = Tru
         return "direct", None
     mixed = layer.out_channels if layer.out_channels != task.filters else 0
     costs = _costs(task, frame, (shape[0], *size), mixed)
-    allowed = [form for form in costs if sums or form in ("direct", "folded")]
+    allowed: list[Form] = [form for form in costs if sums or form in ("direct", "folded")]
     return min(allowed, key=lambda form: costs[form]), task
 
 

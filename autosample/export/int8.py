@@ -30,9 +30,10 @@ from autosample.system.quiet import quiet
 
 _QUANTISED = "_quantized"  # onnxruntime's suffix
 _ON_GRID = 1e-2  # share of a step by which a weight may miss a whole multiple of it
-# What is computed with 8 bits. Not softmax and norms: their results need more than 256 levels.
+# What is computed with 8 bits. Not softmax and norms, whose results need more than 256 levels, nor transposed
+# convolutions, which onnxruntime only computes in floating point.
 _OPERATORS = (
-    "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
     "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split",
     "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
@@ -136,7 +137,7 @@ def _derive_scales(graph: Any, constants: Constants) -> None:
             derive(f"{name}{STORED}_scale", source, f"{source}.sizes")
     scales = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"}
     for node in graph.node:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
             weight, bias = (scales.get(name, "") for name in node.input[1:])
             derive(bias, weight, weight)
     fill(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in nodes])

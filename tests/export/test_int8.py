@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def numbers(graph) -> dict[str, np.ndarray]:
 
 
 class Case(NamedTuple):
-    model: nn.Module
+    model: nn.Sequential
     x: Tensor
     data: list[Tensor]
     done: Exported
@@ -47,8 +47,9 @@ class Case(NamedTuple):
 def case(tmp_path_factory) -> Case:
     """Convolutions of both kinds and linear layers, with a filter that a norm switches off."""
     model, x = small_net("mixed", "random")
+    assert isinstance(model, nn.Sequential)
     with torch.no_grad():
-        model[1].weight[3] = 0
+        model.get_parameter("1.weight")[3] = 0
     data = batches(x)
     path = tmp_path_factory.mktemp("int8") / "model.onnx"
     return Case(model, x, data, autosample.export_onnx(model, path, x, calibrate=iter(data)))
@@ -198,9 +199,7 @@ class Steep(nn.Module):
 def test_what_8_bits_cannot_hold_is_not_kept(tmp_path):
     """The numbers between differ by a millionth of their size, so 256 levels hold nothing of them."""
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(8, 8), Steep()).eval(), torch.rand(2, 8) * 1e-3
-    with torch.no_grad():
-        model[0].bias.zero_()
+    model, x = nn.Sequential(nn.Linear(8, 8, bias=False), Steep()).eval(), torch.rand(2, 8) * 1e-3
     with pytest.raises(ExportError, match="calibrate with real inputs"):
         autosample.export_onnx(model, tmp_path / "model.onnx", x, calibrate=[x])
     assert list(tmp_path.iterdir()) == []
@@ -226,7 +225,7 @@ def test_every_preset(preset, kind, tmp_path):
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_050"])
 def test_models_of_timm(name, tmp_path):
     torch.manual_seed(0)
-    size = {"img_size": 64} if name.startswith("vit") else {}
+    size: dict[str, Any] = {"img_size": 64} if name.startswith("vit") else {}
     model = timm.create_model(name, num_classes=10, **size).eval()
     autosample.convert_(model, "random", ratio=4)
     autosample.harden_(model)
