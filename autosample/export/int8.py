@@ -151,6 +151,7 @@ def _put_back(graph: Any, constants: Constants) -> None:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     back = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     again: set[str] = set()
+    plain: dict[str, str] = {}
     rounding, wide = [], onnx.TensorProto.INT32  # biases: QuantizeLinear has no such type
     for name in constants.values:
         nodes, sources = constants.sources(name)
@@ -166,7 +167,9 @@ def _put_back(graph: Any, constants: Constants) -> None:
                 node = onnx.helper.make_node("QuantizeLinear", inputs, [there], f"{name}/QuantizeLinear")
                 node.attribute.extend(back[there].attribute)
                 rounding.append(node)
+            else:
+                plain[there] = name
     first = [node for node in constants.nodes if node.output[0] in again]
     fill(graph.initializer, tensors.values())
     fill(graph.node, [*first, *rounding, *graph.node])
-    rename(graph, {name + STORED: name for name in constants.values if name + STORED not in tensors})
+    rename(graph, plain)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import autosample
 from autosample.errors import ExportError
 from autosample.export import Exported, onnx_runner
+from autosample.export.int8 import quantise
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -150,6 +151,34 @@ def test_models_that_were_never_converted_and_inputs_in_pairs(tmp_path):
         done = autosample.export_onnx(model, tmp_path / f"{i}.onnx", (x, y), calibrate=data)
         torch.testing.assert_close(onnx_runner(done.path)((x, y))[0], model(x, y).detach(), atol=0.1, rtol=0)
         assert Counter(node.op_type for node in optimised(done.path).node)["QGemm"] == 2
+
+
+GRAPH = """
+<ir_version: 8, opset_import: ["" : 18]>
+graph (float[N, 8, 4, 4] input) => (float[N, 256, 4, 4] output)
+<float[1] low = {0.5}, int64[1] many = {256}, int64[4] rows = {256, 1, 1, 1},
+ float[1, 8, 1, 1] first = {1, 2, 3, 4, 5, 6, 7, 8}>
+{
+    bias = Expand(low, many)
+    column = Reshape(bias, rows)
+    weight = Mul(column, first)
+    output = Conv(input, weight, bias)
+}
+"""
+
+
+def test_constants_may_depend_on_each_other(tmp_path):
+    """A bias from which the weight is computed too: the weight is put back, and the bias is stored as integers."""
+    model, x = onnx.parser.parse_model(GRAPH), torch.rand(2, 8, 4, 4)
+    onnx.save(quantise(model, [(x,)], {}), tmp_path / "model.onnx")
+    onnx.checker.check_model(tmp_path / "model.onnx", full_check=True)
+    expected = torch.einsum("bchw,c->bhw", x, torch.arange(1.0, 9.0)) * 0.5 + 0.5
+    (got,) = onnx_runner(tmp_path / "model.onnx")((x,))
+    torch.testing.assert_close(
+        got, expected[:, None].expand(-1, 256, -1, -1), rtol=0, atol=0.02 * float(expected.max())
+    )
+    assert max(array.size for array in numbers(onnx.load(tmp_path / "model.onnx").graph).values()) < 256 * 8
+    assert {node.op_type for node in optimised(tmp_path / "model.onnx").node} >= {"QLinearConv"}
 
 
 X = torch.randn(2, 3, 24, 24)
