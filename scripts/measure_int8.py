@@ -29,6 +29,8 @@ def made(name: str, preset: str, size: float) -> nn.Module:
     """A net, converted unless the preset is `dense`."""
     torch.manual_seed(0)
     net = timm.create_model(name) if timm.is_model(name) else create(name, num_classes=10)
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)  # timm's start with zeros: their layers would store nothing
     if preset != "dense":
         autosample.convert_(net, preset, ratio=size)
         autosample.harden_(net)
