@@ -31,7 +31,7 @@ hand_over() { # CONFIG NAME RATIO EPOCHS EPOCHS FILE…: all steps on one data s
     --model.warm_start true --model.ratio "$ratio" --trainer.max_epochs "$more" --name "$name" "${options[@]}"
   printf '\nQuantise it, export it for onnxruntime, and classify files with the saved model:\n'
   show 12 autosample quantize "$out/$name/version_0/checkpoints/last.ckpt" --bits 8 --rest fp16 --out "$name-small"
-  show 14 env OMP_NUM_THREADS=1 autosample export "$name-small" --format onnx-int8 --out "$name.onnx" --compare true
+  show 14 env OMP_NUM_THREADS=1 autosample export "$name-small" --format onnx-int8-weights --out "$name.onnx" --compare true
   show 5 autosample predict "$name-small" "$@"
 }
 

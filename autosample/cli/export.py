@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from autosample.cli.options import Parser, Several, add_factory, flag, parse, whole
 from autosample.errors import ConfigError, ExportError, hint, one_line
 
+_AT_ONCE = 16  # examples per batch when a file is calibrated
+
 # what this verb writes besides files for other runtimes: default name, and a word for the help text
 _OTHERS = {
     "artifact": ("saved", "a saved model"),
@@ -40,8 +42,11 @@ def declare(parser: Parser) -> None:
     add("--dense", default=False, **yes, help="write dense weights (false)")
     add_factory(parser)
     add("--opset", type=whole, help="ONNX opset (18)")
-    add("--compare", default=False, **yes,
-        help="also print sizes and times of the dense model, this model and the files of both (false)")  # fmt: skip
+    add("--calibrate", nargs="+", type=Path,
+        help="images or sounds, or folders of them, to measure ranges of activations on, for onnx-int8")  # fmt: skip
+    add("--examples", type=whole, default=128, help="number of files to calibrate on at most (128)")
+    table = "also print sizes and times of the dense model, this model and the files of both (true for onnx-int8)"
+    add("--compare", default=None, **yes, help=table)
 
 
 def main(args: Sequence[str]) -> None:
@@ -58,7 +63,9 @@ def export(
     dynamic: bool,
     dense: bool,
     opset: int | None,
-    compare: bool,
+    calibrate: list[Path] | None,
+    examples: int,
+    compare: bool | None,
     factory: Any = None,
 ) -> None:
     """Write a saved model or a checkpoint as a file for other runtimes. For the options see `declare`.
@@ -73,24 +80,37 @@ def export(
     names |= {name: file for name, (file, _) in _OTHERS.items()}
     if format not in names:
         raise ConfigError(f'format must be one of {", ".join(names)}, got "{format}": {hint(format, names)}')
+    integers = format == "onnx-int8"
+    compare = integers if compare is None else compare
+    if calibrate and not (integers or compare):
+        raise ConfigError(f"calibrate is for the format onnx-int8, got {format}: leave it out")
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, got {batch}: leave it out for one example")
     model, config = load_any(path, factory=factory)
     target = out or (path if path.is_dir() else path.parent) / names[format]
     example = _example(model, dict(config.preprocessing), input, batch) if format in FORMATS or compare else None
+    batches = _batches(calibrate, config.preprocessing, examples)
     if format == "artifact":
         _write_artifact(model, config, target, factory)
     elif format == "dense":
         _write_dense(model, target)
     else:
         assert example is not None
-        form = FORMATS[format].adjusted(**({} if opset is None else {"opset": opset}))
+        settings = {"opset": opset} if opset is not None else {}
+        form = FORMATS[format].adjusted(**settings, **({"calibrate": batches} if integers else {}))
         print(write_model(form, model, target, example, dynamic=dynamic, dense=dense))
     if compare:
         from autosample.export.compare import compare_runtimes
 
         assert example is not None
-        print(compare_runtimes(model, example))
+        print(compare_runtimes(model, example, calibrate=batches))
+
+
+def _batches(paths: list[Path] | None, preprocessing: Any, examples: int) -> list[Tensor] | None:
+    """The files to calibrate on, prepared like the model's inputs."""
+    from autosample.data.inputs import read_inputs
+
+    return None if paths is None else list(read_inputs(paths, preprocessing, examples).split(_AT_ONCE))
 
 
 def _write_artifact(model: nn.Module, config: Any, target: Path, factory: Any) -> None:

@@ -4,6 +4,7 @@ A module stores a tensor with `keep` and reads it with `kept`, in a forward pass
 """
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Int, UInt8
@@ -13,19 +14,25 @@ from autosample.coding.levels import even_levels, nearest_level
 from autosample.coding.packing import bits_for, pack
 from autosample.coding.quantizers import LinearQuantizer, Quantizer
 
+#: How numbers are rounded: not at all; to 256 levels, evenly spaced from the smallest to the largest; or to whole
+#: multiples of a step, from -`MOST` to `MOST`.
+Rounding = Literal["", "even", "signed"]
+
 _LEVELS = 256
+#: Processors without VNNI add two products of a weight and a byte in 16 bits: 2 · 255 · 64 is the most that fits.
+MOST = 64
 # Smaller tensors stay unchanged: levels would save little.
 _SMALL = 256
 
 
 def keep(
-    owner: nn.Module, name: str, values: Tensor | None, int8: bool = False, quantizer: Quantizer | None = None
+    owner: nn.Module, name: str, values: Tensor | None, rounding: Rounding = "", quantizer: Quantizer | None = None
 ) -> None:
     """Store a tensor with a module, at the fewest bits that restore it exactly.
 
     Quantised tensors are stored as codes and levels (a table, or the lowest and a step). Tensors that fit into half
-    precision exactly are stored in it, all others as float32. With `int8` a tensor is rounded to 256 levels, evenly
-    spaced from its smallest to its largest number; numbers that already lie on such a grid come back exactly.
+    precision exactly are stored in it, all others as float32. With `rounding` they are rounded, and stored in bytes;
+    numbers that already lie on such a grid come back exactly.
     """
     if values is None:
         owner.register_buffer(name, None)
@@ -42,9 +49,13 @@ def keep(
         else:
             owner.register_buffer(f"{name}_table", levels.float())
         owner.__dict__[f"{name}_shape"] = (quantizer.bits, tuple(values.shape))
-    elif int8 and values.numel() >= _SMALL:
+    elif rounding and values.numel() >= _SMALL:
+        tiny = torch.finfo(torch.float32).tiny
         low, high = values.min(), values.max()
-        step = ((high - low) / (_LEVELS - 1)).clamp_min(torch.finfo(torch.float32).tiny)
+        step = ((high - low) / (_LEVELS - 1)).clamp_min(tiny)
+        if rounding == "signed":
+            step = (values.abs().max() / MOST).clamp_min(tiny)
+            low = -MOST * step
         owner.register_buffer(f"{name}_levels", ((values - low) / step).round().to(torch.uint8))
         owner.register_buffer(f"{name}_low", low)
         owner.register_buffer(f"{name}_step", step)
@@ -87,6 +98,12 @@ def unpacked(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[Tenso
 def stores(owner: nn.Module, name: str) -> bool:
     """Whether `keep` was given a tensor."""
     return any(owner._buffers.get(key) is not None for key in (name, f"{name}_codes", f"{name}_levels"))
+
+
+def signed_step(owner: nn.Module, name: str) -> Tensor | None:
+    """The step of a tensor that `keep` rounded to signed levels, `()`; `None` if it is not one."""
+    low, step = (owner._buffers.get(f"{name}_{part}") for part in ("low", "step"))
+    return step if low is not None and step is not None and torch.equal(low, -MOST * step) else None
 
 
 class Packed(nn.Module):

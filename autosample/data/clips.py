@@ -19,7 +19,8 @@ RMS_LEVEL = 0.1  # -20 dBFS leaves headroom for peaks
 _BLOCK = 2**20  # values decoded at once
 _UNKNOWN = 2**60  # more frames than this: libsndfile does not know
 _MARGIN = 500  # samples that soxr's filter needs on each side, at the lower rate; more than enough
-_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
+#: Suffixes of sounds.
+SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 
 
 def read_clip(
@@ -199,7 +200,7 @@ def find_files(listed: Sequence[Path], source: str) -> list[Path]:
         if path.parent not in present:
             present[path.parent] = {entry.name for entry in scan(path.parent)} if is_folder(path.parent) else set()
         names = present[path.parent]
-        choices = [path.name, *(path.stem + suffix for suffix in _SUFFIXES)]
+        choices = [path.name, *(path.stem + suffix for suffix in SOUNDS)]
         match = next((name for name in choices if name in names), None)
         (missing if match is None else found).append(path if match is None else path.parent / match)
     if missing:

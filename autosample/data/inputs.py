@@ -1,5 +1,6 @@
-"""One file as input of a model: an image or a sound, prepared by the `preprocessing` of a saved model."""
+"""Files as inputs of a model: images or sounds, prepared by the `preprocessing` of a saved model."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autosample.data.files import DEFAULT, Limits, shown
+from autosample.data.files import DEFAULT, Limits, is_folder, shown
 from autosample.errors import DAMAGED, ArtifactError, DataError, one_line
 from autosample.system.checking import as_float, as_int
 
@@ -36,6 +37,38 @@ def read_input(path: Path, preprocessing: Mapping[str, Any], limits: Limits = DE
         "the saved model has no preprocessing (sample_rate, or an input_size of three numbers): "
         "save it with preprocessing={...}"
     )
+
+
+def read_inputs(
+    paths: Sequence[Path], preprocessing: Mapping[str, Any], most: int, limits: Limits = DEFAULT
+) -> Float[Tensor, "n c *size"]:
+    """Files, and the images or sounds below folders, as one batch; of more than `most` files, evenly spaced ones.
+
+    Raises:
+        DataError: There are none, or as `read_input`.
+        ArtifactError: As `read_input`.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    from autosample.data.clips import SOUNDS
+
+    if most < 1:
+        raise DataError(f"the number of examples must be at least 1, got {most}: leave it out")
+    suffixes = SOUNDS if "sample_rate" in preprocessing else IMG_EXTENSIONS
+    files = [file for path in paths for file in (_below(path, suffixes) if is_folder(path) else [path])]
+    if not files:
+        raise DataError(
+            f"{shown(', '.join(map(str, paths)))} must have files ({' '.join(suffixes)}), got none: check the path"
+        )
+    count = min(most, len(files))
+    chosen = [files[i * len(files) // count] for i in range(count)]
+    return torch.stack([read_input(file, preprocessing, limits) for file in chosen])
+
+
+def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files with these suffixes below a folder, by name; links to folders are not followed."""
+    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    return sorted(path for path in found if path.suffix.lower() in suffixes)
 
 
 def _sound(path: Path, preprocessing: Mapping[str, Any], limits: Limits) -> Tensor:

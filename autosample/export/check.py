@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from autosample.errors import ExportError
 from autosample.export.formats import Run
+from autosample.export.formats.calibration import Fidelity
 from autosample.nn import execution
 from autosample.system.difference import largest_difference
 
@@ -33,6 +34,8 @@ class Exported:
         accuracy: Share of right answers in eager torch and in the file's runtime, if data was given.
         forms: How each sampled layer is written: `direct` (the weight is sampled when the file is loaded), `folded`
             (channel blocks added first) or `summed` (window sums).
+        fidelity: With int8 arithmetic, how near the file is to the model on the calibration batches. `error`,
+            `absolute` and `inputs` are of these batches then.
     """
 
     path: Path
@@ -43,12 +46,13 @@ class Exported:
     inputs: int
     accuracy: tuple[float, float] | None = None
     forms: dict[str, str] | None = None
+    fidelity: Fidelity | None = None
 
     def __str__(self) -> str:
         times = self.bytes / max(self.stored_bytes, 1)
         size = f"{self.bytes:,} bytes, {times:.2f} times the stored {self.stored_bytes:,}"
         text = f"{self.path}: {size}; largest error {self.error:.1e} relative, {self.absolute:.1e} absolute"
-        text += f", on {self.inputs} inputs"
+        text += f", on {self.inputs} inputs" if self.fidelity is None else f"; {self.fidelity}"
         if self.accuracy is None:
             return text
         return text + "; accuracy {:.2%} in torch, {:.2%} in the file".format(*self.accuracy)
@@ -64,7 +68,7 @@ def check_size(path: Path, stored: int) -> None:
     if size > _SHARE * stored + _FIXED:
         raise OversizeError(
             f"the file has {size:,} bytes, more than {_SHARE} times the {stored:,} stored bytes plus {_FIXED:,}: pass "
-            "int8=True (--format onnx-int8) for a quantised model, or dense=True for dense weights"
+            "int8_weights=True (--format onnx-int8-weights) for a quantised model, or dense=True for dense weights"
         )
 
 

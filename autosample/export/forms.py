@@ -26,8 +26,11 @@ _SLICE = 12.0  # a number that is copied first
 _BLOCK = 16  # channels are always computed in blocks of this size
 
 
-def choose_form(layer: Compressed, shape: Sequence[int] | None) -> tuple[Form, Task | None]:
-    """The cheapest form of a layer for an input of `shape` (with the batch), and its task if it has one."""
+def choose_form(layer: Compressed, shape: Sequence[int] | None, sums: bool = True) -> tuple[Form, Task | None]:
+    """The cheapest form of a layer for an input of `shape` (with the batch), and its task if it has one.
+
+    Without `sums` it is not one of window sums: with 8 bits each sum would be rounded again.
+    """
     task = layer.task()
     if task is None or shape is None or not isinstance(layer, nn.Conv1d | nn.Conv2d):
         return "direct", task
@@ -39,7 +42,8 @@ def choose_form(layer: Compressed, shape: Sequence[int] | None) -> tuple[Form, T
         return "direct", None
     mixed = layer.out_channels if layer.out_channels != task.filters else 0
     costs = _costs(task, frame, (shape[0], *size), mixed)
-    return min(costs, key=lambda form: costs[form]), task
+    allowed: list[Form] = [form for form in costs if sums or form in ("direct", "folded")]
+    return min(allowed, key=lambda form: costs[form]), task
 
 
 def _costs(task: Task, frame: Frame, shape: Sequence[int], mixed: int) -> dict[Form, float]:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from autosample.coding.written import is_half
+from autosample.coding.written import Rounding, is_half
 from autosample.deployment.deploy import Deployment, deploy, hardened
 from autosample.deployment.folding import swap
 from autosample.deployment.parts import ConvInParts
@@ -46,13 +46,14 @@ class Portable:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def portable(model: nn.Module, example: Example, *, int8: bool = False) -> Portable:
+def portable(model: nn.Module, example: Example, *, rounding: Rounding = "") -> Portable:
     """The portable form of a model, deployed or not.
 
     Args:
         model: Any model; it is not changed.
         example: An input, or a tuple of inputs, on the CPU; forms are chosen for its size.
-        int8: Store summaries and weights at 256 levels each.
+        rounding: Of summaries and weights. `"signed"` is for graphs that are quantised afterwards: dense weights are
+            left as they are, and no form has window sums.
 
     Raises:
         ConversionError: The example is not a valid input.
@@ -67,7 +68,7 @@ def portable(model: nn.Module, example: Example, *, int8: bool = False) -> Porta
     shapes, forms = _shapes(made, example), {}
     names = {module: name for name, module in made.named_modules()}
     for layer in list(made.modules()):
-        new, form = _layer(layer, shapes.get(layer), int8)
+        new, form = _layer(layer, shapes.get(layer), rounding)
         if form:
             forms[names[layer]] = form
         if new is not None:
@@ -79,12 +80,12 @@ def portable(model: nn.Module, example: Example, *, int8: bool = False) -> Porta
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def dense_twin(model: nn.Module, example: Example, *, int8: bool = False) -> Portable:
+def dense_twin(model: nn.Module, example: Example, *, rounding: Rounding = "") -> Portable:
     """The same with dense weights, for runtimes that fold no constants."""
     known = portable(model, example)
     made = dense_model(known.reference, example)
     for layer in list(made.modules()):
-        new, _ = _layer(layer, None, int8)
+        new, _ = _layer(layer, None, rounding)
         made = made if new is None else swap(made, layer, new)
     return replace(known, model=made.requires_grad_(False).eval(), forms={})
 
@@ -118,17 +119,17 @@ def _dense(layer: nn.Module) -> nn.Module:
         return layer
     dense: Any = copy.deepcopy(origin.layer).to_dense_()
     after = origin.after
-    dense.weight = nn.Parameter(origin.layer.written(after.scale, False)(), requires_grad=False)
+    dense.weight = nn.Parameter(origin.layer.written(after.scale, "")(), requires_grad=False)
     dense.bias = None if after.shift is None else nn.Parameter(after.shift.float(), requires_grad=False)
     steps = [nn.ReLU()] if after.relu else []
     return nn.Sequential(dense, *steps, *([nn.MaxPool1d(after.pool)] if after.pool > 1 else []))
 
 
-def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module | None, str]:
+def _layer(layer: nn.Module, shape: tuple[int, ...] | None, rounding: Rounding) -> tuple[nn.Module | None, str]:
     """What replaces a layer (`None`: nothing does), and its form if it is sampled."""
     origin = lineage_of(layer)
     if origin is not None:
-        return _sampled(layer, origin, shape, int8)
+        return _sampled(layer, origin, shape, rounding)
     if isinstance(layer, Deployed | Compressed):
         raise ExportError(
             f"export needs the trained model or the result of deploy, got a single {type(layer).__name__}: pass one "
@@ -138,16 +139,18 @@ def _layer(layer: nn.Module, shape: tuple[int, ...] | None, int8: bool) -> tuple
         return flat_pool(layer), ""
     if not is_kind(layer) or "weight" not in layer._parameters:
         return None, ""
+    weight, own = cast(Tensor, layer.weight), "" if rounding == "signed" else rounding
     if type(layer) is nn.Conv1d:
-        return DirectConv(layer, PlainWeight(layer.weight, int8), layer.bias), ""
-    weight = cast(Tensor, layer.weight)
-    few = int8 or is_half(weight)
-    return (with_weight(layer, PlainWeight(weight, int8)) if few else None), ""
+        return DirectConv(layer, PlainWeight(weight, own), layer.bias), ""
+    few = own or is_half(weight)
+    return (with_weight(layer, PlainWeight(weight, own)) if few else None), ""
 
 
-def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, int8: bool) -> tuple[nn.Module, str]:
+def _sampled(
+    layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, rounding: Rounding
+) -> tuple[nn.Module, str]:
     source = origin.layer
-    weight = source.written(origin.after.scale, int8)
+    weight = source.written(origin.after.scale, rounding)
     folds = layer_folds(source) if isinstance(weight, SampledWeight) else None
     if folds is not None and shape is not None and signs_pay(source, folds, shape):
         assert isinstance(weight, SampledWeight)
@@ -157,7 +160,7 @@ def _sampled(layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, i
             return SignedConv(source, weight, origin.after.shift, origin, folds), "signed"
     if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source.dense_class):
         return with_weight(layer, weight), "direct"
-    form, task = choose_form(source, shape)
+    form, task = choose_form(source, shape, sums=rounding != "signed")
     product = task is not None and shape is not None and by_product(task, shape)
     if form in ("rows", "summed"):
         assert task is not None

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from autosample.coding.written import Rounding
 from autosample.errors import ConversionError, SpecError
 from autosample.nn.computed import ComputedWeight
 from autosample.nn.facts import Facts
@@ -267,14 +268,14 @@ class Compressed(ComputedWeight, QuantisedParameters):
         """
         return Plan("dense", "no other plan is known"), None
 
-    def written(self, scale: Tensor | None, int8: bool) -> nn.Module:
+    def written(self, scale: Tensor | None, rounding: Rounding) -> nn.Module:
         """A module without inputs that computes the hardened layer's weight from what is stored, in an exported graph.
 
         Args:
             scale: Factors of a norm for the weight along its first axis, `(N,)`, or `None`.
-            int8: Keep the stored numbers at 256 levels.
+            rounding: How the stored numbers are rounded.
         """
-        return ComposedWeight(self, scale, int8)
+        return ComposedWeight(self, scale, rounding)
 
     # --- reporting ------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autosample.coding.exact import Exact
+from autosample.coding.written import Rounding
 from autosample.errors import DAMAGED, ArtifactError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
@@ -296,8 +297,8 @@ class SummaryLayer(Exact, Compressed):
             return folded_plan(self, folds, x, after, dense, measure=measure)
         return summary_plan(self, x, after, dense, measure=measure, fuse=fuse)
 
-    def written(self, scale: Tensor | None, int8: bool) -> nn.Module:
-        return SampledWeight(self, scale, int8)
+    def written(self, scale: Tensor | None, rounding: Rounding) -> nn.Module:
+        return SampledWeight(self, scale, rounding)
 
     def facts(self) -> Facts:
         g = self.geometry

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autosample.coding.written import Packed, keep, kept, stores
+from autosample.coding.written import Packed, Rounding, keep, kept, signed_step, stores
 from autosample.reuse.task import Slice, Task, Widened
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_signs
@@ -22,9 +22,9 @@ from autosample.sampling.rules.folded import apart
 class PlainWeight(nn.Module):
     """The weight of a dense layer."""
 
-    def __init__(self, weight: Tensor, int8: bool) -> None:
+    def __init__(self, weight: Tensor, rounding: Rounding) -> None:
         super().__init__()
-        keep(self, "weight", weight, int8)
+        keep(self, "weight", weight, rounding)
 
     def forward(self) -> Tensor:
         weight = kept(self, "weight")
@@ -38,13 +38,13 @@ class ComposedWeight(nn.Module):
     Args:
         layer: A hardened layer; its `compose` must use operators that torch can export.
         scale: Factors of a norm for the weight along its first axis, `(N,)`, or `None`.
-        int8: Whether coded tensors without a quantizer are stored at 256 levels.
+        rounding: Of coded tensors without a quantizer.
     """
 
-    def __init__(self, layer: Any, scale: Tensor | None, int8: bool) -> None:
+    def __init__(self, layer: Any, scale: Tensor | None, rounding: Rounding) -> None:
         super().__init__()
         for name in layer.coded:
-            keep(self, name, getattr(layer, name), int8, layer.quantizer(name))
+            keep(self, name, getattr(layer, name), rounding, layer.quantizer(name))
         keep(self, "scale", scale)
         self.coded = layer.coded
         self.layer = copy.copy(layer)  # everything else that `compose` may use
@@ -54,6 +54,10 @@ class ComposedWeight(nn.Module):
             del self.layer._parameters[name]
         self.layer.bias = None  # it belongs to the layer around this one
         self.layer._modules.pop("quantizers", None)
+
+    def steps(self) -> Float[Tensor, "*n"] | None:
+        """If the weight may be whole multiples of a step, or of one for each filter, these steps: `()` or `(N,)`."""
+        return _steps(self, *self.coded)
 
     def forward(self) -> Float[Tensor, "n m *kernel"]:
         tensors = {name: tensor for name in self.coded if (tensor := kept(self, name)) is not None}
@@ -67,21 +71,25 @@ class SampledWeight(nn.Module):
     Args:
         layer: A hardened layer.
         scale: Factors of a norm for the filters, `(N,)`, or `None`.
-        int8: Whether summary and mixing matrix are stored at 256 levels.
+        rounding: Of summary and mixing matrix.
     """
 
     sign_seed: Tensor | None
 
-    def __init__(self, layer: Any, scale: Tensor | None, int8: bool) -> None:
+    def __init__(self, layer: Any, scale: Tensor | None, rounding: Rounding) -> None:
         super().__init__()
         self.geometry, self.folds = layer.geometry, layer.folds
-        keep(self, "summary", layer.summary, int8, layer.quantizer("summary"))
-        keep(self, "mix", layer.densify, int8, layer.quantizer("densify"))
+        keep(self, "summary", layer.summary, rounding, layer.quantizer("summary"))
+        keep(self, "mix", layer.densify, rounding, layer.quantizer("densify"))
         keep(self, "scale", scale)
         seed = layer.sign_seed
         self.register_buffer("sign_seed", None if seed is None else seed.detach().cpu().clone())
         self.offsets = layer.offsets.stored_form()
         self.columns = None if layer.columns is None else Packed(layer.columns.table().cpu())
+
+    def steps(self) -> Float[Tensor, "*n"] | None:
+        """If the weight is whole multiples of a step, or of one for each filter, these steps: `()` or `(N,)`."""
+        return None if self.mixes else _steps(self, "summary")
 
     def bank(self) -> Float[Tensor, "l q"]:
         """The summary."""
@@ -150,3 +158,10 @@ class SampledWeight(nn.Module):
             windows = windows * factors[:, :, None, None]
         weight = g.to_weight(windows)
         return weight if mixing is None else (mixing @ weight.flatten(1)).view(-1, *weight.shape[1:])
+
+
+def _steps(owner: nn.Module, *names: str) -> Float[Tensor, "*n"] | None:
+    """The step of the only stored tensor, times the sizes of the norm's factors."""
+    step = signed_step(owner, names[0]) if len(names) == 1 else None
+    scale = kept(owner, "scale")
+    return step if step is None or scale is None else scale.abs() * step

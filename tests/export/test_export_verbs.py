@@ -9,6 +9,7 @@ from PIL import Image
 import autosample
 from autosample.artifact import load_any
 from autosample.cli.main import main
+from autosample.data.inputs import read_input, read_inputs
 from autosample.export import onnx_runner
 from autosample.export.check import OversizeError
 from autosample.export.compare import compare_runtimes
@@ -58,6 +59,11 @@ def test_predict(folder, capsys):
         (["export", "{}/nothing"], "saved model"),
         (["export", "{}/images", "--batch", "0"], "batch must be at least 1"),
         (["export", "{}/images", "--opset", "9", "--out", "{}/x.onnx"], "opset must be at least"),
+        (["export", "{}/images", "--format", "onnx-int8", "--out", "{}/x.onnx"], "data to measure ranges on, got none"),
+        (["export", "{}/images", "--calibrate", "{}", "--out", "{}/x.onnx"], "for the format onnx-int8, got onnx"),
+        (["export", "{}/images", "--format", "onnx-int8", "--calibrate", "{}/images"], "must have files (.jpg"),
+        (["export", "{}/images", "--format", "onnx-int8", "--calibrate", "{}/none.png"], "not a readable file"),
+        (["export", "{}/images", "--format", "onnx-int8", "--calibrate", "{}", "--examples", "0"], "at least 1, got 0"),
     ],
 )
 def test_mistakes_end_with_one_line(folder, capsys, args, said):
@@ -69,7 +75,7 @@ def test_mistakes_end_with_one_line(folder, capsys, args, said):
 
 
 def test_export(folder, capsys, tmp_path):
-    for kind, name in (("onnx", "a.onnx"), ("onnx-int8", "b.onnx"), ("pt2", "c.pt2")):
+    for kind, name in (("onnx", "a.onnx"), ("onnx-int8-weights", "b.onnx"), ("pt2", "c.pt2")):
         assert main(["export", str(folder / "sounds"), "--format", kind, "--out", str(tmp_path / name)]) == 0
         assert "times the stored" in capsys.readouterr().out
     assert main(["export", str(folder / "images"), "--format", "artifact", "--out", str(tmp_path / "again")]) == 0
@@ -77,6 +83,38 @@ def test_export(folder, capsys, tmp_path):
     x = torch.randn(2, 1, 4000)
     expected = autosample.load(folder / "sounds")(x).detach()
     torch.testing.assert_close(onnx_runner(tmp_path / "a.onnx")((x,))[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_export_with_int8_arithmetic(folder, capsys, tmp_path):
+    out = tmp_path / "a.onnx"
+    call = ["export", str(folder / "images"), "--format", "onnx-int8", "--calibrate", str(folder), "--compare", "false"]
+    assert main([*call, "--out", str(out)]) == 0
+    assert "on 1 calibration examples" in capsys.readouterr().out
+    x = read_input(folder / "noise.png", {"input_size": [1, 8, 8], "mean": [0.3], "std": [0.4]})[None]
+    expected = autosample.load(folder / "images")(x).detach()
+    assert float((onnx_runner(out)((x,))[0] - expected).norm() / expected.norm()) < 0.1
+
+
+@pytest.mark.slow
+def test_the_comparison_has_rows_for_int8(folder, capsys, tmp_path):
+    call = ["export", str(folder / "sounds"), "--format", "onnx-int8", "--calibrate", str(folder / "noise.wav")]
+    assert main([*call, "--out", str(tmp_path / "a.onnx")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "relative error" in "".join(lines)
+    rows = {line.split("│")[1].strip(): line for line in lines if line.startswith("│")}
+    assert {"dense onnx", "dense onnx int8", "onnx", "onnx int8", "onnx int8 weights"} <= rows.keys()
+    assert all("100.00%" in rows[name] for name in ("dense onnx int8", "onnx int8"))
+
+
+def test_of_many_files_evenly_spaced_ones_are_read(folder, tmp_path):
+    for i in range(10):
+        Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    made = {"input_size": [1, 8, 8], "mean": [0.0], "std": [1.0]}
+    got = read_inputs([tmp_path], made, 4)[:, 0, 0, 0] * 255 / 20
+    torch.testing.assert_close(got, torch.tensor([0.0, 2.0, 5.0, 7.0]))
+    both = read_inputs([tmp_path / "9.png", tmp_path], made, 99)
+    assert both.shape == (11, 1, 8, 8)
+    assert float(both[0, 0, 0, 0] * 255) == pytest.approx(180)
 
 
 @pytest.mark.slow
@@ -92,5 +130,5 @@ def test_a_comparison_leaves_out_what_is_too_large(folder, capsys, monkeypatch):
     model, _ = load_any(folder / "images")
     autosample.quantize_(model, 8)
     compared = compare_runtimes(model, torch.randn(1, 1, 8, 8), rounds=2, budget=0.1)
-    assert "onnx int8" in compared.sides
+    assert "onnx int8 weights" in compared.sides
     assert "onnx" not in compared.sides

@@ -85,7 +85,9 @@ def test_what_a_format_needs_is_asked_for_first(tmp_path, monkeypatch):
 
 
 def test_rows_differ_in_their_settings_only():
-    assert FORMATS["onnx-int8"] == FORMATS["onnx"].adjusted(int8=True, file_name="model-int8.onnx")
-    assert "256 levels" in FORMATS["onnx-int8"].about
+    assert FORMATS["onnx-int8-weights"] == FORMATS["onnx"].adjusted(
+        int8_weights=True, file_name="model-int8-weights.onnx"
+    )
+    assert "256 levels" in FORMATS["onnx-int8-weights"].about
     with pytest.raises(ExportError, match="opset must be at least"):
         FORMATS["onnx"].adjusted(opset=9)

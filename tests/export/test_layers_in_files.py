@@ -61,7 +61,7 @@ def test_a_dense_model_of_any_kind_can_be_written_at_256_levels(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv3d(2, 32, 3), torch.nn.ReLU(), torch.nn.Conv3d(32, 8, 3)).eval()
     x = torch.randn(1, 2, 6, 6, 6)
-    whole, few = (write("pt2", model, tmp_path, x, int8=int8) for int8 in (False, True))
+    whole, few = (write("pt2", model, tmp_path, x, int8_weights=int8) for int8 in (False, True))
     assert whole.error <= TOLERANCE
     assert few.bytes < 0.7 * whole.bytes
     assert 0 < few.error < 0.1

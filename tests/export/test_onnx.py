@@ -102,7 +102,7 @@ def test_int8_keeps_numbers_that_lie_on_a_grid(tmp_path):
             if isinstance(values, nn.Parameter) and values.dim() > 1:
                 values.data = torch.randint(-100, 156, values.shape) / 1024
                 values.data.flatten()[:2] = torch.tensor([-100, 155]) / 1024
-    done = autosample.export_onnx(model, tmp_path / "model.onnx", x, int8=True)
+    done = autosample.export_onnx(model, tmp_path / "model.onnx", x, int8_weights=True)
     assert done.error <= TOLERANCE
 
 
@@ -110,7 +110,7 @@ def test_int8_keeps_numbers_that_lie_on_a_grid(tmp_path):
 def test_int8_is_smaller_and_near(tmp_path):
     model, x = small_net("signal", "wsnet", ratio=4)
     whole = autosample.export_onnx(model, tmp_path / "whole.onnx", x)
-    small = autosample.export_onnx(model, tmp_path / "small.onnx", x, int8=True)
+    small = autosample.export_onnx(model, tmp_path / "small.onnx", x, int8_weights=True)
     assert small.bytes < whole.bytes - 0.5 * whole.stored_bytes
     assert TOLERANCE < small.error < 0.1
 

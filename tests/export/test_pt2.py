@@ -42,7 +42,7 @@ def test_a_fresh_process_needs_nothing_but_torch(tmp_path):
 def test_quantised_and_int8(tmp_path):
     model, x = small_net("image", "wsnet", ratio=4)
     whole = autosample.export_pt2(model, tmp_path / "whole.pt2", x)
-    small = autosample.export_pt2(model, tmp_path / "small.pt2", x, int8=True)
+    small = autosample.export_pt2(model, tmp_path / "small.pt2", x, int8_weights=True)
     assert small.bytes < whole.bytes
     autosample.quantize_(model, 8)
     assert autosample.export_pt2(model, tmp_path / "quantised.pt2", x).error <= TOLERANCE

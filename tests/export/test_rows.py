@@ -66,7 +66,7 @@ def test_rows_are_the_convolution(summary, shape, batch):
 def short(monkeypatch) -> tuple[torch.nn.Module, torch.Tensor]:
     """A net like the end of SoundNet, but small, with this form for its second layer."""
     torch.manual_seed(0)
-    monkeypatch.setattr("autosample.export.portable.choose_form", lambda layer, shape: ("rows", layer.task()))
+    monkeypatch.setattr("autosample.export.portable.choose_form", lambda layer, shape, sums: ("rows", layer.task()))
     layers = [torch.nn.Conv1d(6, 32, 3), torch.nn.ReLU(), torch.nn.Conv1d(32, 70, 8, 2, 4), torch.nn.ReLU()]
     net = torch.nn.Sequential(*layers)
     convert_(net, "wsnet", options={"spatial": 8, "channel": 8}, include=["2"])

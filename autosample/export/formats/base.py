@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from autosample.coding.written import Rounding
 from autosample.errors import ExportError, one_line
 from autosample.system.quiet import quiet
 
@@ -25,7 +26,7 @@ class Format:
 
     Attributes:
         file_name: Default name of a file.
-        int8: Whether numbers are stored at 256 levels.
+        int8_weights: Whether numbers are stored at 256 levels; computation is in float32.
         title: Short description for help texts.
         extra: The extra of autosample without which it cannot be written; empty if it needs none.
     """
@@ -34,12 +35,30 @@ class Format:
     extra: ClassVar[str] = ""
 
     file_name: str
-    int8: bool = False
+    int8_weights: bool = False
 
     @property
     def about(self) -> str:
         """One line for help texts."""
-        return f"{self.title}, stored numbers at 256 levels" if self.int8 else self.title
+        return f"{self.title}, stored numbers at 256 levels" if self.int8_weights else self.title
+
+    @property
+    def rounding(self) -> Rounding:
+        """How the model's numbers are rounded before it is written."""
+        return "even" if self.int8_weights else ""
+
+    @property
+    def calibration(self) -> tuple[tuple[Tensor, ...], ...] | None:
+        """Batches on which a file is compared that does not compute exactly the same; `None` if it does."""
+        return None
+
+    def prepared(self, args: tuple[Tensor, ...], axes: Axes) -> Self:
+        """This format with its data checked, for a model with these inputs.
+
+        Raises:
+            ExportError: Data is missing or does not fit.
+        """
+        return self
 
     def adjusted(self, **settings: Any) -> Self:
         """This format with other settings.

@@ -19,7 +19,7 @@ _OLDEST = 18  # what torch translates to
 
 @dataclass(frozen=True)
 class Onnx(Format):
-    """Standard operators of ONNX; `int8` changes only stored numbers; computation is in float32.
+    """Standard operators of ONNX; computation is in float32, also with `int8_weights`.
 
     Attributes:
         opset: ONNX opset, 18 or newer.
