@@ -57,7 +57,7 @@ VERBS = {
     "card": Verb("autosample.cli.card:main", "print the model card of a saved model: autosample card DIR [--write]"),
     "export": Verb(
         "autosample.cli.export:main",
-        "write a file for other runtimes: autosample export DIR_OR_CKPT --format onnx|pt2|onnx-int8-weights --out FILE",
+        "write a file for other runtimes: autosample export DIR_OR_CKPT --format onnx --out FILE",
     ),
     "bench": Verb(
         "autosample.cli.bench:main",

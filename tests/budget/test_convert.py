@@ -35,7 +35,10 @@ def in_the_file(model, folder) -> int:
 
 
 @pytest.mark.parametrize("preset", SAMPLING)
-@pytest.mark.parametrize(("name", "share"), [("digitnet", 24), ("wave4", 8), ("mlp784", 4), ("test_resnet", 2)])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("digitnet", 24), ("wave4", 8), ("mlp784", 4), pytest.param("test_resnet", 2, marks=pytest.mark.slow)],
+)
 def test_bytes_are_those_of_the_saved_file(tmp_path, preset, name, share):
     model = create(name, num_classes=10)
     asked = autosample.report(model).stored_bytes // share

@@ -139,7 +139,8 @@ def test_decoders_are_converted_not_left_dense(name, tmp_path):
     torch.testing.assert_close(autosample.deploy(model, x, measure=False)(x), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [pytest.param("UNet", marks=pytest.mark.slow), "Upsampler"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["UNet", "Upsampler"])
 def test_decoders_are_exported(name, tmp_path):
     make, shape = NETS[name]
     model, x = make().eval(), torch.randn(2, *shape)

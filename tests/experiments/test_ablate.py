@@ -22,7 +22,7 @@ TINY = """
 data: {class: Digits, batch_size: 512}
 model: {name: digitnet, num_classes: 10, in_chans: 1}
 train: {epochs: 1, lr: 4.0e-3}
-presets: [dense, random, {preset: autosample, label: ours}]
+presets: [dense, random, {preset: autosample, options: {afford: 1}, label: ours}]
 net_ratios: [12]
 seeds: 2
 holdout: 0.2
@@ -56,7 +56,13 @@ def start(config, out, *options):
     """The verb as a process of its own."""
     command = [sys.executable, "-m", "autosample", "ablate", str(config), "--out", str(out), *options]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def hear() -> None:  # a shell's background job ignores SIGINT, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command, env=env, preexec_fn=hear, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def test_equal_configurations_give_equal_records_in_and_out_of_process(tmp_path, config, console, capsys):
@@ -100,7 +106,7 @@ def test_a_failed_run_is_recorded_tried_again_and_stops_nothing(tmp_path, config
     done = run_grid(grid, tmp_path, inline_runner(), console)
     assert len(done) == 4
     failed = [json.loads(path.read_text()) for path in (tmp_path / "failed").iterdir()]
-    assert [(f["type"], f["message"], f["cell"]["preset"]) for f in failed] == [
+    assert [(f["type"], f["message"], f["cell"]["recipe"]["spec"]["rule"]) for f in failed] == [
         ("ZeroDivisionError", "one line", "random")
     ] * 2
     assert "ZeroDivisionError: one" in failed[0]["traceback"][-2]

@@ -121,6 +121,7 @@ def test_no_weight_is_stored(case):
     assert sum(name.endswith("summary_levels") for name in stored) == len(large) > 0
 
 
+@pytest.mark.slow
 def test_it_is_hardly_larger_than_with_int8_weights(tmp_path):
     torch.manual_seed(0)
     layers = [nn.Conv2d(64, 512, 3), nn.BatchNorm2d(512), nn.ReLU(), nn.Conv2d(512, 512, 3), nn.BatchNorm2d(512)]
@@ -144,6 +145,7 @@ class Two(nn.Module):
         return self.first(x) + self.second(y)
 
 
+@pytest.mark.slow
 def test_models_that_were_never_converted_and_inputs_in_pairs(tmp_path):
     torch.manual_seed(0)
     model, x, y = Two().eval(), torch.randn(4, 16), torch.randn(4, 8)

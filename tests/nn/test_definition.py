@@ -95,6 +95,7 @@ def test_a_sample():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_many():
     for seed in range(1000, 4000):
         check(seed)

@@ -84,7 +84,7 @@ def test_presets_say_only_what_they_change(preset):
 @pytest.mark.parametrize("rule", list(RULES))
 def test_a_rule_by_itself_is_a_preset_too(rule):
     made = spec(rule, ratio=8)
-    assert made == Spec(preset=rule, rule=PRESETS.get(rule, {}).get("rule", rule), ratio=8)
+    assert made == Spec(**{"preset": rule, "rule": rule, **PRESETS.get(rule, {}), "ratio": 8})
     assert made.settings == RULES[rule].Options()
 
 

@@ -6,6 +6,9 @@ from autosample.reuse import fused
 from autosample.reuse.plans.segments import Segments
 from autosample.reuse.task import Task
 
+# The kernel keeps a tile of every segment and block in memory: with more, that of a thread could exceed its limit.
+_MOST_ROWS = 2**19
+
 
 class Fused(Segments):
     """The C++ kernel works tile by tile, so intermediate results stay in the cache. CPUs only."""
@@ -16,6 +19,7 @@ class Fused(Segments):
 
     def usable(self, task: Task, device: torch.device, dtype: torch.dtype, fuse: bool) -> Task | None:
         runs = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+        runs = runs and task.blocks * task.segments <= _MOST_ROWS
         return task if fuse and runs and fused.available() else None
 
     def _sums(self, task: Task) -> int:

@@ -78,7 +78,8 @@ class FoldedOffsets(Offsets):
             raise SpecError(f"windows must be at most {m} for this layer, got {spec.windows}: pass a smaller number")
         ratio = float(spec.ratio or 1.0)
         step = max(-(-k // (options.overlap or _overlap(bare, ratio))), 1)
-        columns = _columns(m * k / (step * ratio), m) if spec.windows is None else -(-m // spec.windows)
+        windows = spec.windows or _windows(m * k / (step * ratio), m)
+        columns = -(-m // windows)
         windows = -(-m // columns)
         least = -(-n // min(options.blocks or order(windows), n))  # fewer, and filters of one block would be equal
         room = n * m * k / ratio / columns
@@ -99,10 +100,12 @@ def _overlap(bare: Geometry, ratio: float) -> int:
     return 1 << max(most.bit_length() - 1, 0) if len(bare.kernel) == 1 else 1
 
 
-def _columns(wanted: float, channels: int) -> int:
-    """Channels of a channel group, so that all filters together store at least what is `wanted` of each."""
-    low = max(int(wanted), 1)
-    return min(low if wanted <= low * (1 + _SPARE) else low + 1, channels)
+def _windows(wanted: float, channels: int) -> int:
+    """The most channel groups with which all filters together store at least what is `wanted` of each."""
+    count = min(max(int(channels * (1 + _SPARE) / wanted) + 1, 1), channels)
+    while count > 1 and -(-channels // count) * (1 + _SPARE) < wanted:
+        count -= 1
+    return count
 
 
 class Shared(nn.Module):
