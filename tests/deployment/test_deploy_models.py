@@ -92,7 +92,8 @@ def test_every_preset(name, preset):
 def test_every_preset_with_a_plan(name, preset, plan, monkeypatch):
     force(monkeypatch, plan)
     fast = check_net(name, NETS[name], preset, graphs=preset in ("wsnet", "random"))
-    assert kinds(fast).count(plan) >= 3 or preset == "hashednet"
+    # most windows of these are too many for the kernel's memory, or share no input
+    assert kinds(fast).count(plan) >= 3 or preset in ("hashednet", "kmeans")
 
 
 @pytest.mark.slow
