@@ -108,9 +108,11 @@ def export(
 
 def _batches(paths: list[Path] | None, preprocessing: Any, examples: int) -> list[Tensor] | None:
     """The files to calibrate on, prepared like the model's inputs."""
-    from autosample.data.inputs import read_inputs
+    if paths is None:
+        return None
+    from autosample.data.inputs import read_inputs  # needs the extra `train`
 
-    return None if paths is None else list(read_inputs(paths, preprocessing, examples).split(_AT_ONCE))
+    return list(read_inputs(paths, preprocessing, examples).split(_AT_ONCE))
 
 
 def _write_artifact(model: nn.Module, config: Any, target: Path, factory: Any) -> None:
