@@ -103,7 +103,8 @@ def _overlap(bare: Geometry, ratio: float) -> int:
 def _windows(wanted: float, channels: int) -> int:
     """The most channel groups with which all filters together store at least what is `wanted` of each."""
     count = min(max(int(channels * (1 + _SPARE) / wanted) + 1, 1), channels)
-    while count > 1 and -(-channels // count) * (1 + _SPARE) < wanted:
+    least = 2 if wanted * (1 + _SPARE) < channels else 1  # with one group, filters cannot share windows
+    while count > least and -(-channels // count) * (1 + _SPARE) < wanted:
         count -= 1
     return count
 
