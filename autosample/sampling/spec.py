@@ -118,7 +118,7 @@ class Spec:
 
     def for_kind(self, kind: Kind) -> "Spec":
         """This spec with the changes of `by_kind[kind]` applied and `by_kind` emptied."""
-        return self.replace(**{**self.by_kind.get(kind, {}), "by_kind": {}})
+        return self.replace(**{**self.by_kind.get(kind, {}), "by_kind": {}}) if self.by_kind else self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: `preset` and the fields that differ from the class defaults, or from the preset's values."""
