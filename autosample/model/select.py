@@ -190,13 +190,16 @@ def _shared_out(choices: list[Choice], ratio: float | None, bits: int) -> list[C
     if ratio is None or not sharing:
         return choices
     ratios = root_ratios([_weights(c).numel() for c in sharing], ratio)
-    own = {c.name: _with_share(c.spec, r, bits) for c, r in zip(sharing, ratios, strict=True) if c.spec}
+    own = {c.name: _with_share(c, r, bits) for c, r in zip(sharing, ratios, strict=True)}
     return [replace(c, spec=own.get(c.name, c.spec)) for c in choices]
 
 
-def _with_share(spec: Spec, ratio: float, bits: int) -> Spec:
+def _with_share(choice: Choice, ratio: float, bits: int) -> Spec:
     """The spec of a layer after sharing. With few planned bits, layers that keep all weights get fewer bits too."""
+    assert choice.spec is not None
     whole = _WHOLE if ratio == 1 and bits < _DENSE_BITS else {}
+    # with the kind's fields applied first, later steps need not check those of all other kinds again
+    spec = choice.spec if whole else choice.spec.for_kind(kind_of(tuple(_weights(choice).shape[2:])))
     return spec.replace(**{**whole, "ratio": ratio, "share": "even"})  # a layer with its own ratio no longer shares
 
 
