@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from autosample.nn.kinds import KINDS, is_plain
 from autosample.nn.planning import layer_frame
 from autosample.nn.taps import seen_taps
+from autosample.reuse import fused
 from autosample.reuse.after import After
 from autosample.reuse.folded import FoldedConv, FoldedLinear, ways
+from autosample.reuse.folded_kernel import FusedFoldedLinear, FusedFolds, shared_segments, whole_filters
 from autosample.reuse.layer import in_autocast
 from autosample.reuse.planner import MARGIN, Plan, timed
 from autosample.reuse.schedule import Frame
@@ -80,7 +82,14 @@ def signs_of(layer: Any, dtype: torch.dtype) -> Float[Tensor, "n g"] | None:
 
 
 def folded_plan(
-    layer: Any, folds: Folds, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool
+    layer: Any,
+    folds: Folds,
+    x: Tensor | None,
+    after: After,
+    dense: Callable[[], nn.Module],
+    *,
+    measure: bool,
+    fuse: bool,
 ) -> tuple[Plan, nn.Module | None]:
     """The plan of a layer with folds for an input like `x`; arguments and result as for `summary_plan`."""
     axes = len(layer.geometry.kernel)
@@ -99,21 +108,62 @@ def folded_plan(
     saving = macs * folds.channels / max(macs * folds.columns + sums * folds.windows, 1)
     if not measure and costs[0] > MARGIN * costs[1]:
         return Plan("dense", f"the best other plan, folded, is predicted at {costs[1] / costs[0]:.2f}x"), None
-    modules = _modules(layer, folds, frame, pad, after)
+    fuse = fuse and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    modules = _modules(layer, folds, frame, pad, after, fuse=fuse)
     if not measure:
-        return Plan("folded", f"{costs[1] / costs[0]:.1f}x predicted", saving=saving), modules["folded"]
+        kind = "folded fused" if "folded fused" in modules else "folded"
+        return Plan(kind, f"{costs[1] / costs[0]:.1f}x predicted", saving=saving), modules[kind]
     shape = tuple(x.shape) if axes == 0 or x.dim() > axes + 1 else (1, *x.shape)
-    key = signature(x.device, x.dtype, folds, frame, pad, layer.geometry.kernel, shape, after.relu, after.pool)
+    key = signature(
+        x.device,
+        x.dtype,
+        fused.version() if fuse else "",
+        folds,
+        frame,
+        pad,
+        layer.geometry.kernel,
+        shape,
+        after.relu,
+        after.pool,
+    )
     return timed(key, modules, dense, x.new_empty(()).expand(shape), dict.fromkeys(modules, saving))
 
 
-def _modules(layer: Any, folds: Folds, frame: Frame | None, pad: Any, after: After) -> dict[str, nn.Module]:
+def _modules(
+    layer: Any, folds: Folds, frame: Frame | None, pad: Any, after: After, *, fuse: bool
+) -> dict[str, nn.Module]:
     """The inference modules that compute the layer, by kind of plan."""
-    filters = folded_filters(layer, layer.summary)
+    filters, bias = _filters(layer, after)
+    modules: dict[str, nn.Module] = {}
+    if fuse and folds.groups == 1 and (frame is None or len(frame.kernel) < 3) and fused.available():
+        modules["folded fused"] = fused_folds(layer, folds, frame, pad, after)
+    if frame is None:
+        return {"folded": FoldedLinear(folds, filters, bias=bias, relu=after.relu), **modules}
+    more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool}
+    return {
+        **{_KINDS[way]: FoldedConv(folds, frame, filters, **more, way=way) for way in ways(frame, folds)},
+        **modules,
+    }
+
+
+def _filters(layer: Any, after: After) -> tuple[Float[Tensor, "n q *kernel"], Float[Tensor, " n"] | None]:
+    """The filters and the bias, with a norm folded in."""
+    filters = folded_filters(layer, layer.summary.detach())
     if after.scale is not None:
         filters = filters * after.scale.to(filters).view(-1, *[1] * (filters.dim() - 1))
-    bias = None if after.shift is None else after.shift.to(filters.dtype)
+    return filters, None if after.shift is None else after.shift.to(filters.dtype)
+
+
+def fused_folds(
+    layer: Any, folds: Folds, frame: Frame | None, pad: Any, after: After
+) -> FusedFolds | FusedFoldedLinear:
+    """The module that computes a layer of one convolution group in the fused kernel; `frame` is `None` if linear."""
+    filters, bias = _filters(layer, after)
     if frame is None:
-        return {"folded": FoldedLinear(folds, filters, bias=bias, relu=after.relu)}
+        return FusedFoldedLinear(folds, filters, bias=bias, relu=after.relu)
     more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool}
-    return {_KINDS[way]: FoldedConv(folds, frame, filters, **more, way=way) for way in ways(frame, folds)}
+    shared = shared_segments(folds, frame, layer.summary, layer.offsets.placement().base[:, 0])
+    if shared is None:
+        return FusedFolds(folds, frame, whole_filters(folds, frame, filters), **more)
+    factors = None if after.scale is None else after.scale[:, None]
+    return FusedFolds(folds, frame, shared, factors=factors, **more)

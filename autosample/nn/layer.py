@@ -294,7 +294,7 @@ class SummaryLayer(Exact, Compressed):
         self, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool, fuse: bool
     ) -> tuple[Plan, nn.Module | None]:
         if (folds := layer_folds(self)) is not None:
-            return folded_plan(self, folds, x, after, dense, measure=measure)
+            return folded_plan(self, folds, x, after, dense, measure=measure, fuse=fuse)
         return summary_plan(self, x, after, dense, measure=measure, fuse=fuse)
 
     def written(self, scale: Tensor | None, rounding: Rounding) -> nn.Module:

@@ -1,6 +1,6 @@
 """The inference modules of layers with folds: signed sums of channel groups, then one product per block of filters."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,58 +28,75 @@ def ways(frame: Frame, folds: Folds) -> list[Way]:
     return found
 
 
-class FoldedConv(Deployed):
-    """A convolution with folds, for inference; made by `autosample.deploy`.
+class Folded(Deployed):
+    """What all inference modules of layers with folds share.
+
+    Args:
+        folds: What to compute.
+        taps: Taps of the kernel.
+        stored: Numbers of the filters that are held.
+        bias: `(N,)` or `None`.
+        relu: Whether a ReLU follows.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, folds: Folds, taps: int, stored: int, bias: Float[Tensor, " n"] | None, relu: bool) -> None:
+        super().__init__()
+        self.folds, self.relu, self._taps, self._stored = folds, relu, taps, stored
+        if bias is None:  # no empty buffer: `torch.export` fails on these
+            self.bias = None
+        else:
+            self.register_buffer("bias", bias.detach().clone().contiguous())
+
+    @property
+    def dense_weights(self) -> int:
+        return self.folds.filters * self.folds.channels * self._taps
+
+    @property
+    def stored_weights(self) -> int:
+        return self._stored
+
+    @property
+    def other_numbers(self) -> int:
+        return 0 if self.bias is None else self.folds.filters
+
+
+class FoldedMaps(Folded):
+    """A convolution with folds, for inference; its children say how they keep the filters.
 
     Args:
         folds, frame: What to compute.
-        filters: One window of the summary per filter, `(N, Q, *kernel)`, with a norm's factors.
+        stored: Numbers of the filters that are held.
         bias: `(N,)` or `None`.
         pad: Sizes and mode of `torch.nn.functional.pad` before the layer, if the padding is not zeros.
         relu, pool: Whether a ReLU follows, and size and stride of the max-pool that follows (1-D only).
-        way: How to multiply.
+        way: How to multiply, where standard operators do it.
     """
 
-    filters: Tensor
     matrix: Tensor
-    bias: Tensor | None
 
     def __init__(
         self,
         folds: Folds,
         frame: Frame,
-        filters: Float[Tensor, "n q *kernel"],
+        stored: int,
         *,
         bias: Float[Tensor, " n"] | None = None,
         pad: tuple[list[int], str] | None = None,
         relu: bool = False,
         pool: int = 1,
         way: Way = "grouped",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
     ) -> None:
-        super().__init__()
-        self.folds, self.frame, self.pad, self.relu, self.pool, self.way = folds, frame, pad, relu, pool, way
-        filters = folds.spread(filters.detach()).clone()
-        if way == "last":
-            filters = filters.to(memory_format=torch.channels_last)
-        self.register_buffer("filters", filters)
-        self.register_buffer("matrix", folds.matrix(filters.dtype, filters.device))
-        if bias is None:  # no empty buffer: `torch.export` fails on these
-            self.bias = None
-        else:
-            self.register_buffer("bias", folds.spread(bias.detach()).clone())
+        super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu)
+        self.frame, self.pad, self.pool, self.way = frame, pad, pool, way
+        self.register_buffer("matrix", folds.matrix(dtype, device))
 
-    @property
-    def dense_weights(self) -> int:
-        taps = self.filters.shape[2:].numel()
-        return self.folds.filters * self.folds.channels * taps
-
-    @property
-    def stored_weights(self) -> int:
-        return self.filters.numel()
-
-    @property
-    def other_numbers(self) -> int:
-        return 0 if self.bias is None else self.folds.filters
+    def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " p"] | None]:
+        """The filters and the bias, one per place; in `dtype`, if they are kept in another form."""
+        raise NotImplementedError
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         axes, folds = len(self.frame.kernel), self.folds
@@ -90,7 +107,10 @@ class FoldedConv(Deployed):
             raise RuntimeError(
                 f"expected {wanted} channels and {axes} spatial axes, got an input of shape {tuple(input.shape)}"
             )
-        x = in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1]))
+        return self._run(in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1])))
+
+    def _run(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
+        """The layer on its padded input, with what was folded in, by standard operators."""
         y = self._product(x) if self.way == "product" else self._convolution(x)
         y = F.relu(y, inplace=not y.requires_grad) if self.relu else y
         return y if self.pool == 1 else F.max_pool2d(y.unsqueeze(2), (1, self.pool)).squeeze(2)
@@ -100,14 +120,14 @@ class FoldedConv(Deployed):
         if any(before != after for before, after in f.padding):
             x, padding = F.pad(x, [n for pair in reversed(f.padding) for n in pair]), (0,) * len(padding)
         return convolve(
-            x, self.filters, self.bias, self.matrix, self.folds, f.stride, padding, f.dilation, last=self.way == "last"
+            x, *self.placed(x.dtype), self.matrix, self.folds, f.stride, padding, f.dilation, last=self.way == "last"
         )
 
     def _product(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *size"]:
         folds = self.folds
         blocks = folds.groups * folds.blocks
         sums = add_up(x, self.matrix, folds).reshape(-1, folds.columns, x.shape[2:].numel())
-        filters = self.filters.reshape(blocks, folds.largest, folds.columns).to(sums.dtype)
+        filters = self.placed(sums.dtype)[0].reshape(blocks, folds.largest, folds.columns).to(sums.dtype)
         if len(x) > 1:
             filters = filters.repeat(len(x), 1, 1)
         y = (filters @ sums).reshape(len(x), folds.filters, *x.shape[2:])
@@ -120,12 +140,43 @@ class FoldedConv(Deployed):
         return f"{text}, {f.windows} channel groups, {f.blocks} blocks, {self.way}{more}"
 
 
-class FoldedLinear(Deployed):
+class FoldedConv(FoldedMaps):
+    """A convolution with folds in standard operators; made by `autosample.deploy`.
+
+    Args:
+        folds, frame: What to compute.
+        filters: One window of the summary per filter, `(N, Q, *kernel)`, with a norm's factors.
+        bias, pad, relu, pool, way: As for `FoldedMaps`.
+    """
+
+    filters: Tensor
+
+    def __init__(
+        self,
+        folds: Folds,
+        frame: Frame,
+        filters: Float[Tensor, "n q *kernel"],
+        *,
+        bias: Float[Tensor, " n"] | None = None,
+        **options: Any,
+    ) -> None:
+        filters = folds.spread(filters.detach()).clone()
+        bias = None if bias is None else folds.spread(bias)
+        kind = {"dtype": filters.dtype, "device": filters.device}
+        super().__init__(folds, frame, filters.numel(), bias=bias, **options, **kind)
+        if self.way == "last":
+            filters = filters.to(memory_format=torch.channels_last)
+        self.register_buffer("filters", filters)
+
+    def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " p"] | None]:
+        return self.filters, self.bias
+
+
+class FoldedLinear(Folded):
     """A linear layer with folds, for inference; arguments as for `FoldedConv`."""
 
     filters: Tensor
     matrix: Tensor
-    bias: Tensor | None
 
     def __init__(
         self,
@@ -135,26 +186,10 @@ class FoldedLinear(Deployed):
         bias: Float[Tensor, " n"] | None = None,
         relu: bool = False,
     ) -> None:
-        super().__init__()
-        self.folds, self.relu = folds, relu
-        self.register_buffer("filters", folds.spread(filters.detach()).clone())
+        filters = folds.spread(filters.detach()).clone()
+        super().__init__(folds, 1, filters.numel(), bias, relu)
+        self.register_buffer("filters", filters)
         self.register_buffer("matrix", folds.matrix(filters.dtype, filters.device))
-        if bias is None:
-            self.bias = None
-        else:
-            self.register_buffer("bias", bias.detach().clone())
-
-    @property
-    def dense_weights(self) -> int:
-        return self.folds.filters * self.folds.channels
-
-    @property
-    def stored_weights(self) -> int:
-        return self.filters.numel()
-
-    @property
-    def other_numbers(self) -> int:
-        return 0 if self.bias is None else self.folds.filters
 
     def forward(self, input: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
         if input.dim() == 0 or input.shape[-1] != self.folds.channels:

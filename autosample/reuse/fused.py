@@ -26,11 +26,11 @@ from autosample.reuse.task import Task
 from autosample.system.machine import instructions
 
 _FOLDER = Path(__file__).parent / "csrc"
-_SOURCES = ("norm_pool.cpp", "window_conv.cpp")
+_SOURCES = ("folded_linear.cpp", "norm_pool.cpp", "window_conv.cpp")
 _HEADERS = ("adjoint.h", "narrow.h", "pages.h", "program.h", "segments.h", "select.h", "simd.h", "tile.h")
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
 _loading = threading.Lock()
-_PANEL = 16  # equal to kPanel in csrc/simd.h
+PANEL = 16  # equal to kPanel in csrc/simd.h
 
 
 def why_not() -> str:
@@ -52,6 +52,8 @@ def _why_not() -> str:
         )
         torch.library.register_fake("autosample::window_conv", _fake)
         register_flop_formula(torch.ops.autosample.window_conv)(_flops)
+        torch.library.register_fake("autosample::folded_linear", _fake_linear)
+        register_flop_formula(torch.ops.autosample.folded_linear)(_linear_flops)
     except Exception as error:  # a library from elsewhere can fail in any way
         return one_line(error)[:300]
     return ""
@@ -91,14 +93,29 @@ def _flops(x_shape, bank_shape, rows_shape, factors, bias, program, *, out_shape
     """Twice the multiply-adds of the segments, for `torch.utils.flop_counter`; sums and selection only add."""
     h = Header.of(program)
     places = math.prod(out_shape[2:]) * h.pool * h.phases
-    return 2 * out_shape[0] * places * h.groups * (1 if h.fold else h.windows) * h.rows * bank_shape[1]
+    return (
+        2 * out_shape[0] * places * h.groups * (1 if h.fold else h.windows) * h.rows * max(h.folds, 1) * bank_shape[1]
+    )
+
+
+def _fake_linear(x, bank, bias, program):
+    return x.new_empty(x.shape[0], program[4])
+
+
+def _linear_flops(x_shape, bank_shape, bias, program, *, out_shape: Any, **kwargs: Any) -> int:
+    return 2 * math.prod(out_shape) * bank_shape[1]
 
 
 def pack_bank(bank: Float[Tensor, "l q"], task: Task) -> Float[Tensor, "p d r"]:
     """Segments in the kernel's layout: panels of 16 rows, side by side for each tap and column."""
-    segments = bank.detach().float().reshape(task.segments, -1)
-    surplus = -task.segments % _PANEL
-    return F.pad(segments, (0, 0, 0, surplus)).unflatten(0, (-1, _PANEL)).transpose(1, 2).contiguous()
+    return panels(bank, task.segments)
+
+
+def panels(bank: Float[Tensor, "l q"], count: int) -> Float[Tensor, "p d r"]:
+    """As `pack_bank`, for `count` segments."""
+    segments = bank.detach().float().reshape(count, -1)
+    surplus = -count % PANEL
+    return F.pad(segments, (0, 0, 0, surplus)).unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
 
 
 def unpack_bank(panels: Float[Tensor, "p d r"], task: Task) -> Float[Tensor, "l q"]:

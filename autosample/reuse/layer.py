@@ -1,12 +1,14 @@
 """The inference module of a layer that reuses work."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from autosample.reuse import fused, ops
 from autosample.reuse.deployed import Deployed
@@ -23,6 +25,23 @@ def in_autocast(x: Tensor) -> Tensor:
     if kind in _AUTOCASTS and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
     return x
+
+
+@contextmanager
+def kept_float(module: nn.Module) -> Iterator[None]:
+    """Numbers for the fused kernel stay float32 in half-precision models: it computes in float32."""
+    kept = {name: b for name, b in module._buffers.items() if b is not None and b.is_floating_point()}
+    yield
+    for name, before in kept.items():
+        now = module._buffers[name]
+        assert now is not None
+        module._buffers[name] = before.float().to(now.device)
+
+
+def check_pool(frame: Frame, x: Tensor, pool: int) -> None:
+    """The kernel does not check that a max-pool has a value."""
+    if pool > 1 and (length := frame.out(x.shape[2:])[-1]) < pool:
+        raise RuntimeError(f"a max-pool of {pool} needs at least as many values, got {length}: pass more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +137,7 @@ class WindowConv(Deployed):
         return self._finish(convolve(x, self._plain_bank(), self.factors, task, self.frame))
 
     def _fused(self, x: Tensor) -> Tensor:
-        if self.pool > 1 and (length := self.frame.out(x.shape[2:])[-1]) < self.pool:
-            raise RuntimeError(f"a max-pool of {self.pool} needs at least as many values, got {length}: pass more")
+        check_pool(self.frame, x, self.pool)
         if self.table is not None:
             x = ops.place_columns(x, self.table, self.task.groups)
         bias = self.bias if self.mix is None else None
@@ -154,14 +172,8 @@ class WindowConv(Deployed):
         return F.max_pool1d(y, self.pool)
 
     def _apply(self, fn, recurse: bool = True):
-        """Numbers for the fused kernel stay float32 in half-precision models: it computes in float32."""
-        kept = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
-        super()._apply(fn, recurse)
-        if self.kernel:
-            for name, before in kept.items():
-                now = self._buffers[name]
-                assert now is not None
-                self._buffers[name] = before.float().to(now.device)
+        with kept_float(self) if self.kernel else nullcontext():
+            super()._apply(fn, recurse)
         return self
 
     def _load_from_state_dict(self, *args: Any) -> None:

@@ -21,8 +21,8 @@ class Header(NamedTuple):
     Attributes:
         stride_h … reach_w: Sizes of the convolution, along height and width; `pad` and `after` are zeros before and
             after, `reach` is the distance from a filter's first tap to its last. A signal is an image of height 1.
-        groups, windows, columns, channels, fold, relu, pool: As in `Flow`.
-        rows: Number of segments that are computed.
+        groups, windows, columns, channels, fold, folds, relu, pool: As in `Flow`.
+        rows: Number of segments that are computed; with folds, for each block of filters.
         phases: Number of points modulo the stride at which segments are computed.
     """
 
@@ -39,6 +39,7 @@ class Header(NamedTuple):
     columns: int
     channels: int
     fold: int
+    folds: int
     rows: int
     relu: int
     pool: int
@@ -61,6 +62,8 @@ class Flow:
         spread: Average number of filters that read a window; if it is low, the selection may compute the last sum
             itself.
         relu, pool: Whether a ReLU follows, and size and stride of the max-pool that follows (1-D only).
+        folds: Blocks of filters. Each has segments of its own, as many as the others, a multiple of 8, and reads the
+            channel blocks added up with a row of a Hadamard matrix as signs. 0 if all read the plain sum.
     """
 
     groups: int
@@ -72,6 +75,7 @@ class Flow:
     spread: float
     relu: bool = False
     pool: int = 1
+    folds: int = 0
 
 
 def encode(schedule: Schedule, frame: Frame, flow: Flow) -> list[int]:
@@ -95,7 +99,7 @@ def encode(schedule: Schedule, frame: Frame, flow: Flow) -> list[int]:
     code = [*Header(
         *_two(frame.stride, 1), *_two(before), *_two(after), *_two(reach),
         groups=flow.groups, windows=flow.windows, columns=flow.columns, channels=flow.channels, fold=int(flow.fold),
-        rows=rows, relu=int(flow.relu), pool=flow.pool, phases=len(needed[0]),
+        folds=flow.folds, rows=rows, relu=int(flow.relu), pool=flow.pool, phases=len(needed[0]),
     )]  # fmt: skip
     numbers = {phase: i for i, phase in enumerate(needed[0])}
     for phase in needed[0]:

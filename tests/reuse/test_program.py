@@ -24,7 +24,7 @@ def test_the_header_is_that_of_the_kernel():
 
 def test_panels_are_those_of_the_kernel():
     (size,) = re.findall(r"kPanel = (\d+)", (CSRC / "simd.h").read_text())
-    assert int(size) == fused._PANEL
+    assert int(size) == fused.PANEL
 
 
 @pytest.mark.parametrize("axes", [1, 2])

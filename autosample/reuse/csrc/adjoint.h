@@ -90,7 +90,7 @@ void bank_tile(const float* segments, const int64_t* at, const float* const* x, 
   Vec sum[kRows][kDepth] = {};
   for (int64_t i = 0; i < count; i += kLanes) {
     Vec value[kDepth];
-    for (int d = 0; d < kDepth; ++d) value[d] = load(x[d] + i);
+    for (int d = 0; d < kDepth; ++d) value[d] = kept(load(x[d] + i));
     for (int r = 0; r < kRows; ++r) {
       const Vec grad = load(segments + at[r] + i);
       for (int d = 0; d < kDepth; ++d) sum[r][d] += grad * value[d];
@@ -138,7 +138,7 @@ void input_tile(const Program& p, int64_t input_phase, const float* turned, cons
       const float* factor = turned + static_cast<int64_t>(i) * p.rows * kPanel;
       for (int64_t row = 0; row < p.rows; ++row, factor += kPanel) {
         Vec value[kTileVectors];
-        for (int v = 0; v < kTileVectors; ++v) value[v] = load(from + rows.at[row] + v * kLanes);
+        for (int v = 0; v < kTileVectors; ++v) value[v] = kept(load(from + rows.at[row] + v * kLanes));
         for (int r = 0; r < kRows; ++r) {
           for (int v = 0; v < kTileVectors; ++v) sum[r][v] += factor[r] * value[v];
         }

@@ -18,7 +18,7 @@ void segment_block(const float* bank, int64_t depth, const float* x, int64_t pla
     for (int64_t q = 0; q < columns; ++q, panel += kPanel) {
       Vec value[kVectors];
       for (int v = 0; v < kVectors; ++v) {
-        value[v] = load(panel + v / kPerPanel * kPanel * depth + v % kPerPanel * kLanes);
+        value[v] = kept(load(panel + v / kPerPanel * kPanel * depth + v % kPerPanel * kLanes));
       }
       for (int c = 0; c < kColumns; ++c) {
         for (int v = 0; v < kVectors; ++v) sum[c][v] += from[c * columns + q] * value[v];
@@ -31,7 +31,7 @@ void segment_block(const float* bank, int64_t depth, const float* x, int64_t pla
 }
 
 template <int kVectors>
-void segment_rows(const float* bank, const Program& p, const float* x, int64_t plane, int phase, int64_t count,
+void narrow_rows(const float* bank, const Program& p, const float* x, int64_t plane, int phase, int64_t count,
                   float* out, int64_t row_out) {
   constexpr int kMost = kLanes == 8 ? 3 : 6;
   for (int64_t u = 0; u < count; u += kMost) {
@@ -164,10 +164,10 @@ void run_narrow(const Program& p, const Selection& s, const float* bank, const T
           for (int phase = 0; phase < p.phases; ++phase) {
             float* to = sums + i * n.block + phase * n.plane_b + row;
             if (left >= kRows) {
-              segment_rows<kVectors>(panel, p, from, n.plane_x, phase, n.count_b, to, n.row);
+              narrow_rows<kVectors>(panel, p, from, n.plane_x, phase, n.count_b, to, n.row);
             } else {
               for (int64_t r = 0; r < left; r += kPanel) {
-                segment_rows<kPanel / kLanes>(panel + r * p.depth(), p, from, n.plane_x, phase, n.count_b, to + r,
+                narrow_rows<kPanel / kLanes>(panel + r * p.depth(), p, from, n.plane_x, phase, n.count_b, to + r,
                                               n.row);
               }
             }

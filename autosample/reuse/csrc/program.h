@@ -30,7 +30,7 @@ struct Pass {
 struct Program {
   // as in the program
   int64_t stride_h, stride_w, pad_h, pad_w, after_h, after_w, reach_h, reach_w;
-  int64_t groups, windows, columns, channels, fold, rows, relu, pool, phases;
+  int64_t groups, windows, columns, channels, fold, folds, rows, relu, pool, phases;
   // as the input has it
   int64_t dim_h, dim_w, out_h, out_w, width;
   int64_t images, period;  // that lie below one another as one map, and how many rows apart
@@ -44,10 +44,11 @@ struct Program {
       : dim_h(height), dim_w(breadth), left(code) {
     check(std::max(dim_h, dim_w) < kFar && static_cast<int64_t>(code.size()) < kMost, "it or its input is too large");
     int64_t* const header[] = {&stride_h, &stride_w, &pad_h,   &pad_w,    &after_h, &after_w, &reach_h, &reach_w, &groups,
-                               &windows,  &columns,  &channels, &fold,    &rows,    &relu,    &pool,    &phases};
+                               &windows,  &columns,  &channels, &fold,    &folds,   &rows,    &relu,    &pool,    &phases};
     for (int64_t* field : header) *field = next(0);
     check(std::min({stride_h, stride_w, groups, windows, columns, channels, rows, pool, phases}) > 0, "a size is 0");
     check(phases <= std::min<int64_t>(input_phases(), left.size()), "more phases than the stride has");
+    check(!folds || (fold == 1 && groups == 1 && rows % kBlock == 0), "folds of something else");
     check(fold < 2 && relu < 2 && (windows - 1) * columns < channels, "windows without channels");
     TORCH_CHECK(dim_h + pad_h + after_h > reach_h && dim_w + pad_w + after_w > reach_w,
                 "window_conv: the kernel can't be larger than the padded input");
@@ -89,6 +90,14 @@ struct Program {
     return nullptr;
   }
   int64_t blocks() const { return fold ? 1 : windows; }
+  // Rows of the bank: every block of filters has some of its own.
+  int64_t bank_rows() const { return rows * std::max<int64_t>(folds, 1); }
+  // How many sums of the channel groups there are: with signs, as many as the Hadamard matrix has rows.
+  int64_t sums() const {
+    int64_t order = 1;
+    while (folds && order < windows) order *= 2;
+    return order;
+  }
   int64_t input_phases() const { return stride_h * stride_w; }
   int64_t depth() const { return static_cast<int64_t>(taps[0].size()) * columns; }
   int64_t length() const { return out_h > 0 && out_w > 0 ? ((images - 1) * period + out_h - 1) * width + out_w : 0; }
@@ -150,8 +159,8 @@ struct Program {
   // Every size that a kernel computes is at most a few times one of these, so none overflows.
   void check_size() const {
     const double along = double(images) * period * width + 4. * halo + double(pool) * kLanes + 4096;
-    const double planes = (4. * rows + 64) * phases * blocks() + (columns + 16.) * input_phases();
-    const double bank = (rows + 64.) * taps[0].size() * (columns + 16.);
+    const double planes = (4. * rows + 64) * phases * blocks() + (columns + 16.) * input_phases() * sums();
+    const double bank = (bank_rows() + 64.) * taps[0].size() * (columns + 16.);
     const double input = double(images) * channels * groups * dim_h * dim_w;
     check(std::max({along * planes, bank, input}) < 1e18, "it or its input is too large");
   }

@@ -30,7 +30,7 @@ void segment_tile(const float* panel, const float* x, int64_t row_x, const std::
     const float* from = x + tap.phase * plane + tap.shift;
     for (int64_t q = 0; q < columns; ++q, from += row_x, panel += kPanel) {
       Vec value[kVectors];
-      for (int v = 0; v < kVectors; ++v) value[v] = load(from + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) value[v] = kept(load(from + v * kLanes));
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kVectors; ++v) sum[r][v] += panel[r] * value[v];
       }
@@ -41,29 +41,51 @@ void segment_tile(const float* panel, const float* x, int64_t row_x, const std::
   }
 }
 
+// How far apart the signed sums of a tile are; not a multiple of the cache's sets.
+inline int64_t sum_plane(const Program& p, int64_t plane) { return plane * p.input_phases() + 16; }
+
+// Part of the bank that stays in the second-level cache while a tile goes by [floats].
+constexpr int64_t kBank = 32 * 1024;
+
+// Rows `from` to `to` of all segments; `first` is the row of the bank with which these begin.
+struct Part {
+  int64_t first, from, to;
+};
+
 template <int kVectors>
-void segment_column(const float* bank, const Program& p, const float* x, int64_t row_x, int64_t plane, int phase,
+void segment_column(const float* bank, Part part, const Program& p, const float* x, int64_t row_x, int64_t plane, int phase,
                     float* out, const Rows& rows) {
-  for (int64_t row = 0; row < p.rows; row += kTileRows) {
-    const float* panel = bank + row / kPanel * kPanel * p.depth() + row % kPanel;
+  for (int64_t row = part.from; row < part.to; row += kTileRows) {
+    const int64_t at = part.first + row;
+    const float* panel = bank + at / kPanel * kPanel * p.depth() + at % kPanel;
     segment_tile<kTileRows, kVectors>(panel, x, row_x, p.taps[phase], plane, p.columns, out, rows.at.data() + row);
   }
 }
 
-inline void segments(const float* bank, const Program& p, const float* x, int64_t row_x, int64_t plane, float* out,
-              const Rows& rows, int64_t count) {
+inline void segment_rows(const float* bank, Part part, const Program& p, const float* x, int64_t row_x, int64_t plane,
+                         float* out, const Rows& rows, int64_t count) {
   int64_t vectors = (count + kLanes - 1) / kLanes;
   for (int64_t start = 0; vectors > 0;) {
     // four vectors are two and two: one alone leaves the multipliers waiting
     const int take = vectors == 4 ? 2 : static_cast<int>(std::min<int64_t>(vectors, kTileVectors));
     for (int phase = 0; phase < p.phases; ++phase) {
       float* to = out + phase * rows.plane + start;
-      if (take == 3) segment_column<3>(bank, p, x + start, row_x, plane, phase, to, rows);
-      if (take == 2) segment_column<2>(bank, p, x + start, row_x, plane, phase, to, rows);
-      if (take == 1) segment_column<1>(bank, p, x + start, row_x, plane, phase, to, rows);
+      if (take == 3) segment_column<3>(bank, part, p, x + start, row_x, plane, phase, to, rows);
+      if (take == 2) segment_column<2>(bank, part, p, x + start, row_x, plane, phase, to, rows);
+      if (take == 1) segment_column<1>(bank, part, p, x + start, row_x, plane, phase, to, rows);
     }
     start += take * kLanes;
     vectors -= take;
+  }
+}
+
+// All segments, whose first is row `first` of the bank.
+inline void segments(const float* bank, int64_t first, const Program& p, const float* x, int64_t row_x, int64_t plane,
+                     float* out, const Rows& rows, int64_t count) {
+  const int64_t most = std::max<int64_t>(kBank / p.depth() / kPanel, 1) * kPanel;
+  for (int64_t from = 0; from < p.rows; from += most) {
+    const Part part{first, from, std::min(from + most, p.rows)};
+    segment_rows(bank, part, p, x, row_x, plane, out, rows, count);
   }
 }
 

@@ -14,6 +14,16 @@ struct Selection {
   int64_t filters, factor_count, filters_out;  // filters of one convolution group, and of the layer
 };
 
+struct Range {
+  int64_t from, to;
+};
+
+// Filters of a convolution group, or of a block with folds: filter n of N is in block floor(n * folds / N).
+inline Range filters_of(const Program& p, const Selection& s, int64_t group, int64_t block) {
+  if (!p.folds) return {group * s.filters, (group + 1) * s.filters};
+  return {(block * s.filters + p.folds - 1) / p.folds, ((block + 1) * s.filters + p.folds - 1) / p.folds};
+}
+
 // Max-pool of a line, in place; as torch's, a NaN is larger than everything. Maxima of pairs, of fours, and so on.
 // Reads up to `pool` and two vectors beyond the end.
 template <typename T>
@@ -36,12 +46,13 @@ struct Recipe {
 };
 
 template <int kTerms>
-inline Vec total_of(const float* windows, const Recipe& r, int64_t i) {
-  Vec total = load(windows + r.at[0] + i);
+inline Vec total_of(const float* const* rows, const Recipe& r, int64_t i) {
+  Vec total = load(rows[0] + i);
   if (kTerms) {
-    for (int t = 1; t < kTerms; ++t) total += load(windows + r.at[t] + i);
+    for (int t = 1; t < kTerms; ++t) total += load(rows[t] + i);
     return total;
   }
+  const float* const windows = rows[0] - r.at[0];
   if (!r.factors) {
     for (int64_t t = 1; t < r.terms; ++t) total += load(windows + r.at[t] + i);
     return total;
@@ -54,17 +65,27 @@ inline Vec total_of(const float* windows, const Recipe& r, int64_t i) {
 template <int kTerms, typename T>
 void write_channel(const Program& p, const Recipe& r, const float* windows, const std::vector<Run>& runs, float* line,
                    T* out) {
-  const Vec floor = (p.relu ? 0.f : -__builtin_inff()) - Vec{};
-  auto value = [&](int64_t i) { return maximum(total_of<kTerms>(windows, r, i) * r.scale + r.bias, floor); };
+  // in registers: what is written could otherwise be where these are read from
+  const Vec floor = (p.relu ? 0.f : -__builtin_inff()) - Vec{}, scale = r.scale - Vec{}, bias = r.bias - Vec{};
+  const float* rows[kTerms ? kTerms : 1];
+  for (int t = 0; t < (kTerms ? kTerms : 1); ++t) rows[t] = windows + r.at[t];
+  auto value = [&](int64_t i) { return maximum(total_of<kTerms>(rows, r, i) * scale + bias, floor); };
   for (const Run& run : runs) {
     if (p.pool > 1) {
       for (int64_t i = 0; i < run.count; i += kLanes) store(line + i, value(run.from + i));
       pool_line(line, run.count / p.pool, p.pool, out + run.to / p.pool);
       continue;
     }
+    const int64_t from = run.from, count = run.count;
+    T* const to = out + run.to;
     int64_t i = 0;
-    for (; i + kLanes <= run.count; i += kLanes) store_as(out + run.to + i, value(run.from + i), kLanes);
-    if (i < run.count) store_as(out + run.to + i, value(run.from + i), static_cast<int>(run.count - i));
+    for (; i + kLanes <= count; i += kLanes) store_as(to + i, value(from + i), kLanes);
+    if (i == count) continue;
+    if (count >= kLanes) {  // once more the last ones that fill a vector
+      store_as(to + count - kLanes, value(from + count - kLanes), kLanes);
+    } else {
+      store_as(to, value(from), static_cast<int>(count));
+    }
   }
 }
 
@@ -84,10 +105,10 @@ struct Select {
   }
 
   template <typename T>
-  void operator()(const Program& p, const Selection& s, int64_t group, const float* windows,
+  void operator()(const Program& p, const Selection& s, Range filters, const float* windows,
                   const std::vector<Run>& runs, float* line, T* out) const {
     const bool per_window = s.factors && s.factor_count > 1;
-    for (int64_t n = group * s.filters; n < (group + 1) * s.filters; ++n) {
+    for (int64_t n = filters.from; n < filters.to; ++n) {
       const Recipe r{at.data() + n * terms, terms, static_cast<int64_t>(p.last.size()),
                      per_window ? s.factors + n * s.factor_count : nullptr,
                      s.factors && !per_window ? s.factors[n] : 1.f, s.bias ? s.bias[n] : 0.f};

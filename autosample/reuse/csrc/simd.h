@@ -20,6 +20,7 @@ constexpr int kLanes = 4;
 constexpr int kTileRows = 8;
 #endif
 constexpr int kTileVectors = 3;
+constexpr int kBlock = 8;   // rows of a block with folds are a multiple of this, and of kTileRows
 constexpr int kPanel = 16;  // rows of the bank that are packed side by side, on every machine
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
@@ -27,6 +28,15 @@ typedef float VecUnaligned __attribute__((vector_size(kLanes * 4), aligned(4), m
 
 inline Vec load(const float* p) { return *reinterpret_cast<const VecUnaligned*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<VecUnaligned*>(p) = v; }
+// A vector that stays in a register. GCC would read it from memory for each of its products, and loads are the limit.
+inline Vec kept(Vec v) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__) && defined(__GNUC__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
 // As torch: a NaN in `a` stays.
 inline Vec maximum(Vec a, Vec b) { return a < b ? b : a; }
 

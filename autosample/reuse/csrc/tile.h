@@ -82,6 +82,40 @@ void pack_channel(const T* image, const Program& p, const std::vector<Piece>& pi
   }
 }
 
+// Sums and differences of rows `half`, 2 `half` … apart, as many steps at once as kRows has factors of two. Row r of the
+// input is `from[r]`.
+template <int kRows>
+void hadamard_steps(const float* const* from, float* out, int64_t plane, int64_t order, int64_t half, int64_t count) {
+  for (int64_t first = 0; first < order; ++first) {
+    if (first / half % kRows) continue;
+    float* const at = out + first * plane;
+    for (int64_t i = 0; i < count; i += kLanes) {
+      Vec row[kRows];
+      for (int r = 0; r < kRows; ++r) row[r] = load(from[first + r * half] + i);
+      for (int step = 1; step < kRows; step *= 2) {
+        for (int r = 0; r < kRows; ++r) {
+          if (r & step) continue;
+          const Vec a = row[r], b = row[r + step];
+          row[r] = a + b, row[r + step] = a - b;
+        }
+      }
+      for (int r = 0; r < kRows; ++r) store(at + r * half * plane + i, row[r]);
+    }
+  }
+}
+
+// The signed sums of `order` rows, all Walsh-Hadamard steps; `from` becomes the rows of the result.
+inline void hadamard(const float** from, float* out, int64_t plane, int64_t order, int64_t count) {
+  for (int64_t half = 1; half < order;) {
+    const int64_t left = order / half, rows = left >= 8 ? 8 : left;
+    if (rows == 8) hadamard_steps<8>(from, out, plane, order, half, count);
+    if (rows == 4) hadamard_steps<4>(from, out, plane, order, half, count);
+    if (rows == 2) hadamard_steps<2>(from, out, plane, order, half, count);
+    for (int64_t g = 0; g < order; ++g) from[g] = out + g * plane;
+    half *= rows;
+  }
+}
+
 // Column q of window group g; with `fold`, of all groups added up. Channels beyond the last one are zero.
 template <typename T>
 void pack_column(const T* image, const Program& p, int64_t g, int64_t q, const std::vector<Piece>& pieces, float* out,
@@ -102,6 +136,34 @@ void pack_column(const T* image, const Program& p, int64_t g, int64_t q, const s
       }
     }
   }
+}
+
+// Column q of all signed sums, `plane` apart. `from` has room for as many pointers.
+template <typename T>
+void pack_sums(const T* image, const Program& p, int64_t q, const std::vector<Piece>& pieces, int64_t count, float* out,
+               int64_t plane, const float** from) {
+  const int64_t order = p.sums(), size = p.dim_h * p.dim_w;
+  const Piece& whole = pieces[0];
+  // where the tile is a piece of the image, whole vectors of it need no copy
+  const bool alone = std::is_same_v<T, float> && pieces.size() == 1 && p.stride_w == 1 && !whole.left && whole.right == count;
+  const int64_t direct = alone && (p.windows * p.columns == p.channels || q < p.channels - (p.windows - 1) * p.columns)
+                             ? count / kLanes * kLanes : 0;
+  for (int64_t g = 0; g < order; ++g) {
+    const int64_t channel = g * p.columns + q;
+    float* const row = out + g * plane;
+    from[g] = row;
+    if (g >= p.windows || channel >= p.channels) {
+      std::memset(row, 0, count * sizeof(float));
+    } else if (!direct) {
+      pack_channel<false>(image + channel * size, p, pieces, row, 1);
+    } else {
+      if constexpr (std::is_same_v<T, float>) from[g] = image + channel * size + whole.place;
+      for (int64_t i = direct; i < count; ++i) row[i] = float(image[channel * size + whole.place + i]);
+    }
+  }
+  if (direct) hadamard(from, out, plane, order, direct);
+  for (int64_t g = 0; g < order; ++g) from[g] = out + g * plane + direct;
+  if (count > direct) hadamard(from, out + direct, plane, order, count - direct);
 }
 
 // Pieces of all phases of the input.
@@ -131,18 +193,20 @@ inline std::vector<Run> output_runs(const Program& p, int64_t start, int64_t cou
 
 // Work of a tile's column, in units of about 10 ps: multiply-adds, and what comes with them.
 inline double column_work(const Program& p) {
-  const double segments = double(p.rows) * p.phases * p.blocks() * (p.depth() + 24);
-  return segments + 12. * (p.rows + p.columns * p.input_phases() * p.blocks());
+  const double segments = double(p.bank_rows()) * p.phases * p.blocks() * (p.depth() + 24);
+  return segments + 12. * (p.bank_rows() + p.columns * p.input_phases() * p.blocks() * p.sums());
 }
 
 // How many items of so much work are worth waking a thread for.
 inline int64_t grain(double work) { return std::max<int64_t>(1, static_cast<int64_t>(8e6 / work)); }
 
 constexpr int64_t kCache = 192 * 1024;  // floats of scratch memory that stay in a core's second-level cache
+constexpr int64_t kCacheOfSums = 80 * 1024;  // with folds, next to a block's bank
 
 inline int64_t tile_length(const Program& p, int64_t images) {
-  const int64_t rows = round_up(p.rows, kPanel) * p.phases * p.blocks() + p.columns * p.input_phases();
-  int64_t most = std::max<int64_t>(kCache / rows - p.halo, 4 * kLanes);
+  const int64_t rows = round_up(p.rows, kPanel) * p.phases * p.blocks() + p.columns * p.input_phases() * p.sums();
+  const int64_t cache = p.folds ? kCacheOfSums : kCache;
+  int64_t most = std::max<int64_t>(cache / rows - p.halo, 4 * kLanes);
   most = std::min<int64_t>(most, 4096);
   int64_t tiles = (p.length() + most - 1) / most;
   // every thread should have a tile, as long as tiles are not mostly halo

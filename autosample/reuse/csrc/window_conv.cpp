@@ -47,29 +47,46 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
   const Rows rows(p, tile + p.halo_sum + 2 * kTileVectors * kLanes);
   const int64_t row_x = padded_row(tile + p.halo + kTileVectors * kLanes);
   const int64_t block = rows.plane * p.phases, plane_x = p.columns * row_x, margin = rows.length;
+  const int64_t apart = sum_plane(p, plane_x);
   const Select select(p, s, rows, block);
   const int64_t image_in = p.channels * p.groups * p.dim_h * p.dim_w;
   const int64_t image_out = s.filters_out * (p.pool > 1 ? p.pooled() : p.out_h * p.out_w);
   at::parallel_for(0, batch * p.groups * tiles, grain((tile + p.halo) * column_work(p)), [&](int64_t begin, int64_t end) {
-    const int64_t size = block * p.blocks() + plane_x * p.input_phases() + tile + p.pool + 4 * kLanes;
+    const int64_t size = block * p.blocks() + apart * p.sums() + tile + p.pool + 4 * kLanes;
+    std::vector<const float*> from_sums(p.sums());
     float* const sums = scratch(2 * margin + size) + margin;
     float* const input = sums + block * p.blocks() + margin;
-    float* const line = input + plane_x * p.input_phases();
+    float* const line = input + apart * p.sums();
     for (int64_t item = begin; item < end; ++item) {
       const int64_t start = item % tiles * tile, image = item / tiles / p.groups, group = item / tiles % p.groups;
       const int64_t count = std::min(tile, p.length() - start);
       const T* from = x + image * image_in + group * p.channels * p.dim_h * p.dim_w;
       const auto pieces = input_pieces(p, start, count + p.halo);
+      const auto runs = output_runs(p, start, count, image_out);
+      if (p.folds) {
+        for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
+          for (int64_t q = 0; q < p.columns; ++q) {
+            pack_sums(from, p, q, pieces[phase], count + p.halo, input + phase * plane_x + q * row_x, apart,
+                      from_sums.data());
+          }
+        }
+        for (int64_t b = 0; b < p.folds; ++b) {  // a block's bank and sums stay in the first-level cache
+          segments(bank, b * p.rows, p, input + b % p.sums() * apart, row_x, plane_x, sums, rows, count + p.halo_sum);
+          window_sums(p, sums, rows, count);
+          select(p, s, filters_of(p, s, 0, b), sums, runs, line, y + image * image_out);
+        }
+        continue;
+      }
       for (int64_t g = 0; g < p.blocks(); ++g) {
         for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
           for (int64_t q = 0; q < p.columns; ++q) {
             pack_column(from, p, g, q, pieces[phase], input + phase * plane_x + q * row_x, 1);
           }
         }
-        segments(bank, p, input, row_x, plane_x, sums + g * block, rows, count + p.halo_sum);
+        segments(bank, 0, p, input, row_x, plane_x, sums + g * block, rows, count + p.halo_sum);
         window_sums(p, sums + g * block, rows, count);
       }
-      select(p, s, group, sums, output_runs(p, start, count, image_out), line, y + image * image_out);
+      select(p, s, filters_of(p, s, group, 0), sums, runs, line, y + image * image_out);
     }
   });
 }
@@ -94,7 +111,7 @@ void run(const Program& alone, c10::ArrayRef<int64_t> program, const Selection& 
   const T* from = x.const_data_ptr<T>();
   T* to = y.mutable_data_ptr<T>();
   const int64_t batch = x.size(0);
-  if (is_narrow(alone)) return run_narrow(alone, s, bank, from, to, batch);
+  if (is_narrow(alone) && !alone.folds) return run_narrow(alone, s, bank, from, to, batch);
   if (batch == 1) return run_wide(alone, s, bank, from, to, batch);
   const Program together = read(program, x, batch);
   // small images waste much on their ends, but several of them make larger tiles, which go less well with the cache
@@ -107,7 +124,7 @@ Selection check(const Program& p, const at::Tensor& input, const at::Tensor& ban
   TORCH_CHECK(input.size(1) == p.groups * p.channels, "window_conv: expected ", p.groups * p.channels,
               " input channels, got ", input.size(1));
   TORCH_CHECK(bank.is_contiguous() && bank.scalar_type() == at::kFloat &&
-                  bank.numel() == round_up(p.rows, kPanel) * p.depth(),
+                  bank.numel() == round_up(p.bank_rows(), kPanel) * p.depth(),
               "window_conv: the bank does not fit the program");
   TORCH_CHECK(rows.is_contiguous() && rows.scalar_type() == at::kInt && rows.dim() == 2 && rows.size(1) == p.blocks() &&
                   rows.size(0) % p.groups == 0,
@@ -162,7 +179,7 @@ std::tuple<at::Tensor, at::Tensor> window_conv_backward(const at::Tensor& grad, 
   const Program p = read(program, x);
   const at::Tensor input = x.contiguous(), from = grad.contiguous();
   const Selection s = check(p, input, bank, rows, factors);
-  TORCH_CHECK(input.scalar_type() == at::kFloat && from.scalar_type() == at::kFloat && p.pool == 1 && !p.relu &&
+  TORCH_CHECK(input.scalar_type() == at::kFloat && from.scalar_type() == at::kFloat && p.pool == 1 && !p.relu && !p.folds &&
                   from.numel() == input.size(0) * s.filters_out * p.out_h * p.out_w,
               "window_conv_backward: float32, and the program of a layer by itself, only");
   const int64_t threads = at::get_num_threads(), size = round_up(p.rows, kPanel) * p.depth();
