@@ -5,7 +5,7 @@
 set -euo pipefail
 out=$(realpath -m "${1:-$(dirname "$0")/../results/speed}")
 shift $(($# < 1 ? $# : 1))
-suites=${*:-layers models training growth timm}
+suites=${*:-layers models training growth timm folded}
 source "$(dirname "$0")/setup.sh" ablate
 
 failed=0

@@ -25,3 +25,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def kernel() -> None:
+    """Skips where the fused kernel cannot be built; builds it where it has not been yet."""
+    from autosample.reuse import fused
+
+    if why := fused.why_not():
+        pytest.skip(why)

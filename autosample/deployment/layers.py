@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from autosample.deployment.chains import HOOKS, Chain
+from autosample.deployment.few import few_channels_plan
 from autosample.deployment.folding import Following, swap
 from autosample.deployment.parts import in_parts
 from autosample.deployment.verify import Example, arguments
@@ -87,7 +88,10 @@ def _plan(
     own = "no other plan is known" if chain is None else _own_way(layer, chain)
     follow = Following(model, Chain(layer="") if own or chain is None else chain)
     if not isinstance(layer, Compressed):
-        return _Planned(Plan("dense", own or "not converted"), None, follow, None)
+        inside = follow.disjoint
+        after = inside.after(cast(Tensor | None, layer.bias))
+        faster = measure and fuse and not own and few_channels_plan(layer, x, after, lambda: _dense(layer, inside))
+        return _Planned(*(faster or (Plan("dense", own or "not converted"), None)), follow, None)
     source = copy.deepcopy(layer)
     if own or dense:
         return _Planned(Plan("dense", own or "the whole model is faster with dense layers"), None, follow, source)
@@ -97,9 +101,10 @@ def _plan(
     return _Planned(plan, module, follow, source)
 
 
-def _dense(layer: Compressed, follow: Following) -> nn.Module:
+def _dense(layer: nn.Module, follow: Following) -> nn.Module:
     """The dense layer and what follows it, for comparison."""
-    twin = copy.deepcopy(layer).to_dense_()
+    twin = copy.deepcopy(layer)
+    twin = twin.to_dense_() if isinstance(twin, Compressed) else twin
     follow.fold_into(twin)
     return nn.Sequential(twin, *([nn.ReLU()] if follow.relu else []), follow.pool or nn.Identity())
 

@@ -28,7 +28,7 @@ class Plan:
         kind: `dense` (the weight made once) or a key of `PLANS`: `fold` (channel blocks added first), `reuse`
             (segments, window sums, selection in standard operators), `fused` (the same in one kernel). Layers with
             folds: `folded` (signed sums, then a convolution with groups), `folded last` (the same with channels last),
-            `folded product` (the same as a product of matrices).
+            `folded product` (the same as a product of matrices), `folded fused` (both in one kernel).
         reason: Why this plan was chosen.
         seconds, dense_seconds: Measured time of the layer and what was folded into it, or `None` if not measured.
         saving: Multiply-adds of the dense layer divided by those of the plan.

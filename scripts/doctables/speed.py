@@ -8,7 +8,7 @@ from doctables.records import read_all, source, sources, table
 
 Record = Mapping[str, Any]
 
-_SUITES = ("layers", "models", "training", "timm")
+_SUITES = ("layers", "models", "training", "timm", "folded")
 _MISSING = "No records yet: `bash scripts/reproduce_speed.sh` makes them."
 # rows of the README: suite, workload (None: the range over all workloads), description
 _BRIEF = (

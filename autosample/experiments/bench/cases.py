@@ -21,7 +21,7 @@ class Workload:
         spec: Fields of the `Spec`, including `preset`.
         input: Shape of one example, without the batch.
         batch: Batch size.
-        layer: Arguments of `torch.nn.Conv1d` or `Conv2d`, without bias; `input` decides which.
+        layer: Arguments of `torch.nn.Linear`, or of `Conv1d` or `Conv2d`, which `input` decides; without bias.
         model: Name of a model, with 10 classes.
         include: Patterns of the layers to convert; empty for the default ones.
         targets: Required speed-up over the fastest dense side with one thread, with two, and so on; the last value
@@ -139,6 +139,45 @@ def _timm() -> list[Workload]:
     return [Workload(name=m, model=m, input=(3, size, size), **common) for m, size in _FAMILIES.items()]
 
 
+def _folded() -> list[Workload]:
+    """Layers, nets and training steps of the preset `folded`, which has one ratio for all kinds of layers."""
+    square, long = conv(256, 256, 3, padding=1), conv(256, 512, 16)
+    lone: dict[str, Any] = {"preset": "folded", "ratio": 8, "options": {"overlap": 1}}
+    overlapping: dict[str, Any] = {"preset": "folded", "ratio": 32, "windows": 8, "options": {"overlap": 4}}
+    layers = [
+        _layer("folded-3x3", square, (14, 14), lone, (6, 7.5)),
+        _layer("folded-1x1-wide", conv(256, 1024, 1), (14, 14), lone, (5, 7)),
+        _layer("folded-1x1-narrow", conv(512, 128, 1), (28, 28), lone, (4, 6.5)),
+        _layer("folded-conv1d", long, (2048,), lone, (6.5, 8)),
+        _layer("folded-conv1d-overlap", long, (2048,), overlapping, (20, 30)),
+    ]
+    linear = Workload(
+        name="folded-linear", kind="layer", layer={"in_features": 768, "out_features": 3072}, input=(196, 768),
+        spec=lone, targets=(7,), aim=8,
+    )  # fmt: skip
+    spec = {"preset": "folded", "ratio": 8}
+    images: dict[str, Any] = {"kind": "model", "spec": spec, "input": (3, 224, 224), "every": False}
+    at_six: dict[str, Any] = images | {"spec": {"preset": "folded", "ratio": 6}}
+    nets = [
+        Workload(name="folded-resnet18", model="resnet18", targets=(3.5,), aim=6, **images),
+        Workload(name="folded-resnet18-batch16", model="resnet18", batch=16, targets=(2.5,), aim=4.5, **images),
+        Workload(name="folded-resnet50", model="resnet50", targets=(3.5,), aim=6, **images),
+        Workload(name="folded-resnet50-batch16", model="resnet50", batch=16, targets=(2.5,), aim=4.5, **images),
+        Workload(name="folded-vit_tiny", model="vit_tiny_patch16_224", targets=(1.8,), aim=2.5, **at_six),
+        Workload(name="folded-convnext_atto", model="convnext_atto", targets=(1.5,), aim=2, **at_six),
+        Workload(name="folded-mobilenetv3", model="mobilenetv3_large_100", targets=(1,), aim=1.3, **at_six),
+        Workload(name="folded-efficientnet_b0", model="efficientnet_b0", targets=(1,), aim=1.3, **at_six),
+    ]
+    sound: dict[str, Any] = {"model": "soundnet8", "spec": {"preset": "folded", "ratio": 48}, "input": (1, 110250)}
+    nets.append(Workload(name="folded-soundnet8", kind="model", targets=(10,), aim=16, **sound))
+    small: dict[str, Any] = {"model": "resnet18", "spec": spec, "input": (3, 64, 64), "batch": 32}
+    steps = [
+        Workload(name="folded-resnet18-step", kind="training", targets=(1 / 0.6,), aim=1 / 0.35, **small),
+        Workload(name="folded-soundnet8-step", kind="training", batch=16, targets=(5,), aim=1 / 0.12, **sound),
+    ]
+    return [*layers, linear, *nets, *steps]
+
+
 def _growth() -> list[Workload]:
     """A layer from 32 to 128 channels with 32 taps on 8192 samples at ratio 16; each sweep varies one quantity."""
     rows = []
@@ -162,6 +201,7 @@ SUITES: dict[str, Callable[[], list[Workload]]] = {
     "models": _models,
     "training": _training,
     "timm": _timm,
+    "folded": _folded,
     "growth": _growth,
 }
 

@@ -137,7 +137,8 @@ def _layouts(name: str, module: nn.Module, x: Tensor) -> Iterator[Side]:
 
 
 def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) -> Built:
-    face: Any = nn.Conv1d if x.dim() == 3 else nn.Conv2d
+    linear = "in_features" in work.layer
+    face: Any = nn.Linear if linear else nn.Conv1d if x.dim() == 3 else nn.Conv2d
     layer = face(**work.layer, bias=False)
     convert_layers_(layer, dict(work.spec))
     layer.harden_()
@@ -147,13 +148,14 @@ def _layer(work: Workload, x: Tensor, device: torch.device, dtype: torch.dtype) 
     why = fused.why_not() if device.type == "cpu" else "it runs on CPUs only"
     built.notes += [f"no fused kernel: {why}"] if why else []
     task = layer.task()
-    if task is None:
+    if task is None and layer.folds is None:
         built.notes.append("its windows share no work")
-    ways = {} if task is None else variants(task, device, dtype, fuse=not why)
-    frame, pad = layer_frame(layer)
-    operands = layer_operands(layer, After(), pad)
-    for kind in sorted(ways, key=list(PLANS).index):
-        built.sides.append(Side(kind, PLANS[kind].build(ways[kind], frame, operands).eval(), (x,)))
+    if task is not None:
+        ways = variants(task, device, dtype, fuse=not why)
+        frame, pad = layer_frame(layer)
+        operands = layer_operands(layer, After(), pad)
+        for kind in sorted(ways, key=list(PLANS).index):
+            built.sides.append(Side(kind, PLANS[kind].build(ways[kind], frame, operands).eval(), (x,)))
     _deploy(built, layer, x)
     return built
 

@@ -1,0 +1,80 @@
+"""Dense convolutions of few input channels in the fused kernel, against torch in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from autosample import convert, deploy
+from autosample.deployment import few
+from autosample.nn import SummaryConv1d
+from autosample.reuse.layer import WindowConv
+from autosample.reuse.planner import Plan
+
+NETS = {
+    "signal": (nn.Conv1d(1, 12, 20, 3, 10, bias=False), nn.BatchNorm1d(12), nn.MaxPool1d(4), (2, 1, 301)),
+    "signal without a pool": (nn.Conv1d(2, 5, 7, dilation=2), nn.BatchNorm1d(5), nn.Identity(), (1, 2, 50)),
+    "image": (nn.Conv2d(3, 10, (7, 5), 2, (3, 1)), nn.BatchNorm2d(10), nn.MaxPool2d(3, 2, 1), (2, 3, 33, 40)),
+}
+
+
+def net_of(conv: nn.Module, norm: nn.Module, pool: nn.Module) -> nn.Sequential:
+    model = nn.Sequential(conv, norm, nn.ReLU(), pool, nn.Flatten()).eval()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    return model
+
+
+@pytest.fixture
+def always(kernel, monkeypatch):
+    """The kernel is always the fastest."""
+    pick = lambda key, modules, dense, x, saving: (Plan("fused", "measured 2.0x"), modules["fused"])  # noqa: E731
+    monkeypatch.setattr(few, "timed", pick)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_it_computes_the_layer_and_what_follows(kind, always):
+    *layers, shape = NETS[kind]
+    model, x = net_of(*copy.deepcopy(layers)), torch.randn(shape)
+    fast = deploy(model, x)
+    with torch.no_grad():
+        right = copy.deepcopy(model).double()(x.double())
+        assert float((fast(x) - right).abs().max() / right.abs().max()) < 2e-6
+
+
+def test_the_row_says_what_was_folded_in(always):
+    model, x = net_of(*copy.deepcopy(NETS["signal"][:3])), torch.randn(NETS["signal"][3])
+    wide = nn.Sequential(model, nn.Unflatten(1, (12, -1)), nn.Conv1d(12, 12, 3), nn.ReLU()).eval()
+    fast = deploy(wide, x)
+    (module,) = [m for m in fast.modules() if isinstance(m, WindowConv)]
+    assert module.relu
+    assert module.pool == 4
+    assert next((row.plan.kind, row.folded) for row in fast.deployment.rows) == ("fused", ("norm", "relu", "pool"))
+
+
+def test_other_layers_stay_as_they_are(always):
+    x = torch.randn(1, 16, 30)
+    layers = [nn.Conv1d(16, 8, 3), nn.Conv1d(16, 8, 3, groups=8), nn.Conv1d(16, 8, 3, padding="same")]
+    for layer in layers:
+        assert few.few_channels_plan(layer, x, few.After(), nn.Identity) is None
+    small = nn.Conv1d(4, 8, 3, padding=1, padding_mode="circular")
+    assert few.few_channels_plan(small, torch.randn(1, 4, 30), few.After(), lambda: small) is None
+    assert few.few_channels_plan(nn.Conv1d(4, 8, 3).half(), torch.randn(1, 4, 30).half(), few.After(), None) is None
+    assert few.few_channels_plan(nn.Conv1d(4, 8, 3), None, few.After(), None) is None
+
+
+def test_without_measuring_nothing_changes(always):
+    model, x = net_of(*copy.deepcopy(NETS["signal"][:3])), torch.randn(NETS["signal"][3])
+    assert not any(isinstance(m, WindowConv) for m in deploy(model, x, measure=False).modules())
+    assert not any(isinstance(m, WindowConv) for m in deploy(model, x, fuse=False).modules())
+
+
+def test_a_compressed_net_keeps_its_first_layer_dense_and_runs_it_fast(always):
+    model = nn.Sequential(nn.Conv1d(1, 16, 32, 2), nn.ReLU(), nn.Conv1d(16, 32, 32), nn.ReLU()).eval()
+    changed, _ = convert(model, "wsnet", ratio=8, exclude=["0"])
+    assert not isinstance(changed[0], SummaryConv1d)
+    x = torch.randn(1, 1, 4000)
+    fast = deploy(changed, x)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), changed(x), rtol=1e-4, atol=1e-5)
