@@ -50,7 +50,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, Tensor, dict]:
     return layer, x, after
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(convolutions())
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.filterwarnings("ignore:a ratio")
@@ -77,7 +77,7 @@ def test_it_is_the_convolution_with_the_weight(case):
         assert error(module(x), right) < TYPES[torch.float32]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(2, 70), st.integers(2, 70), st.integers(1, 60), st.sampled_from([2, 3, 8, 30]), st.booleans())
 @pytest.mark.filterwarnings("ignore:a ratio")
 def test_it_is_the_linear_layer_with_the_weight(channels, filters, rows, ratio, relu):
