@@ -118,7 +118,7 @@ def quantize_(
         raise QuantizationError("a deployed model cannot be quantised: quantise the original, then deploy it")
     before = _bytes(model)
     if layers == "all":
-        _code_everything(model)
+        code_dense_(model)
     if not compressed_layers(model):
         raise QuantizationError(
             'quantize_ needs a converted model, got a dense one: call convert_ first, or pass layers="all"'
@@ -248,8 +248,8 @@ def _to_half(model: nn.Module, dtype: torch.dtype) -> list[QuantizedTensor | Non
     return [QuantizedTensor("(rest)", str(dtype)[6:], 16, count, old, count * dtype.itemsize, *_errors(pairs))]
 
 
-def _code_everything(model: nn.Module) -> None:
-    """Turn dense convolutions and linear layers into layers that can be quantised; outputs stay equal."""
+def code_dense_(model: nn.Module) -> None:
+    """Turn dense convolutions and linear layers into layers that can have quantizers; outputs stay equal."""
     uses: dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():
