@@ -20,7 +20,7 @@ from autosample.system.tables import Printed, make_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-Method = Literal["linear", "codebook"]
+Method = Literal["linear", "codebook", "per-filter"]
 Half = Literal["fp16", "bf16"]
 
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -100,7 +100,8 @@ def quantize_(
     Args:
         model: A converted model, or a single layer.
         bits: Bits per stored number, 2 to 8.
-        method: `linear` or `codebook`.
+        method: `linear`, `codebook`, or `per-filter`: `linear`, but with levels for each filter of layers that are not
+            compressed. A summary has no filters, and gets `linear`.
         layers: `sampled`: the compressed layers. `all`: also all other convolutions and linear layers, with each number
             of their weight at a level.
         rest: Precision in which all other floating-point numbers (norms, biases, dense weights) are stored. Computation
@@ -160,14 +161,16 @@ def attach_quantizers(
     for layer, key in found:
         parameter: Tensor = getattr(layer, key)
         before = layer.quantizer(key)
-        if before is not None and (before.method, before.bits) == (method, bits) and before.holds(parameter):
+        kind = "linear" if method == "per-filter" and not isinstance(layer, CodedLayer) else method
+        if before is not None and (before.method, before.bits) == (kind, bits) and before.holds(parameter):
             made[id(parameter)] = before  # already quantised: the same levels again
         if id(parameter) not in made:
             made[id(parameter)] = (
                 CodebookQuantizer(bits, parameter.device, temperature)
-                if method == "codebook"
-                else QUANTIZERS[method](bits, parameter.device)
+                if kind == "codebook"
+                else QUANTIZERS[kind](bits, parameter.device)
             )
+            made[id(parameter)].prepare(parameter)
         layer.quantise_with(key, made[id(parameter)])
     return found
 

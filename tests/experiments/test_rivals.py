@@ -207,7 +207,7 @@ def test_pruning_without_its_package_says_how_to_get_it(monkeypatch):
 # --- dense nets that train with their levels ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "bits"), [("linear", 4), ("codebook", 2)])
+@pytest.mark.parametrize(("method", "bits"), [("linear", 4), ("codebook", 2), ("per-filter", 2)])
 def test_a_dense_net_computes_with_the_levels_that_are_stored(stripes, monkeypatch, method, bits):
     quantize = {"bits": bits, "method": method, "rest": "fp16", "train": True, "start": 0.3}
     small = {"name": "digitnet", "num_classes": 2, "in_chans": 1, "args": {"width": 0.4}}
@@ -232,13 +232,15 @@ def test_a_dense_net_computes_with_the_levels_that_are_stored(stripes, monkeypat
     assert len(layers) == 6
     assert layers.keys() == shown.keys()
     for name, layer in layers.items():
-        assert len(layer.weight.unique()) <= 2**bits
+        each = layer.weight if method == "per-filter" else layer.weight[None]
+        assert max(len(values.unique()) for values in each) <= 2**bits
         assert torch.equal(layer.weight, shown[name])
     # all weights at their bits, levels as float32, and half precision for the rest
     weights = [layer.weight.numel() for layer in layers.values()]
     rest = record.dense_params - sum(weights)
-    levels, counters = {"linear": 2, "codebook": 2**bits}[method], 5
-    coded = sum(math.ceil(count * bits / 8) + 4 * levels for count in weights)
+    levels = [{"linear": 2, "codebook": 2**bits, "per-filter": 2 * len(m.weight)}[method] for m in layers.values()]
+    counters = 5
+    coded = sum(math.ceil(count * bits / 8) for count in weights) + 4 * sum(levels)
     assert record.stored_bytes == coded + 2 * (rest - counters) + 8 * counters
     assert record.accuracy > 0.8
 
