@@ -135,6 +135,9 @@ def test_ranks_follow_the_energy_and_only_chosen_layers_change():
 )  # fmt: skip
 @pytest.mark.parametrize("rival", RIVALS)
 def test_sizes_are_met(rival, model, bits):
+    def plain(net):
+        return sum(t.nbytes for t in net.state_dict().values())
+
     if rival == "pruned":
         pytest.importorskip("torch_pruning")
     shape, patterns = NETS[model]
@@ -149,8 +152,7 @@ def test_sizes_are_met(rival, model, bits):
     if bits:
         assert quantize_(net, **quantize).after == pytest.approx(target, rel=0.04)
     else:
-        count = sum(t.numel() * t.element_size() for t in net.state_dict().values())
-        assert count == pytest.approx(target, rel=0.04)
+        assert plain(net) == pytest.approx(target, rel=0.04)
 
 
 @pytest.mark.parametrize("rival", RIVALS)
@@ -186,6 +188,13 @@ def test_pruning_keeps_the_channels_with_the_largest_norm():
     prune_(net, 5 / 8, (6,))
     for got, want in zip(net.parameters(), wanted, strict=True):
         assert torch.equal(got, want)
+
+
+def test_a_net_that_does_not_name_its_classifier_is_refused():
+    pytest.importorskip("torch_pruning")
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(ConfigError, match=r"got Sequential .*no get_classifier.*: remove pruned from the presets"):
+        RIVALS["pruned"].shrink_(net, 150, stored_bytes, patterns={}, shape=(6,))
 
 
 def test_one_channel_always_stays():

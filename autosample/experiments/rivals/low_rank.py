@@ -15,7 +15,7 @@ from autosample.sampling.spec import spec
 from autosample.system.copying import without_values
 from autosample.system.quiet import quiet
 
-_CONVOLUTIONS: dict[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class LowRank:
@@ -68,7 +68,7 @@ def _layers(net: nn.Module, patterns: Mapping[str, Any]) -> dict[str, nn.Module]
     """The layers that conversion would take, except those whose classes compute in ways of their own."""
     with quiet():
         choices = choose_layers(net, spec("random", ratio=2.0), **patterns)
-    usual = (nn.Linear, *_CONVOLUTIONS.values())
+    usual = (nn.Linear, *_CONVOLUTIONS)
     chosen = {choice.name: choice.layer for choice in choices if choice.spec is not None and choice.name}
     return {name: layer for name, layer in chosen.items() if is_plain(type(layer)) and isinstance(layer, usual)}
 
@@ -117,7 +117,7 @@ def factorised(layer: nn.Module, rank: int) -> nn.Sequential | None:
     if isinstance(layer, nn.Linear):
         pair = nn.Linear(columns, rank, bias=False, **place), nn.Linear(rank, rows, bias=bias is not None, **place)
     else:
-        kind: Any = _CONVOLUTIONS[layer.weight.ndim]  # pyright: ignore[reportCallIssue]
+        kind: Any = next(kind for kind in _CONVOLUTIONS if isinstance(layer, kind))
         same = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
         settings = {name: getattr(layer, name) for name in same}
         channels: Any = layer.in_channels

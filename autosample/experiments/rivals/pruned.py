@@ -45,7 +45,7 @@ class Pruned:
             return cost(twin)
 
         dense = cost(net)
-        points = descend(size, target, Point(1.0, dense), stride=1.5, largest=_LARGEST)
+        points = descend(size, target, Point(1.0, dense), stride=2.0, largest=_LARGEST)
         if not points[-1].cost <= target < dense:
             least = min(int(point.cost) for point in points)
             raise ConfigError(
@@ -71,6 +71,7 @@ def prune_(net: nn.Module, share: float, shape: Sequence[int]) -> None:
     inner = [m for m in net.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd) and m not in ends]
     try:
         with quiet(), torch.enable_grad():
+            outputs = net.eval()(x).shape
             torch_pruning.pruner.BasePruner(
                 net,
                 x,
@@ -82,7 +83,8 @@ def prune_(net: nn.Module, share: float, shape: Sequence[int]) -> None:
                 out_channel_groups={},
                 num_heads={},
             ).step()
-            net.eval()(x)
+            if net.eval()(x).shape != outputs:
+                raise ValueError("outputs were removed, as it has no get_classifier")
     except Exception as error:  # it knows only some operations, and fails in many ways
         raise ConfigError(
             f"Torch-Pruning must know all layers of a net, got {type(net).__name__} ({one_line(error)[:120]}): "
