@@ -143,9 +143,9 @@ def test_sizes_are_met(rival, model, bits):
     shape, patterns = NETS[model]
     torch.manual_seed(0)
     net = create(model, num_classes=10, in_chans=shape[0])
-    quantize = {"bits": bits, "rest": "fp16", "layers": "all"} if bits else {}
-    target = stored_bytes(net) / 20
-    RIVALS[rival].shrink_(net, target, lambda net: stored_bytes(net, quantize=quantize), patterns=patterns, shape=shape)
+    quantize = {"bits": bits, "rest": "fp16", "layers": "all"}
+    target, cost = plain(net) / 20, (lambda net: stored_bytes(net, quantize=quantize)) if bits else plain
+    RIVALS[rival].shrink_(net, target, cost, patterns=patterns, shape=shape)
     assert net.training
     assert net(torch.randn(2, *shape)).shape == (2, 10)
     assert not compressed_layers(net)
