@@ -60,9 +60,11 @@ def _keep_coded(owner: nn.Module, name: str, values: Tensor, quantizer: Quantize
     span = None if isinstance(quantizer, CodebookQuantizer) else quantizer.stored_levels(values).cpu()
     if span is not None and span.ndim == 2:
         span = span.T.reshape(2, -1, *[1] * (values.ndim - 1))
-    elif span is None or not torch.equal(even_levels(span, quantizer.bits), levels := quantizer.levels(values).cpu()):
-        owner.register_buffer(f"{name}_table", levels.float())
-        return
+    else:
+        levels = quantizer.levels(values).cpu()
+        if span is None or not torch.equal(even_levels(span, quantizer.bits), levels):
+            owner.register_buffer(f"{name}_table", levels.float())
+            return
     owner.register_buffer(f"{name}_low", span[0].clone())
     owner.register_buffer(f"{name}_step", span[1].clone())
 

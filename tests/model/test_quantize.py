@@ -14,6 +14,7 @@ from autosample import PRESETS, convert_, deploy, harden_, quantize_, report
 from autosample.artifact import compact_state
 from autosample.coding.levels import even_levels, even_range, kmeans_levels, nearest_level, soft_kmeans
 from autosample.coding.packing import pack, packed_bytes, unpack
+from autosample.coding.quantizers import QUANTIZERS
 from autosample.coding.written import keep, kept
 from autosample.errors import ConversionError, QuantizationError
 from autosample.nn import CodedLayer, SummaryConv1d, SummaryConv2d, SummaryLinear, compressed_layers
@@ -269,6 +270,14 @@ def test_levels_of_filters_are_saved_and_written(tmp_path):
     keep(graph, "weight", layer.numbers, quantizer=layer.quantizer("numbers"))
     assert torch.equal(kept(graph, "weight"), layer.weight)
     assert sum(t.nbytes for t in graph.buffers()) == packed_bytes(layer.numbers.numel(), 4) + 8 * len(layer.numbers)
+
+
+@pytest.mark.parametrize("method", QUANTIZERS)
+def test_a_graph_holds_what_the_layer_computes_with(method):
+    layer, graph = nn.Conv2d(6, 10, 3), nn.Module()
+    quantize_(layer, 3, method=method, layers="all")
+    keep(graph, "weight", layer.numbers, quantizer=layer.quantizer("numbers"))
+    assert torch.equal(kept(graph, "weight"), layer.weight)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
