@@ -10,7 +10,7 @@ from typing import Any
 
 from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import Cell, Grid, Size
-from autosample.experiments.identity import UNCOMPRESSED
+from autosample.experiments.identity import NARROW, UNCOMPRESSED
 from autosample.experiments.rivals import RIVALS
 from autosample.model.quantize import check_quantization
 from autosample.model.recipe import BUDGETS, FLAT, Recipe
@@ -258,6 +258,10 @@ def _cell(data: Any, net: Recipe, method: Mapping[str, Any], size: Size | None, 
     if starts and not (train.get("teacher_epochs") or given.get("pretrained") or given.get("checkpoint_path")):
         raise ConfigError(
             f"{method['label']} needs a trained dense net to start or learn from, got none: set teacher_epochs in train"
+        )
+    if method["spec"] == NARROW and train.get("teacher_epochs"):
+        raise ConfigError(
+            "narrow cannot start from the weights of a wider net, got teacher_epochs: set it in train of other presets"
         )
     overrides = {} if method["spec"] in UNCOMPRESSED else {**(net.overrides or {}), **method["overrides"]}
     told = {"spec": method["spec"], "planned_bits": method["planned_bits"], "overrides": overrides or None}

@@ -282,6 +282,7 @@ def test_without_train_a_dense_net_is_rounded_after_training(grid):
         ),
         ({"preset": "low-rank", "ratio": 3}, "low-rank has no fields to change, got ratio"),
         ({"preset": "low-rank"}, "low-rank needs a trained dense net .* set teacher_epochs in train"),
+        ({"preset": "narrow", "train": TAUGHT}, "narrow cannot start from the weights of a wider net"),
         ({"preset": "prunned"}, 'no preset is called "prunned": did you mean "pruned"'),
     ],
 )
