@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def measure(cell: Cell, dense: torch.nn.Module, shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
     """Times of a cell's deployed net and of the deployed dense net, measured in turn [ms]."""
     torch.manual_seed(cell.seed)
-    net = resolve(cell).recipe.build()
+    net = resolve(cell, shape).net()
     x = torch.randn(1, *shape)
     fast = deploy(net.eval() if cell.preset in UNCOMPRESSED else harden_(net).eval(), x)
     with torch.inference_mode():

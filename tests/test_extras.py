@@ -12,7 +12,7 @@ from autosample.errors import AutosampleError, MissingExtra
 from autosample.system.extras import EXTRAS, require
 
 # packages whose module has another name
-MODULES = {"pytorch-lightning": "pytorch_lightning", "scikit-learn": "sklearn"}
+MODULES = {"pytorch-lightning": "pytorch_lightning", "scikit-learn": "sklearn", "torch-pruning": "torch_pruning"}
 
 
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.extra])

@@ -16,7 +16,11 @@ def declare(parser: Parser) -> None:
     add("path", type=Path, help="folder of a saved model, or a checkpoint that `autosample fit` wrote")
     add("--out", type=Path, help="folder to save to")
     add("--bits", type=whole, default=8, help="bits per stored number, 2 to 8 (8)")
-    add("--method", default="linear", help="linear: evenly spaced levels (default); codebook: levels found by k-means")
+    add(
+        "--method",
+        default="linear",
+        help="linear: evenly spaced levels (default); codebook: found by k-means; per-filter: linear for each filter",
+    )
     add(
         "--layers",
         default="sampled",

@@ -30,6 +30,32 @@ def even_levels(span: Float[Tensor, "2"], bits: int) -> Float[Tensor, "k"]:
     return torch.arange(2**bits, device=span.device, dtype=torch.float32) * span[1] + span[0]
 
 
+def even_ranges(values: Float[Tensor, "n *rest"], bits: int) -> Float[Tensor, "n 2"]:
+    """`even_range` of each index of the first axis."""
+    low, high = values.detach().float().flatten(1).aminmax(dim=1)
+    return torch.stack([low, (high - low) / (2**bits - 1)], 1)
+
+
+def even_codes(values: Float[Tensor, "n *rest"], spans: Float[Tensor, "n 2"], bits: int) -> Int[Tensor, "n *rest"]:
+    """The number of the level nearest to each value, where each index of the first axis has its own levels."""
+    low, step = _beside(spans, values)
+    steps = (values.detach().float() - low) / step.clamp_min(torch.finfo(torch.float32).tiny)
+    return steps.round().clamp_(0, 2**bits - 1).long()
+
+
+def even_values(codes: Int[Tensor, "n *rest"], spans: Float[Tensor, "n 2"]) -> Float[Tensor, "n *rest"]:
+    """The inverse of `even_codes`, up to rounding."""
+    low, step = _beside(spans, codes)
+    # two operations, as in `even_levels`
+    return codes.float() * step + low
+
+
+def _beside(spans: Float[Tensor, "n 2"], values: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest levels and distances, in shapes that broadcast with the values."""
+    low, step = spans.view(len(spans), 2, *[1] * (values.ndim - 1)).unbind(1)
+    return low, step
+
+
 def nearest_level(values: Float[Tensor, "*shape"], levels: Float[Tensor, "k"]) -> Int[Tensor, "*shape"]:
     """The index of the level nearest to each value; a value that equals a level gets that level. Levels ascend."""
     wide = values.detach().to(levels.dtype).contiguous()

@@ -4,11 +4,20 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from autosample.coding.exact import Exact
-from autosample.coding.levels import even_levels, even_range, kmeans_levels, nearest_level, soft_kmeans
+from autosample.coding.levels import (
+    even_codes,
+    even_levels,
+    even_range,
+    even_ranges,
+    even_values,
+    kmeans_levels,
+    nearest_level,
+    soft_kmeans,
+)
 from autosample.coding.packing import from_bits, pack, packed_bytes, unpack
 
 WAITING, LEARNING, FIXED = 0, 1, 2
@@ -62,8 +71,12 @@ class Quantizer(Exact):
         """Set the stored levels from the values."""
         raise NotImplementedError
 
+    def prepare(self, values: Float[Tensor, "*shape"]) -> None:
+        """Make room for the levels of these values."""
+
     def start(self, values: Float[Tensor, "*shape"]) -> None:
         """Start fake quantisation."""
+        self.prepare(values)
         if self.now == WAITING:
             if not values.is_meta:
                 self._decide(values)
@@ -72,6 +85,7 @@ class Quantizer(Exact):
     @torch.no_grad()
     def fix(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Make the levels final, if they are not yet, and return the values at these levels."""
+        self.prepare(values)
         if values.is_meta:
             self._enter(FIXED)
             return values
@@ -131,16 +145,21 @@ class Quantizer(Exact):
         levels = self.levels(values)
         return levels[nearest_level(values, levels)].to(values.dtype)
 
+    def codes(self, values: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The number of the level nearest to each value."""
+        return nearest_level(values, self.levels(values))
+
+    def decoded(self, codes: Int[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+        """The inverse of `codes`, with the levels that are stored."""
+        return self.levels(torch.empty(0, dtype=dtype))[codes].to(dtype)
+
     def stored_bytes(self, count: int) -> int:
         """Bytes of `count` values with their levels."""
         return packed_bytes(count, self.bits) + self.get_buffer(self.table).nbytes
 
     def packed(self, values: Float[Tensor, "*shape"]) -> dict[str, Tensor]:
         """The tensors that a file needs to restore the values."""
-        if values.is_meta:
-            codes = torch.empty(values.shape, dtype=torch.long, device="meta")
-        else:
-            codes = nearest_level(values, self.levels(values))
+        codes = torch.empty(values.shape, dtype=torch.long, device="meta") if values.is_meta else self.codes(values)
         return {"codes": pack(codes, self.bits), self.table: self.stored_levels(values)}
 
     def stored_levels(self, values: Float[Tensor, "*shape"]) -> Tensor:
@@ -152,8 +171,7 @@ class Quantizer(Exact):
         """The inverse of `packed`: values in the shape and precision of `empty`. The quantizer keeps these levels."""
         self.get_buffer(self.table).copy_(table)
         self._enter(FIXED)
-        levels = self.levels(torch.empty(0, dtype=empty.dtype))
-        return levels[unpack(codes, self.bits, empty.numel())].to(empty.dtype).view(empty.shape)
+        return self.decoded(unpack(codes, self.bits, empty.numel()).view(empty.shape), empty.dtype)
 
     def _apply(self, fn, recurse: bool = True):
         """Levels stay float32 in half-precision models, so values still match their levels."""
@@ -236,6 +254,47 @@ class CodebookQuantizer(Quantizer):
         return shown
 
 
+class FilterQuantizer(Quantizer):
+    """Evenly spaced levels between minimum and maximum of each filter: each index of the first axis has its own.
+
+    Attributes:
+        ranges: Lowest level and distance of levels, shape `(N, 2)`, float32.
+    """
+
+    method, table = "per-filter", "ranges"
+    ranges: Tensor
+
+    def __init__(self, bits: int, device: torch.device | None = None) -> None:
+        super().__init__(bits, device)
+        self.register_buffer("ranges", torch.zeros(0, 2, device=device))
+
+    def prepare(self, values: Float[Tensor, "n *rest"]) -> None:
+        if len(self.ranges) != len(values):
+            self.ranges = torch.zeros(len(values), 2, device=self.ranges.device)
+
+    def _decide(self, values: Float[Tensor, "n *rest"]) -> None:
+        self.ranges.copy_(even_ranges(values, self.bits))
+
+    def stored_levels(self, values: Float[Tensor, "n *rest"]) -> Tensor:
+        return even_ranges(values, self.bits) if self.now == LEARNING and not values.is_meta else self.ranges
+
+    def codes(self, values: Float[Tensor, "n *rest"]) -> Int[Tensor, "n *rest"]:
+        return even_codes(values, self.stored_levels(values), self.bits)
+
+    def decoded(self, codes: Int[Tensor, "n *rest"], dtype: torch.dtype) -> Float[Tensor, "n *rest"]:
+        return even_values(codes, self.ranges).to(dtype)
+
+    @torch.no_grad()
+    def shown(self, values: Float[Tensor, "n *rest"]) -> Float[Tensor, "n *rest"]:
+        spans = self.stored_levels(values)
+        return even_values(even_codes(values, spans, self.bits), spans).to(values.dtype)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        if (given := state_dict.get(f"{prefix}ranges")) is not None:
+            self.prepare(given)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
 def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
     """The quantizer described by the tensors of its `state_dict`."""
     kind = next(kind for kind in QUANTIZERS.values() if kind.table in state)
@@ -245,4 +304,6 @@ def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
     return quantizer
 
 
-QUANTIZERS: dict[str, type[Quantizer]] = {"linear": LinearQuantizer, "codebook": CodebookQuantizer}
+QUANTIZERS: dict[str, type[Quantizer]] = {
+    kind.method: kind for kind in (LinearQuantizer, CodebookQuantizer, FilterQuantizer)
+}

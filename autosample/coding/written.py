@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
-from autosample.coding.levels import even_levels, nearest_level
+from autosample.coding.levels import even_levels
 from autosample.coding.packing import bits_for, pack
-from autosample.coding.quantizers import LinearQuantizer, Quantizer
+from autosample.coding.quantizers import CodebookQuantizer, Quantizer
 
 #: How numbers are rounded: not at all; to 256 levels, evenly spaced from the smallest to the largest; or to whole
 #: multiples of a step, from -`MOST` to `MOST`.
@@ -39,16 +39,7 @@ def keep(
         return
     values = values.detach().float().cpu().contiguous()
     if quantizer is not None:
-        levels = quantizer.levels(values).cpu()
-        codes = nearest_level(values, levels)
-        owner.register_buffer(f"{name}_codes", pack(codes, quantizer.bits))
-        span = quantizer.stored_levels(values).cpu() if isinstance(quantizer, LinearQuantizer) else None
-        if span is not None and torch.equal(even_levels(span, quantizer.bits), levels):
-            owner.register_buffer(f"{name}_low", span[0].clone())
-            owner.register_buffer(f"{name}_step", span[1].clone())
-        else:
-            owner.register_buffer(f"{name}_table", levels.float())
-        owner.__dict__[f"{name}_shape"] = (quantizer.bits, tuple(values.shape))
+        _keep_coded(owner, name, values, quantizer)
     elif rounding and values.numel() >= _SMALL:
         tiny = torch.finfo(torch.float32).tiny
         low, high = values.min(), values.max()
@@ -61,6 +52,21 @@ def keep(
         owner.register_buffer(f"{name}_step", step)
     else:
         owner.register_buffer(name, values.half() if is_half(values) else values.clone())
+
+
+def _keep_coded(owner: nn.Module, name: str, values: Tensor, quantizer: Quantizer) -> None:
+    owner.register_buffer(f"{name}_codes", pack(quantizer.codes(values).cpu(), quantizer.bits))
+    owner.__dict__[f"{name}_shape"] = (quantizer.bits, tuple(values.shape))
+    span = None if isinstance(quantizer, CodebookQuantizer) else quantizer.stored_levels(values).cpu()
+    if span is not None and span.ndim == 2:
+        span = span.T.reshape(2, -1, *[1] * (values.ndim - 1))
+    else:
+        levels = quantizer.levels(values).cpu()
+        if span is None or not torch.equal(even_levels(span, quantizer.bits), levels):
+            owner.register_buffer(f"{name}_table", levels.float())
+            return
+    owner.register_buffer(f"{name}_low", span[0].clone())
+    owner.register_buffer(f"{name}_step", span[1].clone())
 
 
 def is_half(values: Tensor) -> bool:
@@ -76,8 +82,8 @@ def kept(owner: nn.Module, name: str) -> Tensor | None:
         numbers = unpacked(codes, bits, math.prod(shape))
         if (table := buffers.get(f"{name}_table")) is not None:
             return table.index_select(0, numbers).view(shape)
-        # equal to those of `even_levels`, to the last bit
-        return (numbers.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")).view(shape)
+        # equal to those of `even_levels`, to the last bit; levels of filters lie along the first axis
+        return numbers.float().view(shape) * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")
     if (levels := buffers.get(f"{name}_levels")) is not None:
         # not DequantizeLinear: runtimes run that at every call, but fold these
         return levels.float() * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")

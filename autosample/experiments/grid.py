@@ -45,10 +45,11 @@ class Cell:
     Attributes:
         data: Name in `autosample.data.DATASETS`, or the full path of a class.
         data_args: Arguments of the data, without those that depend on seed, fold and hold-out.
-        recipe: The net and how its layers are compressed, without a size. Its spec is a preset with changes, or
-            `narrow` for the dense net with fewer channels.
+        recipe: The net and how its layers are compressed, without a size. Its spec is a preset with changes, `narrow`
+            for the dense net with fewer channels, or one of `RIVALS`.
         size: Stored size of the net; `None` for dense.
-        quantize: `bits`, `method` and `rest` of `quantize_`, and `start` of `FakeQuantize`; empty for float32.
+        quantize: `bits`, `method` and `rest` of `quantize_`, `start` of `FakeQuantize`, and `train` if a net that
+            samples nothing trains with its levels; empty for float32.
         seed: Seed of weights, order and augmentation, and of random offsets if the spec has no seed.
         fold: Test fold of the data, if they have folds.
         train: `epochs`, `precision`, and other arguments of `Classifier`.
@@ -80,7 +81,7 @@ class Cell:
 
     @property
     def preset(self) -> str:
-        """Name of the preset, or `narrow`."""
+        """Name of the preset, `narrow`, or one of `RIVALS`."""
         return self.recipe.preset
 
     @cached_property

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from autosample.errors import AutosampleError
+from autosample.experiments.rivals import RIVALS
 from autosample.model.recipe import Recipe
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.spec import Spec, spec
@@ -18,8 +19,8 @@ from autosample.sampling.upgrade import upgraded
 
 #: A method that is not a preset: the dense net with fewer channels.
 NARROW = "narrow"
-#: Methods that compress no layer.
-UNCOMPRESSED = ("dense", NARROW)
+#: Methods whose layers sample nothing.
+UNCOMPRESSED = ("dense", NARROW, *RIVALS)
 
 # removed fields of 0.1.0, with the values at which they had no effect; a record with another value is history
 _IDLE = {"gains": "none", "scale_gradient": "none", "kernel": "linear", "radius": 1}

@@ -11,6 +11,7 @@ from typing import Any
 from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import Cell, Grid, Size
 from autosample.experiments.identity import NARROW, UNCOMPRESSED
+from autosample.experiments.rivals import RIVALS
 from autosample.model.quantize import check_quantization
 from autosample.model.recipe import BUDGETS, FLAT, Recipe
 from autosample.sampling.moved import moved
@@ -31,6 +32,8 @@ _KEYS = {
 _SHORT = {"model": "name", "model_args": "args"}
 _MODEL_KEYS = {_SHORT.get(f.name, f.name): f.name for f in fields(Recipe) if f.name not in ("spec", "planned_bits")}
 _SIZES = {"ratios": "ratio", "net_ratios": "net_ratio", "bytes": "bytes", "latencies": "latency", "like": "like"}
+# sizes of methods that have a ratio, and what others lack for them
+_OF_RATIOS = {"ratio": "layer ratio, got ratios", "latency": "latency to search for, got latencies"}
 # keys of a presets entry beside the fields of the spec
 _OF_METHODS = ("preset", "label", "train", "overrides", "quantize", "planned_bits")
 _OF_SPECS = tuple(f.name for f in fields(Spec))
@@ -140,19 +143,19 @@ def _method(entry: Any) -> dict[str, Any]:
     """A row of the table: label, spec without a size, overrides of layers, bits, and its own training options."""
     entry = {"preset": entry} if isinstance(entry, str) else entry
     _known(entry, (*_OF_METHODS, *_OF_SPECS), "an entry of presets")
-    preset, known = entry.get("preset"), {*PRESETS, *RULES, NARROW}
+    preset, known = entry.get("preset"), {*PRESETS, *RULES, *UNCOMPRESSED}
     if preset not in known:
         raise ConfigError(f'no preset is called "{preset}": {hint(str(preset), known)}')
     changes = {k: v for k, v in entry.items() if k not in _OF_METHODS}
     if preset in UNCOMPRESSED and (changes or entry.get("overrides")):
         got = ", ".join(changes) or "overrides"
         raise ConfigError(f"{preset} has no fields to change, got {got}: remove them")
-    if preset != NARROW:
+    if preset not in UNCOMPRESSED:
         spec(preset, **changes)
     for name in ("ratio", "spatial", "channel"):
         if name in changes or name in changes.get("options", {}):
             raise ConfigError(f"sizes are keys of the grid, got {name} in {preset}: use ratios, net_ratios or like")
-    quantize = _quantize(entry.get("quantize"))
+    quantize = _quantize(entry.get("quantize"), preset)
     bits = entry.get("planned_bits", quantize.get("bits", 32) if preset not in UNCOMPRESSED else 32)
     return {
         "label": str(entry.get("label") or (f"{preset} {quantize['bits']} bits" if quantize else preset)),
@@ -164,16 +167,27 @@ def _method(entry: Any) -> dict[str, Any]:
     }
 
 
-def _quantize(given: Any) -> dict[str, Any]:
-    """Settings of quantisation: arguments of `quantize_`, and the `start` of `FakeQuantize`."""
+def _quantize(given: Any, preset: str) -> dict[str, Any]:
+    """Settings of quantisation: arguments of `quantize_`, the `start` of `FakeQuantize`, and whether it is used.
+
+    Layers that sample always train with their levels; others only with `train`.
+    """
     from autosample.training import FakeQuantize
 
     if given is None:
         return {}
-    _known(given, ("bits", "method", "rest", "start"), "quantize")
+    _known(given, ("bits", "method", "rest", "start", "train"), "quantize")
     check_quantization(given.get("bits", 8), given.get("method", "linear"), "sampled", given.get("rest"))
     FakeQuantize(start=given.get("start", 0.7))
-    return {"bits": 8, **given}
+    trains = given.get("train", preset not in UNCOMPRESSED)
+    if not isinstance(trains, bool) or trains < (preset not in UNCOMPRESSED):
+        raise ConfigError(f"train of quantize must be true, or false in dense nets, got {trains}: leave it out")
+    if "start" in given and not trains:
+        raise ConfigError(
+            f"{preset} is rounded after training, got start {given['start']}: add train: true, or remove it"
+        )
+    kept = {name: value for name, value in given.items() if name != "train"}
+    return {"bits": 8, **kept, **({"train": True} if trains and preset in UNCOMPRESSED else {})}
 
 
 def _train(given: Any) -> dict[str, Any]:
@@ -231,10 +245,8 @@ def _pairs(methods: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator
                 f"{method['label']} needs a size, got none: write ratios, net_ratios, bytes, latencies or like"
             )
         for size in sizes:
-            if given == NARROW and size.kind == "ratio":
-                raise ConfigError("narrow has no layer ratio, got ratios: use net_ratios, bytes or like")
-            if given == NARROW and size.kind == "latency":
-                raise ConfigError("narrow has no latency to search for, got latencies: use net_ratios, bytes or like")
+            if given in UNCOMPRESSED and size.kind in _OF_RATIOS:
+                raise ConfigError(f"{given} has no {_OF_RATIOS[size.kind]}: use net_ratios, bytes or like")
             if size.kind == "ratio":
                 spec(given, ratio=size.value)
             yield method, size
@@ -242,11 +254,14 @@ def _pairs(methods: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator
 
 def _cell(data: Any, net: Recipe, method: Mapping[str, Any], size: Size | None, train: Any, common: Any) -> Cell:
     train, given = {**train, **method["train"]}, net.model_args or {}
-    if (train.get("warm_start") or train.get("distill")) and not (
-        train.get("teacher_epochs") or given.get("pretrained") or given.get("checkpoint_path")
-    ):
+    starts = train.get("warm_start") or train.get("distill") or method["spec"] in tuple(RIVALS)
+    if starts and not (train.get("teacher_epochs") or given.get("pretrained") or given.get("checkpoint_path")):
         raise ConfigError(
             f"{method['label']} needs a trained dense net to start or learn from, got none: set teacher_epochs in train"
+        )
+    if method["spec"] == NARROW and train.get("teacher_epochs"):
+        raise ConfigError(
+            "narrow cannot start from the weights of a wider net, got teacher_epochs: set it in train of other presets"
         )
     overrides = {} if method["spec"] in UNCOMPRESSED else {**(net.overrides or {}), **method["overrides"]}
     told = {"spec": method["spec"], "planned_bits": method["planned_bits"], "overrides": overrides or None}

@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from autosample.budget.sizes import fit_budget, stored_bytes
 from autosample.errors import ConfigError
 from autosample.experiments.grid import Cell, Size
 from autosample.experiments.identity import NARROW, UNCOMPRESSED
+from autosample.experiments.rivals import RIVALS
 from autosample.model.recipe import Recipe
 from autosample.model.report import report
 from autosample.models.narrow import width_args
@@ -28,12 +29,21 @@ class Resolved:
         recipe: The net, at the size that the cell asks for.
         quantize: Arguments of `quantize_` for the trained net; empty if it stays in float32.
         dense_bytes, dense_params: Bytes and numbers of the dense net at its full width.
+        shrink_: Changes the recipe's net to the size before it trains, and tells how. `None`: the recipe has the size.
     """
 
     recipe: Recipe
     quantize: dict[str, Any]
     dense_bytes: int
     dense_params: int
+    shrink_: Callable[[nn.Module], dict[str, Any]] | None = None
+
+    def net(self) -> nn.Module:
+        """The net before its training. That of a rival is made from weights that are not trained."""
+        net = self.recipe.build()
+        if self.shrink_ is not None:
+            self.shrink_(net)
+        return net
 
 
 def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
@@ -41,7 +51,7 @@ def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
 
     Args:
         cell: Cell of a grid.
-        shape: Shape of one example, for a latency that has no ratio yet.
+        shape: Shape of one example, for a latency that has no ratio yet, and for rivals.
 
     Raises:
         ConfigError: The size is not possible; the message says what is.
@@ -62,6 +72,10 @@ def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
         assert target is not None
         width = _fit_width(_key(net, quantize), target)
         return Resolved(replace(net, model_args={**(net.model_args or {}), **width}), *more)
+    if cell.preset in RIVALS:
+        chosen = {name: value for name in ("include", "exclude") if (value := getattr(net, name))}
+        told = {"target": target, "cost": partial(stored_bytes, quantize=quantize), "patterns": chosen, "shape": shape}
+        return Resolved(net, *more, partial(RIVALS[cell.preset].shrink_, **told))
     return Resolved(_sized(cell, cell.size, quantize, target), *more)
 
 
@@ -79,7 +93,7 @@ def ratio_of(cell: Cell, shape: Sequence[int]) -> float:
 
 def quantization(cell: Cell) -> dict[str, Any]:
     """Arguments of `quantize_` for a cell's net: for the layers that sample, or for all layers if none samples."""
-    given = {name: value for name, value in cell.quantize.items() if name != "start"}
+    given = {name: value for name, value in cell.quantize.items() if name not in ("start", "train")}
     sampled = "all" if cell.preset in UNCOMPRESSED else "sampled"
     return {**given, "layers": sampled} if given else {}
 

@@ -10,19 +10,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from autosample.data import DATASETS, ClassificationData
 from autosample.errors import ConfigError, hint
 from autosample.experiments.grid import Cell
+from autosample.experiments.identity import UNCOMPRESSED
 from autosample.experiments.latency import measure_latency
 from autosample.experiments.record import Record
 from autosample.experiments.resolve import resolve
 from autosample.experiments.teacher import arguments, dense_weights
 from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
 from autosample.experiments.windows import window_maps
-from autosample.model.quantize import quantize_
+from autosample.model.quantize import code_dense_, quantize_
 from autosample.model.report import Report
-from autosample.nn import compressed_layers
 from autosample.system.machine import hardware
 from autosample.system.quiet import quiet
 from autosample.training import Classifier, FakeQuantize
@@ -71,8 +72,7 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
     data = make_data(cell.data, cell.data_args, seed=cell.seed, fold=cell.fold, holdout=cell.holdout)
     resolved = resolve(cell, data.input_shape)
     parts = {"validate": cell.holdout > 0, "test": cell.test, "quantize": resolved.quantize}
-    if cell.quantize:
-        parts["quantize_from"] = cell.quantize.get("start", 0.7)
+    parts |= {"quantize_from": _start(cell), "shrink_": resolved.shrink_}
     with dense_weights(cell, data) as given:
         settings, options = arguments(cell, replace(resolved.recipe, **given))
         model, record = train(data, settings, tick=tick, logger=logger, **options, **parts)
@@ -82,6 +82,12 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
         described |= {"model_args": resolved.recipe.model_args, "teacher_epochs": cell.train["teacher_epochs"]}
     sizes = {"dense_bytes": resolved.dense_bytes, "dense_params": resolved.dense_params}
     return replace(record, settings=described, cell=cell.identity, latency=latency, **sizes)
+
+
+def _start(cell: Cell) -> float | None:
+    """Share of the training after which layers use their levels; `None` if they are rounded after it."""
+    sampled = cell.preset not in UNCOMPRESSED
+    return cell.quantize.get("start", 0.7) if sampled or cell.quantize.get("train") else None
 
 
 class _Watch(pl.Callback):
@@ -111,7 +117,8 @@ def train(
     validate: bool = False,
     test: bool = True,
     quantize: Mapping[str, Any] | None = None,
-    quantize_from: float = 0.7,
+    quantize_from: float | None = 0.7,
+    shrink_: Callable[[nn.Module], dict[str, Any]] | None = None,
     logger: Any = False,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Classifier, Record]:
@@ -125,12 +132,15 @@ def train(
         validate: Evaluate on the validation part of the data too.
         test: Read the test set; otherwise the record's accuracy is that on the validation part.
         quantize: Arguments of `quantize_`. The quantised net is evaluated and measured.
-        quantize_from: Share of the training after which layers use their levels; see `FakeQuantize`.
+        quantize_from: Share of the training after which layers use their levels; see `FakeQuantize`. `None`: they are
+            rounded after training.
+        shrink_: Changes the net before it trains, and returns settings for the record.
         logger: Logger for Lightning.
         tick: Called after each epoch.
     """
     pl.seed_everything(settings.get("seed", 0), verbose=False)
     model, watch = Classifier(**settings), _Watch(tick)
+    shrunk = shrink_(model.net) if shrink_ else {}
     callbacks = [watch, *_levels(model, quantize, quantize_from)]
     with quiet(*NOISY), deterministic_on_cpu():
         trainer = trainer_for(epochs, precision=precision, logger=logger, validate=validate, callbacks=callbacks)
@@ -147,6 +157,7 @@ def train(
     assert accuracy is not None
     given = {name: value for name, value in settings.items() if value is not None}
     given |= {"epochs": epochs, "data": type(data).__name__, **({"quantize": dict(quantize)} if quantize else {})}
+    given |= shrunk
     machine = _machine(trainer.strategy.root_device)
     found = {"accuracy": accuracy, "scored_on": scored_on, "val_accuracy": val, "seconds": round(seconds, 2)}
     maps = {"moved": watch.moved, "windows": window_maps(model.net)}
@@ -166,9 +177,11 @@ def _machine(device: torch.device) -> dict[str, Any]:
     return {"device": str(device), "hardware": name, "threads": torch.get_num_threads(), "date": day}
 
 
-def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float) -> list[pl.Callback]:
-    """The callback that trains compressed layers with their levels; other layers are rounded after training."""
-    if not quantize or not compressed_layers(model.net):
+def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float | None) -> list[pl.Callback]:
+    """The callback that trains with levels the layers that will be quantised."""
+    if not quantize or start is None:
         return []
+    if quantize.get("layers") == "all":
+        code_dense_(model.net)
     learned = {name: quantize[name] for name in ("bits", "method") if name in quantize}
     return [FakeQuantize(**learned, start=start)]

@@ -20,7 +20,7 @@ from autosample.system.tables import Printed, make_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-Method = Literal["linear", "codebook"]
+Method = Literal["linear", "codebook", "per-filter"]
 Half = Literal["fp16", "bf16"]
 
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -100,7 +100,8 @@ def quantize_(
     Args:
         model: A converted model, or a single layer.
         bits: Bits per stored number, 2 to 8.
-        method: `linear` or `codebook`.
+        method: `linear`, `codebook`, or `per-filter`: `linear`, but with levels for each filter of layers that are not
+            compressed. A summary has no filters, and gets `linear`.
         layers: `sampled`: the compressed layers. `all`: also all other convolutions and linear layers, with each number
             of their weight at a level.
         rest: Precision in which all other floating-point numbers (norms, biases, dense weights) are stored. Computation
@@ -118,7 +119,7 @@ def quantize_(
         raise QuantizationError("a deployed model cannot be quantised: quantise the original, then deploy it")
     before = _bytes(model)
     if layers == "all":
-        _code_everything(model)
+        code_dense_(model)
     if not compressed_layers(model):
         raise QuantizationError(
             'quantize_ needs a converted model, got a dense one: call convert_ first, or pass layers="all"'
@@ -160,14 +161,16 @@ def attach_quantizers(
     for layer, key in found:
         parameter: Tensor = getattr(layer, key)
         before = layer.quantizer(key)
-        if before is not None and (before.method, before.bits) == (method, bits) and before.holds(parameter):
+        kind = "linear" if method == "per-filter" and not isinstance(layer, CodedLayer) else method
+        if before is not None and (before.method, before.bits) == (kind, bits) and before.holds(parameter):
             made[id(parameter)] = before  # already quantised: the same levels again
         if id(parameter) not in made:
             made[id(parameter)] = (
                 CodebookQuantizer(bits, parameter.device, temperature)
-                if method == "codebook"
-                else QUANTIZERS[method](bits, parameter.device)
+                if kind == "codebook"
+                else QUANTIZERS[kind](bits, parameter.device)
             )
+            made[id(parameter)].prepare(parameter)
         layer.quantise_with(key, made[id(parameter)])
     return found
 
@@ -248,8 +251,8 @@ def _to_half(model: nn.Module, dtype: torch.dtype) -> list[QuantizedTensor | Non
     return [QuantizedTensor("(rest)", str(dtype)[6:], 16, count, old, count * dtype.itemsize, *_errors(pairs))]
 
 
-def _code_everything(model: nn.Module) -> None:
-    """Turn dense convolutions and linear layers into layers that can be quantised; outputs stay equal."""
+def code_dense_(model: nn.Module) -> None:
+    """Turn dense convolutions and linear layers into layers that can have quantizers; outputs stay equal."""
     uses: dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():

@@ -13,6 +13,7 @@ EXTRAS = {
     "ablate": _ABLATE,
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "ray": (*_ABLATE, "ray"),
+    "rivals": (*_ABLATE, "torch_pruning"),
 }
 
 

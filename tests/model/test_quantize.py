@@ -14,6 +14,8 @@ from autosample import PRESETS, convert_, deploy, harden_, quantize_, report
 from autosample.artifact import compact_state
 from autosample.coding.levels import even_levels, even_range, kmeans_levels, nearest_level, soft_kmeans
 from autosample.coding.packing import pack, packed_bytes, unpack
+from autosample.coding.quantizers import QUANTIZERS
+from autosample.coding.written import keep, kept
 from autosample.errors import ConversionError, QuantizationError
 from autosample.nn import CodedLayer, SummaryConv1d, SummaryConv2d, SummaryLinear, compressed_layers
 
@@ -216,6 +218,66 @@ def test_a_layer_at_few_bits_becomes_dense_again_and_trains_on_at_its_levels():
     assert dense is model.conv2
     assert torch.equal(dense.weight, weight)
     assert set(dense.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_each_filter_has_levels_of_its_own(bits, tmp_path):
+    model, x = Net().eval(), signal()
+    with torch.no_grad():  # filters of very different spread, one constant and one of a single value
+        model.conv2.weight *= torch.logspace(-3, 3, 32)[:, None, None]
+        model.conv2.weight[5] = 0.25
+        model.head.weight[:, 1:] = 0
+    before = {name: m.weight.detach().clone() for name, m in model.named_modules() if hasattr(m, "weight")}
+    result = quantize_(model, bits, method="per-filter", layers="all")
+    for name in ("conv1", "conv2", "depthwise", "head"):
+        weight = getattr(model, name).weight.detach()
+        for got, old in zip(weight, before[name], strict=True):
+            # every level nearest, among all of this filter
+            levels = torch.linspace(float(old.min()), float(old.max()), 2**bits, dtype=torch.float64)
+            best = (old.double().reshape(-1, 1) - levels).abs().min(1).values.view_as(old)
+            limit = 1e-6 * float(old.abs().max())
+            assert ((got - old).abs().double() - best).abs().max() <= limit
+            assert len(got.unique()) <= 2**bits
+    assert torch.equal(model.conv2.weight[5], before["conv2"][5])
+    row = next(row for row in result.rows if row.name == "conv2.numbers")
+    assert (row.method, row.after) == ("per-filter", math.ceil(32 * 32 * 9 * bits / 8) + 8 * 32)
+    assert result.after == sum(t.nbytes for t in compact_state(model).values())
+    y = model(x)
+    torch.testing.assert_close(deploy(model, x, measure=False, fuse=False)(x), y, atol=1e-3, rtol=1e-4)
+    twin = Net().eval()
+    quantize_(twin, bits, method="per-filter", layers="all")
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(x), y)
+    assert all(row.error == 0 for row in quantize_(model, bits, method="per-filter", layers="all").rows)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    assert torch.equal(half.head.in_use("numbers"), model.head.numbers.to(torch.bfloat16))
+
+
+def test_levels_of_filters_are_saved_and_written(tmp_path):
+    model, x = autosample.models.create("digitnet", num_classes=3, in_chans=1).eval(), torch.randn(2, 1, 8, 8)
+    convert_(model, "random", ratio=8, include=["stages.3"])
+    harden_(model)
+    result = quantize_(model, 4, method="per-filter", layers="all", rest="fp16")
+    # a summary has no filters
+    assert {row.name: row.method for row in result.rows}["stages.3.conv.summary"] == "linear"
+    y = model(x)
+    autosample.save(model, tmp_path / "saved")
+    loaded = autosample.load(tmp_path / "saved")
+    assert torch.equal(loaded(x), y)
+    assert compact_state(loaded).keys() == compact_state(model).keys()
+    # as an exported graph holds them
+    layer, graph = loaded.stages[1].conv, nn.Module()
+    keep(graph, "weight", layer.numbers, quantizer=layer.quantizer("numbers"))
+    assert torch.equal(kept(graph, "weight"), layer.weight)
+    assert sum(t.nbytes for t in graph.buffers()) == packed_bytes(layer.numbers.numel(), 4) + 8 * len(layer.numbers)
+
+
+@pytest.mark.parametrize("method", QUANTIZERS)
+def test_a_graph_holds_what_the_layer_computes_with(method):
+    layer, graph = nn.Conv2d(6, 10, 3), nn.Module()
+    quantize_(layer, 3, method=method, layers="all")
+    keep(graph, "weight", layer.numbers, quantizer=layer.quantizer("numbers"))
+    assert torch.equal(kept(graph, "weight"), layer.weight)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
