@@ -3,9 +3,9 @@ import torch
 
 import autosample
 
-model = timm.create_model("resnet18", num_classes=10)
-autosample.convert_(model, "autosample", ratio=8)
-report = autosample.report(model, torch.randn(1, 3, 224, 224))
+model, example = timm.create_model("resnet18", num_classes=10), torch.randn(1, 3, 224, 224)
+autosample.convert_(model, "folded", ratio=8)
+report = autosample.report(model, example)
 print(f"{report.dense_bytes:,} bytes dense, {report.stored_bytes:,} stored: {report.ratio:.2f} times smaller")
-layer = model.layer4[0].conv1
-print(tuple(layer.summary.shape), "->", tuple(layer.weight.shape), "at", layer.offsets()[0].tolist())
+fast = autosample.report(autosample.deploy(model, example), example)
+print(f"{report.macs:,} multiply-adds dense, {fast.macs:,} deployed: {report.macs / fast.macs:.2f} times fewer")

@@ -14,6 +14,23 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """A clock by which a deployed model takes a nanosecond for each number in it; lists the shapes of the examples."""
+    from autosample.budget import latency
+    from autosample.system.timing import Timing
+
+    shapes = []
+
+    def time(model: torch.nn.Module, example: torch.Tensor) -> Timing:
+        shapes.append(tuple(example.shape))
+        seconds = 1e-9 * sum(p.numel() for p in model.parameters())
+        return Timing(seconds, seconds, seconds, 30)
+
+    monkeypatch.setattr(latency, "time_deployed", time)
+    return shapes
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this machine lacks: a GPU, real data. Start with the tests that take longest."""
     items.sort(key=lambda item: not (item.get_closest_marker("ddp") or item.path.stem in ("test_wheel", "test_extras")))

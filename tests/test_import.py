@@ -49,6 +49,23 @@ def test_help_and_version_take_half_a_second_at_most(option):
     assert loaded(f"from autosample.cli.main import main; main([{option!r}])", UNUSED) == []
 
 
+@pytest.mark.parametrize("verb", ["ablate", "card", "quantize", "quickstart", "report"])
+def test_help_of_a_verb_imports_nothing_that_it_does_not_need(verb):
+    assert loaded(f"from autosample.cli.main import main; main([{verb!r}, '--help'])", UNUSED) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "needed"),
+    [
+        ("export", ("torch", "numpy")),  # the formats tell what they are
+        ("bench", ("torch", "numpy", "rich")),  # and so do the suites
+    ],
+)
+def test_help_of_other_verbs_imports_no_training(verb, needed):
+    others = tuple(name for name in (*UNUSED, *HEAVY) if name not in needed)
+    assert loaded(f"from autosample.cli.main import main; main([{verb!r}, '--help'])", others) == []
+
+
 def test_every_name_is_there_and_nothing_else():
     assert set(autosample.__all__) <= set(dir(autosample))
     for name in autosample.__all__:

@@ -2,20 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from rich.console import Console
+from typing import Any
 
 from autosample.cli.options import Parser, number, parse, whole
 from autosample.errors import ConfigError
-from autosample.experiments.ablate import default_console, inline_runner, run_grid
-from autosample.experiments.collect import rows, write_tables
-from autosample.experiments.figures import draw
-from autosample.experiments.grid import Grid
-from autosample.experiments.parse import make_grid
-from autosample.experiments.record import Record
-from autosample.system.tables import make_table
 
 METHODS = ("dense", "wsnet", "random", "autosample")
+_HEADS = ("method", "accuracy [%]", "stored bytes", "smaller", "MACs", "seconds per run")
 
 
 def declare(parser: Parser) -> None:
@@ -53,36 +46,40 @@ def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, ima
     for name, count in (("epochs", epochs), ("seeds", seeds), ("image_size", image_size)):
         if count < 1:
             raise ConfigError(f"{name} must be at least 1, got {count}: leave it out for the default")
-    grid = make_grid(
-        {
-            "name": "quickstart",
-            "title": f"{model} on Digits, {seeds} seeds, {epochs} epochs",
-            "data": {"class": "Digits", "image_size": image_size, "batch_size": 64, "padding": 1},
-            "model": {"name": model, "num_classes": 10, "in_chans": 1},
-            "train": {"epochs": epochs, "lr": 4e-3, "weight_decay": 0.05},
-            # a fixed seed in the spec: random offsets are the same in all runs
-            "presets": ["dense", *({"preset": method, "seed": 0} for method in METHODS[1:])],
-            "ratios": [ratio],
-            "seeds": seeds,
-        }
-    )
+    from autosample.experiments.ablate import default_console, inline_runner, run_grid
+    from autosample.experiments.collect import rows, write_tables
+    from autosample.experiments.figures import draw
+    from autosample.experiments.parse import make_grid
+    from autosample.system.tables import make_table
+
+    grid = make_grid(_settings(model, ratio, epochs, seeds, image_size))
     console = default_console()
     records = run_grid(grid, out, inline_runner(), console)
     if len(records) < len(grid.cells):
         raise ConfigError(f"{len(grid.cells) - len(records)} of {len(grid.cells)} runs failed: see {out}/failed")
     write_tables(grid, records, out)
     draw(grid, records, out)
-    _print(grid, records, console)
+    console.print(make_table(_HEADS, map(_cells, rows(grid, records)), left=("method",), title=grid.title))
     console.print(f"results.json, accuracy.png and windows-*.png are in {out}")
 
 
-def _print(grid: Grid, records: Mapping[str, Record], console: Console) -> None:
-    heads = ("method", "accuracy [%]", "stored bytes", "smaller", "MACs", "seconds per run")
-    cells = [
-        (
-            row["method"], f"{row['accuracy_percent']:.2f} ± {row['std_percent']:.2f}", f"{row['stored_bytes']:,}",
-            f"{row['ratio']:.2f}x", f"{row['macs']:,}", f"{row['seconds']:.1f}",
-        )
-        for row in rows(grid, records)
-    ]  # fmt: skip
-    console.print(make_table(heads, cells, left=("method",), title=grid.title))
+def _settings(model: str, ratio: float, epochs: int, seeds: int, image_size: int) -> dict[str, Any]:
+    """The grid, as a file would describe it."""
+    return {
+        "name": "quickstart",
+        "title": f"{model} on Digits, {seeds} seeds, {epochs} epochs",
+        "data": {"class": "Digits", "image_size": image_size, "batch_size": 64, "padding": 1},
+        "model": {"name": model, "num_classes": 10, "in_chans": 1},
+        "train": {"epochs": epochs, "lr": 4e-3, "weight_decay": 0.05},
+        # a fixed seed in the spec: random offsets are the same in all runs
+        "presets": ["dense", *({"preset": method, "seed": 0} for method in METHODS[1:])],
+        "ratios": [ratio],
+        "seeds": seeds,
+    }
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["method"], f"{row['accuracy_percent']:.2f} ± {row['std_percent']:.2f}", f"{row['stored_bytes']:,}",
+        f"{row['ratio']:.2f}x", f"{row['macs']:,}", f"{row['seconds']:.1f}",
+    )  # fmt: skip

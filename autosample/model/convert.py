@@ -1,6 +1,5 @@
 """Converting a model: dense layers become compressed layers, in place or on a copy; harden them later."""
 
-import copy
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -73,7 +72,7 @@ def convert_layers_(
 
 def _inside(layer: nn.Module) -> dict[str, Any]:
     """The attributes of a layer, and what its stores of parameters, buffers and modules contain."""
-    return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in layer.__dict__.items()}
+    return {name: value.copy() if isinstance(value, dict) else value for name, value in layer.__dict__.items()}
 
 
 def _warn_if_far(choices: list[Choice], bits: int) -> None:

@@ -15,6 +15,7 @@ from autosample.nn.kinds import is_kind, names_of_kinds
 from autosample.sampling.geometry import kind_of
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.sharing import root_ratios
+from autosample.sampling.sizing import settle
 from autosample.sampling.spec import Spec, kinds_without
 from autosample.sampling.spec import spec as make_spec
 
@@ -35,7 +36,7 @@ _WHOLE = {**PRESETS["dense"], "denser": 1, "signs": "none", "by_kind": {}}
 
 @dataclass(frozen=True)
 class Choice:
-    """The decision for one layer: a spec, or the reason why it stays dense, and what would change that.
+    """The decision for one layer: its spec, or the reason why it stays dense, and what would change that.
 
     `asked` is the count of stored numbers that the ratio asks for; 0 if no ratio counts.
     """
@@ -173,7 +174,7 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
         raise ConversionError(
             f"overrides map patterns to fields of a spec, a preset or None, got {change!r}: write {{'ratio': 4}}"
         )
-    else:
+    elif change:
         # a layer with its own size does not share
         change = {**({"share": "even"} if _sizes(change) else {}), **change}
         if "preset" in change:
@@ -224,13 +225,14 @@ def _weights(choice: Choice) -> nn.Parameter:
 
 
 def _worth(choice: Choice, bits: int) -> Choice:
-    """The choice, or a dense one if conversion would not make the layer smaller."""
+    """The choice with its spec settled, or a dense one if conversion would not make the layer smaller."""
     if choice.spec is None:
         return choice
-    reason, weight = _no_gain(choice.layer, choice.spec, bits), _weights(choice)
+    weight = _weights(choice)
     ratio = choice.spec.for_kind(kind_of(tuple(weight.shape[2:]))).ratio
     asked = weight.numel() / ratio if ratio and choice.spec.preset != "dense" else 0.0
-    return replace(choice, spec=None if reason else choice.spec, reason=reason, asked=asked)
+    settled, reason = _settled(choice.spec, weight, bits)
+    return replace(choice, spec=settled, reason=reason, asked=asked)
 
 
 def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> tuple[str, str]:
@@ -252,21 +254,20 @@ def _obstacle(layer: nn.Module, shared: Mapping[int, str]) -> tuple[str, str]:
     return "", ""
 
 
-def _no_gain(layer: nn.Module, spec: Spec, bits: int) -> str:
-    """Why conversion would not make a layer smaller; empty if it would."""
-    weight = layer._parameters["weight"]
-    assert weight is not None
+def _settled(spec: Spec, weight: nn.Parameter, bits: int) -> tuple[Spec | None, str]:
+    """The spec for this one layer, so that no later step derives it again; or why conversion would save nothing."""
     if spec.preset == "dense":
-        return "dense by its preset"
+        return None, "dense by its preset"
     try:
-        stored = method_of(spec).planned(spec, tuple(weight.shape), bits)
+        own = settle(spec, weight.shape, bits)
+        stored = method_of(own).planned(own, tuple(weight.shape), bits)
     except SpecError as error:
         if not spec.for_kind(kind_of(tuple(weight.shape[2:]))).sized:
             raise  # every layer needs a size
-        return str(error)
+        return None, str(error)
     if stored * bits > (1 - _LEAST_SAVING) * weight.numel() * _DENSE_BITS:
-        return f"too small: {stored} stored numbers for {weight.numel()} weights"
-    return ""
+        return None, f"too small: {stored} stored numbers for {weight.numel()} weights"
+    return own, ""
 
 
 def _refuse_converted(model: nn.Module) -> None:

@@ -37,4 +37,5 @@ def become(layer: nn.Module, spec: Spec, name: str = "", bits: int = 32) -> Any:
     """
     weight = layer._parameters["weight"]
     assert weight is not None
-    return method_of(spec).take_over(layer, settle(spec, weight.shape, bits), name)
+    own = settle(spec, weight.shape, bits)
+    return method_of(own).take_over(layer, own, name)

@@ -47,8 +47,9 @@ def full_types(model: nn.Module) -> dict[str, torch.dtype]:
     """The precision in which tensors are used, by name, for those that a file may hold in another one."""
     full = {}
     for prefix, module in outer_modules(model):
-        own = own_tensors(module)
-        full |= {_joined(prefix, name): own[name].dtype for name in module.__dict__.get(_NARROW, ()) if name in own}
+        if narrow := module.__dict__.get(_NARROW):
+            own = own_tensors(module)
+            full |= {_joined(prefix, name): own[name].dtype for name in narrow if name in own}
     return full
 
 

@@ -113,11 +113,8 @@ def _fixed_windows(spec: Spec, bare: Geometry) -> int | None:
 def _strided(spec: Spec, bare: Geometry) -> Geometry:
     if spec.ratio is None:
         return _by_compactness(spec, bare)
-    options = [_with_stride(bare, count, stride) for count, stride in _strides(spec, bare, bare.filters)]
-    if spec.denser > 1:
-        dense = replace(bare, sampled=spec.denser * bare.filters)
-        if _mixing_pays(dense):
-            options = [_with_stride(dense, count, stride) for count, stride in _strides(spec, dense, dense.sampled)]
+    dense = replace(bare, sampled=spec.denser * bare.filters) if spec.denser > 1 else bare
+    options = list(_strides(spec, dense if _mixing_pays(dense) else bare))
     best = min(options, key=lambda option: _preference(option, float(spec.ratio or 1)))
     return _with_any_stride(spec, best) if spec.settings.strides == "any" else best
 
@@ -133,21 +130,20 @@ def _with_any_stride(spec: Spec, whole: Geometry) -> Geometry:
     return replace(whole, length=max(length, whole.window + (whole.sampled - 1) * whole.grid))
 
 
-def _with_stride(bare: Geometry, count: int, stride: int) -> Geometry:
+def _with_stride(cut: Geometry, stride: int) -> Geometry:
     """`L = K + (N − 1)·S` (WSNet, section 3; FSNet's `C_out` segments too)."""
-    cut = replace(bare, windows=count)
     return replace(cut, length=cut.window + (cut.sampled - 1) * stride)
 
 
-def _strides(spec: Spec, bare: Geometry, sampled: int) -> Iterator[tuple[int, int]]:
-    """Pairs of channel compactness and stride just below and above the requested ratio."""
+def _strides(spec: Spec, bare: Geometry) -> Iterator[Geometry]:
+    """For each channel compactness, the strides just below and above the requested ratio."""
     fixed = _fixed_windows(spec, bare)
     for count in [fixed] if fixed else _splits(_most_windows(bare)):
         cut = replace(bare, windows=count)
         budget = (bare.dense / (spec.ratio or 1.0) - (cut.stored - cut.columns)) / cut.columns
-        exact = (budget - cut.window) / max(sampled - 1, 1)
+        exact = (budget - cut.window) / max(cut.sampled - 1, 1)
         low = max(int(exact) // bare.grid, 1) * bare.grid
-        yield from ((count, stride) for stride in (low, low + bare.grid))
+        yield from (_with_stride(cut, stride) for stride in (low, low + bare.grid))
 
 
 def _preference(option: Geometry, ratio: Number) -> tuple[float, float, float]:
@@ -166,8 +162,8 @@ def _by_compactness(spec: Spec, bare: Geometry) -> Geometry:
     stride = -(-cut.window // (spec.settings.spatial or 1))
     dense = replace(cut, sampled=spec.denser * cut.filters)
     if spec.denser > 1 and stride > 1 and _mixing_pays(dense):
-        return _with_stride(dense, count, stride // spec.denser or 1)
-    return _with_stride(cut, count, stride)
+        return _with_stride(dense, stride // spec.denser or 1)
+    return _with_stride(cut, stride)
 
 
 def _mixing_pays(dense: Geometry) -> bool:

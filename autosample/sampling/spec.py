@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
@@ -118,7 +119,19 @@ class Spec:
 
     def for_kind(self, kind: Kind) -> "Spec":
         """This spec with the changes of `by_kind[kind]` applied and `by_kind` emptied."""
-        return self.replace(**{**self.by_kind.get(kind, {}), "by_kind": {}}) if self.by_kind else self
+        if not self.by_kind:
+            return self
+        return self._kinds[kind] if kind in self.by_kind else self._other_kinds
+
+    @cached_property
+    def _kinds(self) -> dict[str, "Spec"]:
+        """The spec of each kind in `by_kind`. Made once, as every layer of a model asks for one of them."""
+        return {kind: self.replace(**{**own, "by_kind": {}}) for kind, own in self.by_kind.items()}
+
+    @cached_property
+    def _other_kinds(self) -> "Spec":
+        """The spec of all other kinds."""
+        return self.replace(by_kind={})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: `preset` and the fields that differ from the class defaults, or from the preset's values."""
@@ -262,7 +275,7 @@ def _check_kinds(s: Spec) -> None:
         check_choice("a key of by_kind", kind, get_args(Kind))
         if not isinstance(changes, Mapping) or "by_kind" in changes:
             fail(f"by_kind must map {kind} to fields", changes, 'write {"layout": "flat"}')
-        s.replace(**{**changes, "by_kind": {}})  # checks itself
+    _ = s._kinds  # each of them checks itself
 
 
 def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **changes: Unpack[Fields]) -> Spec:

@@ -123,19 +123,6 @@ def numbers_at(preset, ratio) -> int:
     return numbers(autosample.convert(digitnet(), preset, ratio=ratio)[0])
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock by which a model takes a nanosecond for each number that it stores; lists what was measured."""
-    measured = []
-
-    def time(model, example):
-        measured.append(seconds := 1e-9 * numbers(model))
-        return Timing(seconds, seconds, seconds, 30)
-
-    monkeypatch.setattr(latency, "time_deployed", time)
-    return measured
-
-
 @pytest.mark.parametrize("preset", ["wsnet", "random", "autosample"])
 @pytest.mark.parametrize("milliseconds", [0.2, 0.1, 0.03, 0.012])
 def test_latency_against_brute_force(clock, preset, milliseconds):

@@ -7,22 +7,7 @@ import torch
 import yaml
 
 from autosample.budget import latency
-from autosample.system.timing import Timing
 from autosample.training import Classifier
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock by which a model takes a nanosecond for each number that it stores; lists the shapes of examples."""
-    shapes = []
-
-    def time(model, example):
-        shapes.append(tuple(example.shape))
-        seconds = 1e-9 * sum(p.numel() for p in model.parameters())
-        return Timing(seconds, seconds, seconds, 30)
-
-    monkeypatch.setattr(latency, "time_deployed", time)
-    return shapes
 
 
 def run_of(tmp_path, version=0):

@@ -39,6 +39,16 @@ def test_it_meets_a_budget_of_bytes(net):
     assert 0.9 * asked < report.stored_bytes == report.budget.reached <= asked
 
 
+def test_it_is_the_method_of_one_kind_of_layers(low_rank):
+    model = nn.Sequential(nn.Conv2d(16, 32, 3), nn.Flatten(), nn.Linear(128, 64))
+    report = autosample.convert_(model, "random", ratio=4, by_kind={"linear": {"rule": "lowrank"}})
+    conv, linear = model[0], model[2]
+    assert isinstance(linear, low_rank)
+    assert not isinstance(conv, low_rank)
+    assert linear.left.shape[1] == 128 * 64 // 4 // (128 + 64)
+    assert [row.kind for row in report.converted] == ["SummaryConv2d", "LowRankLinear"]
+
+
 def test_it_is_converted_reported_and_trained(net):
     model, x = net
     report = autosample.convert_(model, "lowrank", ratio=4)

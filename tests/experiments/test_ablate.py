@@ -170,14 +170,14 @@ def workers_of(pid):
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_with_the_same_records(tmp_path, config):
+def test_killed_fifteen_times_it_ends_with_the_same_records(tmp_path, config):
     """SIGKILL at random moments: while it starts, and a little after some run has ended."""
-    config.write_text(TINY.replace("seeds: 2", "seeds: 10"))
+    config.write_text(TINY.replace("seeds: 2", "seeds: 10").replace("random", "folded"))
     undisturbed = start(config, tmp_path / "whole", "--jobs", "2")
     said, _ = undisturbed.communicate()
     assert undisturbed.returncode == 0, said
     rng, killed = random.Random(0), 0
-    for _ in range(10):
+    for _ in range(15):
         wanted = len(accuracies(tmp_path / "killed")) + rng.randint(1, 2)
         starting = rng.random() < 0.2
         running = start(config, tmp_path / "killed", "--jobs", "2")
@@ -190,7 +190,7 @@ def test_killed_ten_times_it_ends_with_the_same_records(tmp_path, config):
         while workers_of(running.pid):  # they notice that their runner is gone
             time.sleep(0.1)
         accuracies(tmp_path / "killed")  # every record there is, is whole
-    assert killed >= 8
+    assert killed >= 12
     last = start(config, tmp_path / "killed", "--jobs", "2")
     said, _ = last.communicate()
     assert last.returncode == 0, said

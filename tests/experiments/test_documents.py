@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,21 @@ def blocks(name, heading=""):
     """The blocks of Python in a document, after a heading."""
     text = (ROOT / name).read_text()
     return re.findall(r"```python\n(.*?)```", text[text.index(heading) :], re.S)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_stores_and_computes_less():
+    """Plans are measured, so on another machine a layer or two may stay dense; the bytes are always the same."""
+    shown = (ROOT / "README.md").read_text().split("<!-- example -->\n")[1].split("\n<!-- /example -->")[0]
+    code, output = re.fullmatch(r"```python\n(.*)\n```\n\nprints\n\n```\n(.*)\n```", shown, re.S).groups()
+    assert code == (ROOT / "scripts" / "example.py").read_text().rstrip()
+    made = subprocess.run([sys.executable, ROOT / "scripts" / "example.py"], capture_output=True, text=True, check=True)
+    assert made.stdout.splitlines()[0] == output.splitlines()[0]
+    for text in (made.stdout, output):
+        dense, stored, work, deployed = (int(number.replace(",", "")) for number in re.findall(r"\d[\d,]{6,}", text))
+        assert work == 1_813_566_464  # of resnet18 with ten classes, by torch's own counter
+        assert stored < dense / 7
+        assert deployed < work / 2
 
 
 @pytest.mark.slow

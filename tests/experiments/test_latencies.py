@@ -7,7 +7,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from autosample.budget import latency
 from autosample.errors import AutosampleError
 from autosample.experiments.ablate import inline_runner, run_grid
 from autosample.experiments.attempt import pack_cell, unpack_cell
@@ -18,21 +17,6 @@ from autosample.experiments.run import run_cell
 from autosample.experiments.store import Store
 from autosample.model.convert import convert_layers_
 from autosample.models import create
-from autosample.system.timing import Timing
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock by which a model takes a nanosecond for each number that it stores; lists the shapes of examples."""
-    shapes = []
-
-    def time(model, example):
-        shapes.append(tuple(example.shape))
-        seconds = 1e-9 * sum(p.numel() for p in model.parameters())
-        return Timing(seconds, seconds, seconds, 30)
-
-    monkeypatch.setattr(latency, "time_deployed", time)
-    return shapes
 
 
 def test_cells(grid):

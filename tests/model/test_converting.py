@@ -10,6 +10,7 @@ from torch import nn
 
 from autosample import PRESETS, convert, convert_, harden_, report
 from autosample.nn import SummaryLayer, compressed_layers
+from autosample.sampling.spec import Spec
 
 
 def test_convert_leaves_the_original_untouched():
@@ -212,3 +213,16 @@ def test_a_warm_start_tells_how_well_the_weights_are_fitted():
     told = [str(warning.message) for warning in seen if "relative error" in str(warning.message)]
     assert f"relative error of {mean:.2f}" in told[0]
     assert len(seen) == 1  # nothing is dropped
+
+
+def test_a_spec_is_derived_and_checked_once_for_each_layer(monkeypatch):
+    """Counted, as times depend on the machine: the specs made for a layer, its sharing and its affordable rule."""
+    made, check = [], Spec.__post_init__
+    monkeypatch.setattr(Spec, "__post_init__", lambda self: (made.append(self), check(self))[1])
+    depths = {}
+    for depth in (4, 12):
+        made.clear()
+        layers = [layer for _ in range(depth) for layer in (nn.Conv1d(32, 32, 9), nn.Conv2d(32, 32, 3))]
+        convert_(nn.Sequential(*layers, nn.Linear(64, 256)), "autosample", ratio=8)
+        depths[depth] = len(made)
+    assert (depths[12] - depths[4]) / (2 * (12 - 4)) <= 2  # layers, of two kinds

@@ -5,23 +5,9 @@ import torch
 
 from autosample.budget import latency
 from autosample.errors import ConfigError
-from autosample.system.timing import Timing
 from autosample.training import Classifier
 
 NET = {"model": "digitnet", "num_classes": 10}
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock by which a model takes a nanosecond for each number that it stores; lists what was measured."""
-    measured = []
-
-    def time(model, example):
-        measured.append(seconds := 1e-9 * sum(p.numel() for p in model.parameters()))
-        return Timing(seconds, seconds, seconds, 30)
-
-    monkeypatch.setattr(latency, "time_deployed", time)
-    return measured
 
 
 def test_bytes_with_planned_bits():

@@ -20,6 +20,7 @@ KINDS = {
     "dropout": {"net": {"model": "mlp784", "spec": "random", "model_args": {"drop_rate": 0.5}}, "size": 28},
     "linear levels": {"net": {"spec": "wsnet", "cutmix": 1.0}, "callbacks": [lambda: FakeQuantize(4, start=0.3)]},
     "codebook": {"net": MIXED, "callbacks": [lambda: FakeQuantize(3, "codebook", start=0.3)]},
+    "folded": {"net": {"spec": "folded", **MIXED}, "callbacks": [lambda: FakeQuantize(4, start=0.3)]},
     "average": {"net": MIXED, "callbacks": [lambda: EMAWeightAveraging(decay=0.9)]},
     "no workers": {"net": MIXED, "data": {"resident": False, "padding": 1}},
     "workers": {"net": MIXED, "data": {"resident": False, "padding": 1, "num_workers": 2}},
