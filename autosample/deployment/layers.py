@@ -88,10 +88,8 @@ def _plan(
     own = "no other plan is known" if chain is None else _own_way(layer, chain)
     follow = Following(model, Chain(layer="") if own or chain is None else chain)
     if not isinstance(layer, Compressed):
-        inside = follow.disjoint
-        after = inside.after(cast(Tensor | None, layer.bias))
-        faster = measure and fuse and not own and few_channels_plan(layer, x, after, lambda: _dense(layer, inside))
-        return _Planned(*(faster or (Plan("dense", own or "not converted"), None)), follow, None)
+        found = _few(layer, follow, x) if measure and fuse and not own else None
+        return _Planned(*(found or (Plan("dense", own or "not converted"), None)), follow, None)
     source = copy.deepcopy(layer)
     if own or dense:
         return _Planned(Plan("dense", own or "the whole model is faster with dense layers"), None, follow, source)
@@ -99,6 +97,15 @@ def _plan(
     after = inside.after(cast(Tensor | None, layer.bias))
     plan, module = layer.plan(x, after, lambda: _dense(layer, inside), measure=measure, fuse=fuse)
     return _Planned(plan, module, follow, source)
+
+
+def _few(layer: nn.Module, follow: Following, x: Tensor | None) -> tuple[Plan, nn.Module] | None:
+    """The kernel for few channels, if it is faster; a batch in parts has its pool inside too, and is preferred."""
+    if x is None or in_parts(layer, follow.relu, follow.pool, x) is not None:
+        return None
+    inside = follow.disjoint
+    after = inside.after(cast(Tensor | None, layer.bias))
+    return few_channels_plan(layer, x, after, lambda: _dense(layer, inside))
 
 
 def _dense(layer: nn.Module, follow: Following) -> nn.Module:

@@ -257,7 +257,7 @@ def test_views_that_need_the_usual_layout(monkeypatch):
     for view, layout in ((torch.flatten, torch.channels_last), (lambda y, d: y.view(len(y), -1), None)):
         model = Toy(lambda m, x, view=view: m.fc(view(m.other(m.relu(m.conv(x))), 1)),
                     conv=nn.Conv2d(8, 32, 3), other=nn.Conv2d(32, 16, 3), fc=nn.Linear(400, 3))  # fmt: skip
-        fast = deploy(model, x := image())
+        fast = deploy(model, x := image(), fuse=False)
         assert fast.conv.weight.is_contiguous(memory_format=layout or torch.contiguous_format)
         assert error(fast(x), expected(model, x)) < 1e-5
         assert fast.deployment.rows == ()
