@@ -121,7 +121,7 @@ def folded_plan(
         folds,
         frame,
         pad,
-        layer.geometry.kernel,
+        layer.geometry,  # how far windows overlap decides too
         shape,
         after.relu,
         after.pool,

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from autosample import convert, deploy
-from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear
+from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear, folding
 from autosample.nn.folding import fused_folds, layer_folds
 from autosample.nn.planning import layer_frame
 from autosample.reuse import fused
 from autosample.reuse.after import After
 from autosample.reuse.folded_kernel import FusedFoldedLinear, FusedFolds
+from autosample.reuse.planner import Plan
 
 pytestmark = pytest.mark.usefixtures("kernel")
 TYPES = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -179,6 +180,15 @@ def test_deploy_takes_it_if_it_is_faster():
     assert not isinstance(slow[0], FusedFolds)
     linear, _ = convert(nn.Sequential(nn.Linear(512, 512)), "folded", ratio=8)
     assert isinstance(deploy(linear, torch.randn(64, 512), measure=False)[0], FusedFoldedLinear)
+
+
+def test_measurements_of_layers_that_overlap_differently_are_kept_apart(monkeypatch):
+    keys = []
+    monkeypatch.setattr(folding, "timed", lambda key, *rest: (keys.append(key), (Plan("dense", ""), None))[1])
+    for overlap in (1, 4):
+        layer = SummaryConv1d(16, 32, 16, spec="folded", ratio=16, windows=4, options={"overlap": overlap}).eval()
+        layer.plan(torch.randn(1, 16, 50), After(), nn.Identity, measure=True, fuse=True)
+    assert len(set(keys)) == 2
 
 
 @pytest.mark.parametrize("wrong", [[], [48, 4, 12, 4, 32], [48, 4, 12, 4, 32, 2], [48, 4, 12, 33, 32, 0],
