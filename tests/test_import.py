@@ -54,6 +54,7 @@ def test_help_of_a_verb_imports_nothing_that_it_does_not_need(verb):
     assert loaded(f"from autosample.cli.main import main; main([{verb!r}, '--help'])", UNUSED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "needed"),
     [
