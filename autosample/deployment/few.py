@@ -5,10 +5,10 @@ and then take most of the time of a compressed net.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from autosample.reuse import fused
@@ -16,40 +16,40 @@ from autosample.reuse.after import After
 from autosample.reuse.layer import WindowConv
 from autosample.reuse.planner import Plan, timed
 from autosample.reuse.schedule import Frame, make_schedule
-from autosample.reuse.task import Task
+from autosample.reuse.task import Slice, Task
 from autosample.reuse.timings import signature
 
 # Torch's kernels for CPUs read blocks of 8 or 16 channels.
 _FEW = 8
 
 
-@dataclass(frozen=True)
-class _Whole:
-    """The bank of a dense layer: all its filters, one after the other."""
+def has_few_channels(conv: nn.Module, x: Tensor | None) -> bool:
+    """Whether the kernel can compute a dense convolution, and torch is likely to be slow.
 
-    def __call__(self, summary: Float[Tensor, "l q"]) -> Float[Tensor, "l q"]:
-        return summary
+    Args:
+        conv: Any module; all but plain convolutions of few channels are refused.
+        x: A tensor of the shape, type and device of the inputs; `None` if no input is known.
+    """
+    if x is None or type(conv) not in (nn.Conv1d, nn.Conv2d):
+        return False
+    conv = cast(nn.Conv1d | nn.Conv2d, conv)
+    if conv.in_channels > _FEW or conv.groups > 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return False
+    alike = x.dim() == conv.weight.dim() and x.dtype == conv.weight.dtype
+    return alike and fused.takes(x.device, x.dtype) and fused.available()
 
 
 def few_channels_plan(
-    conv: nn.Module, x: Tensor | None, after: After, dense: Callable[[], nn.Module]
+    conv: nn.Conv1d | nn.Conv2d, x: Tensor, after: After, dense: Callable[[], nn.Module]
 ) -> tuple[Plan, nn.Module] | None:
-    """The fused kernel for a dense convolution, if it is measured to be faster; `None` if not.
+    """The fused kernel for a convolution of few channels, if it is measured to be faster; `None` if not.
 
     Args:
-        conv: A plain `Conv1d` or `Conv2d`; all others stay dense.
-        x: A tensor of the shape, type and device of the inputs; `None` if no input is known.
+        conv, x: As for `has_few_channels`, which must hold.
         after: What follows the layer.
         dense: Makes the layer and what follows it, for comparison.
     """
-    if x is None or not isinstance(conv, nn.Conv1d | nn.Conv2d) or type(conv) not in (nn.Conv1d, nn.Conv2d):
-        return None
-    usable = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.dim() == conv.weight.dim()
-    if not usable or conv.in_channels > _FEW or conv.groups > 1 or conv.padding_mode != "zeros":
-        return None
-    if isinstance(conv.padding, str) or conv.weight.dtype != x.dtype or not fused.available():
-        return None
-    frame = Frame(conv.kernel_size, conv.stride, conv.dilation, tuple((p, p) for p in conv.padding))
+    frame = Frame(conv.kernel_size, conv.stride, conv.dilation, tuple((int(p), int(p)) for p in conv.padding))
     if min(frame.out(x.shape[2:])) < after.pool:
         return None
     module = _module(conv, frame, after)
@@ -58,11 +58,7 @@ def few_channels_plan(
         conv.bias is None, after.relu, after.pool,
     )  # fmt: skip
     plan, chosen = timed(key, {"fused": module}, dense, x, {"fused": 1.0})
-    return (
-        None
-        if chosen is None
-        else (Plan("fused", f"not converted; {plan.reason}", plan.seconds, plan.dense_seconds), chosen)
-    )
+    return None if chosen is None else (replace(plan, reason=f"not converted; {plan.reason}"), chosen)
 
 
 def _module(conv: nn.Conv1d | nn.Conv2d, frame: Frame, after: After) -> WindowConv:
@@ -71,7 +67,7 @@ def _module(conv: nn.Conv1d | nn.Conv2d, frame: Frame, after: After) -> WindowCo
         weight = weight * after.scale.to(weight).view(-1, *[1] * (weight.dim() - 1))
     taps = weight[0, 0].numel()
     task = Task(
-        source=_Whole(),
+        source=Slice(0, len(weight) * taps),
         rows=torch.arange(len(weight), dtype=torch.int32)[:, None],
         segments=len(weight),
         columns=conv.in_channels,

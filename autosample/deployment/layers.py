@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from autosample.deployment.chains import HOOKS, Chain
-from autosample.deployment.few import few_channels_plan
+from autosample.deployment.few import few_channels_plan, has_few_channels
 from autosample.deployment.folding import Following, swap
 from autosample.deployment.parts import in_parts
 from autosample.deployment.verify import Example, arguments
@@ -101,11 +101,14 @@ def _plan(
 
 def _few(layer: nn.Module, follow: Following, x: Tensor | None) -> tuple[Plan, nn.Module] | None:
     """The kernel for few channels, if it is faster; a batch in parts has its pool inside too, and is preferred."""
-    if x is None or in_parts(layer, follow.relu, follow.pool, x) is not None:
+    if x is None or not has_few_channels(layer, x):
+        return None
+    conv = cast(nn.Conv1d | nn.Conv2d, layer)
+    folded = cast(nn.Sequential, _dense(conv, follow))[0]  # as it is when it takes the batch in parts: measured once
+    if in_parts(folded, follow.relu, follow.pool, x) is not None:
         return None
     inside = follow.disjoint
-    after = inside.after(cast(Tensor | None, layer.bias))
-    return few_channels_plan(layer, x, after, lambda: _dense(layer, inside))
+    return few_channels_plan(conv, x, inside.after(conv.bias), lambda: _dense(conv, inside))
 
 
 def _dense(layer: nn.Module, follow: Following) -> nn.Module:

@@ -108,7 +108,7 @@ def folded_plan(
     saving = macs * folds.channels / max(macs * folds.columns + sums * folds.windows, 1)
     if not measure and costs[0] > MARGIN * costs[1]:
         return Plan("dense", f"the best other plan, folded, is predicted at {costs[1] / costs[0]:.2f}x"), None
-    fuse = fuse and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    fuse = fuse and fused.takes(x.device, x.dtype)
     modules = _modules(layer, folds, frame, pad, after, fuse=fuse)
     if not measure:
         kind = "folded fused" if "folded fused" in modules else "folded"

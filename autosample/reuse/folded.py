@@ -1,5 +1,6 @@
 """The inference modules of layers with folds: signed sums of channel groups, then one product per block of filters."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -28,26 +29,33 @@ def ways(frame: Frame, folds: Folds) -> list[Way]:
     return found
 
 
-class Folded(Deployed):
+class Folded(Deployed, ABC):
     """What all inference modules of layers with folds share.
 
     Args:
         folds: What to compute.
         taps: Taps of the kernel.
-        stored: Numbers of the filters that are held.
-        bias: `(N,)` or `None`.
+        stored: The numbers that the module holds; only their count, type and device matter here.
+        bias: As the operators of `autosample.sampling.folds` take it, or `None`.
         relu: Whether a ReLU follows.
     """
 
+    matrix: Tensor
     bias: Tensor | None
 
-    def __init__(self, folds: Folds, taps: int, stored: int, bias: Float[Tensor, " n"] | None, relu: bool) -> None:
+    def __init__(self, folds: Folds, taps: int, stored: Tensor, bias: Float[Tensor, " n"] | None, relu: bool) -> None:
         super().__init__()
-        self.folds, self.relu, self._taps, self._stored = folds, relu, taps, stored
+        self.folds, self.relu = folds, relu
+        self._taps, self._stored = taps, stored.numel()
+        self.register_buffer("matrix", folds.matrix(stored.dtype, stored.device))
         if bias is None:  # no empty buffer: `torch.export` fails on these
             self.bias = None
         else:
             self.register_buffer("bias", bias.detach().clone().contiguous())
+
+    @abstractmethod
+    def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " n"] | None]:
+        """Filters and bias, as the operators take them; in `dtype`, if they are kept in another form."""
 
     @property
     def dense_weights(self) -> int:
@@ -66,37 +74,27 @@ class FoldedMaps(Folded):
     """A convolution with folds, for inference; its children say how they keep the filters.
 
     Args:
-        folds, frame: What to compute.
-        stored: Numbers of the filters that are held.
-        bias: `(N,)` or `None`.
+        folds, stored, bias, relu: As for `Folded`.
+        frame: Where the filters are applied.
         pad: Sizes and mode of `torch.nn.functional.pad` before the layer, if the padding is not zeros.
-        relu, pool: Whether a ReLU follows, and size and stride of the max-pool that follows (1-D only).
+        pool: Size and stride of the max-pool that follows (1-D only).
         way: How to multiply, where standard operators do it.
     """
-
-    matrix: Tensor
 
     def __init__(
         self,
         folds: Folds,
         frame: Frame,
-        stored: int,
+        stored: Tensor,
         *,
         bias: Float[Tensor, " n"] | None = None,
         pad: tuple[list[int], str] | None = None,
         relu: bool = False,
         pool: int = 1,
         way: Way = "grouped",
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
     ) -> None:
         super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu)
         self.frame, self.pad, self.pool, self.way = frame, pad, pool, way
-        self.register_buffer("matrix", folds.matrix(dtype, device))
-
-    def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " p"] | None]:
-        """The filters and the bias, one per place; in `dtype`, if they are kept in another form."""
-        raise NotImplementedError
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         axes, folds = len(self.frame.kernel), self.folds
@@ -140,13 +138,32 @@ class FoldedMaps(Folded):
         return f"{text}, {f.windows} channel groups, {f.blocks} blocks, {self.way}{more}"
 
 
+class FoldedRows(Folded):
+    """A linear layer with folds, for inference; its children say how they keep the filters."""
+
+    def forward(self, input: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
+        if input.dim() == 0 or input.shape[-1] != self.folds.channels:
+            raise RuntimeError(f"expected {self.folds.channels} features, got an input of shape {tuple(input.shape)}")
+        return self._run(in_autocast(input))
+
+    def _run(self, x: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
+        """The layer with what was folded in, by standard operators."""
+        y = multiply(x, *self.placed(x.dtype), self.matrix, self.folds)
+        return F.relu(y, inplace=not y.requires_grad) if self.relu else y
+
+    def extra_repr(self) -> str:
+        f = self.folds
+        return f"{f.channels}, {f.filters}, {f.windows} groups, {f.blocks} blocks{', relu' if self.relu else ''}"
+
+
 class FoldedConv(FoldedMaps):
     """A convolution with folds in standard operators; made by `autosample.deploy`.
 
     Args:
         folds, frame: What to compute.
         filters: One window of the summary per filter, `(N, Q, *kernel)`, with a norm's factors.
-        bias, pad, relu, pool, way: As for `FoldedMaps`.
+        bias: `(N,)` or `None`.
+        pad, relu, pool, way: As for `FoldedMaps`.
     """
 
     filters: Tensor
@@ -161,9 +178,7 @@ class FoldedConv(FoldedMaps):
         **options: Any,
     ) -> None:
         filters = folds.spread(filters.detach()).clone()
-        bias = None if bias is None else folds.spread(bias)
-        kind = {"dtype": filters.dtype, "device": filters.device}
-        super().__init__(folds, frame, filters.numel(), bias=bias, **options, **kind)
+        super().__init__(folds, frame, filters, bias=None if bias is None else folds.spread(bias), **options)
         if self.way == "last":
             filters = filters.to(memory_format=torch.channels_last)
         self.register_buffer("filters", filters)
@@ -172,11 +187,10 @@ class FoldedConv(FoldedMaps):
         return self.filters, self.bias
 
 
-class FoldedLinear(Folded):
-    """A linear layer with folds, for inference; arguments as for `FoldedConv`."""
+class FoldedLinear(FoldedRows):
+    """A linear layer with folds in standard operators; arguments as for `FoldedConv`."""
 
     filters: Tensor
-    matrix: Tensor
 
     def __init__(
         self,
@@ -187,16 +201,8 @@ class FoldedLinear(Folded):
         relu: bool = False,
     ) -> None:
         filters = folds.spread(filters.detach()).clone()
-        super().__init__(folds, 1, filters.numel(), bias, relu)
+        super().__init__(folds, 1, filters, bias, relu)
         self.register_buffer("filters", filters)
-        self.register_buffer("matrix", folds.matrix(filters.dtype, filters.device))
 
-    def forward(self, input: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
-        if input.dim() == 0 or input.shape[-1] != self.folds.channels:
-            raise RuntimeError(f"expected {self.folds.channels} features, got an input of shape {tuple(input.shape)}")
-        y = multiply(in_autocast(input), self.filters, self.bias, self.matrix, self.folds)
-        return F.relu(y, inplace=not y.requires_grad) if self.relu else y
-
-    def extra_repr(self) -> str:
-        f = self.folds
-        return f"{f.channels}, {f.filters}, {f.windows} groups, {f.blocks} blocks{', relu' if self.relu else ''}"
+    def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q"], Float[Tensor, " n"] | None]:
+        return self.filters, self.bias

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from autosample.reuse import fused
-from autosample.reuse.folded import Folded, FoldedMaps
-from autosample.reuse.layer import check_pool, in_autocast, kept_float
+from autosample.reuse.folded import FoldedMaps, FoldedRows
+from autosample.reuse.layer import check_pool, kept_float
 from autosample.reuse.program import Flow, encode
 from autosample.reuse.schedule import Frame, Schedule, fitting_step, make_schedule
-from autosample.sampling.folds import Folds, multiply
+from autosample.sampling.folds import Folds
 
 _BLOCK = 8  # equal to kBlock in csrc/simd.h
 
@@ -96,12 +96,27 @@ def _in_block(folds: Folds) -> Int[Tensor, " n"]:
     return folds.places() - folds.block() * folds.largest
 
 
-def _fits_kernel(x: Tensor, ready: bool) -> bool:
-    usable = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    return ready and usable and not (x.requires_grad and torch.is_grad_enabled())
+class _InKernel(nn.Module):
+    """A module whose numbers the kernel reads, in float32. Elsewhere standard operators compute the same."""
+
+    def _get_ready(self) -> None:
+        self._ready = fused.available()
+        self._apply(lambda t: t)
+
+    def _fits(self, x: Tensor) -> bool:
+        return self._ready and fused.fits(x)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+        with kept_float(self):
+            super()._apply(fn, recurse)
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._ready = fused.available()  # another machine may have no compiler
 
 
-class FusedFolds(FoldedMaps):
+class FusedFolds(_InKernel, FoldedMaps):
     """A convolution with folds in the fused kernel, for inference; made by `autosample.deploy`.
 
     On a CPU in float32 and bfloat16 the kernel runs. Otherwise standard operators compute the same.
@@ -128,11 +143,8 @@ class FusedFolds(FoldedMaps):
         pool: int = 1,
         **options: Any,
     ) -> None:
-        stored = bank.numbers.numel()
-        kind = {"dtype": bank.numbers.dtype, "device": bank.numbers.device}
-        super().__init__(folds, frame, stored, relu=relu, pool=pool, **options, **kind)
-        self.schedule, self._ready = bank.schedule, fused.available()
-        self._segments = bank.segments
+        super().__init__(folds, frame, bank.numbers, relu=relu, pool=pool, **options)
+        self.schedule, self._segments = bank.schedule, bank.segments
         self.register_buffer("bank", fused.panels(bank.numbers, folds.blocks * bank.segments))
         self.register_buffer("rows", bank.rows.to(torch.int32).contiguous())
         if factors is None:
@@ -155,7 +167,7 @@ class FusedFolds(FoldedMaps):
                 folds=folds.blocks,
             ),
         )
-        self._apply(lambda t: t)
+        self._get_ready()
 
     def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " p"] | None]:
         numbers = self.bank.transpose(1, 2).flatten(0, 1).reshape(-1, self.folds.columns)
@@ -168,26 +180,17 @@ class FusedFolds(FoldedMaps):
         return self.folds.spread(filters), None if self.bias is None else self.folds.spread(self.bias.to(dtype))
 
     def _run(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
-        if not _fits_kernel(x, self._ready):
+        if not self._fits(x):
             return super()._run(x)
         check_pool(self.frame, x, self.pool)
         return fused.window_conv(x, self.bank, self.rows, self.factors, self.bias, self.program)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
-        with kept_float(self):
-            super()._apply(fn, recurse)
-        return self
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._ready = fused.available()  # another machine may have no compiler
 
     def extra_repr(self) -> str:
         sums = "x".join(str(p.count) for p in self.schedule.axes) or "1"
         return f"{super().extra_repr()}, fused, sums of {sums}"
 
 
-class FusedFoldedLinear(Folded):
+class FusedFoldedLinear(_InKernel, FoldedRows):
     """A linear layer with folds in the fused kernel, for inference; made by `autosample.deploy`.
 
     On a CPU in float32 and bfloat16 the kernel runs. Otherwise standard operators compute the same.
@@ -200,7 +203,6 @@ class FusedFoldedLinear(Folded):
     """
 
     bank: Tensor
-    matrix: Tensor
 
     def __init__(
         self,
@@ -210,38 +212,23 @@ class FusedFoldedLinear(Folded):
         bias: Float[Tensor, " n"] | None = None,
         relu: bool = False,
     ) -> None:
-        super().__init__(folds, 1, filters.numel(), bias, relu)
-        self._ready = fused.available()
+        super().__init__(folds, 1, filters, bias, relu)
         places = filters.new_zeros(folds.blocks, -(-folds.largest // fused.PANEL) * fused.PANEL, folds.columns)
         places[folds.block(), _in_block(folds)] = filters.detach()
         self.register_buffer("bank", fused.panels(places.flatten(0, 1), places.shape[0] * places.shape[1]))
-        self.register_buffer("matrix", folds.matrix(filters.dtype, filters.device))
         self.program = [folds.channels, folds.windows, folds.columns, folds.blocks, folds.filters, int(relu)]
-        self._apply(lambda t: t)
+        self._get_ready()
 
-    def forward(self, input: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
-        folds = self.folds
-        if input.dim() == 0 or input.shape[-1] != folds.channels:
-            raise RuntimeError(f"expected {folds.channels} features, got an input of shape {tuple(input.shape)}")
-        x = in_autocast(input)
-        if _fits_kernel(x, self._ready):
-            y = torch.ops.autosample.folded_linear(x.reshape(-1, folds.channels), self.bank, self.bias, self.program)
-            return y.view(*x.shape[:-1], folds.filters)
-        places = self.bank.to(x.dtype).transpose(1, 2).reshape(folds.blocks, -1, folds.columns)
-        filters = places[:, : folds.largest].flatten(0, 1)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        y = multiply(x, filters, bias, self.matrix, folds)
-        return F.relu(y, inplace=not y.requires_grad) if self.relu else y
+    def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q"], Float[Tensor, " n"] | None]:
+        places = self.bank.to(dtype).transpose(1, 2).reshape(self.folds.blocks, -1, self.folds.columns)
+        return places[:, : self.folds.largest].flatten(0, 1), self.bias
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
-        with kept_float(self):
-            super()._apply(fn, recurse)
-        return self
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._ready = fused.available()
+    def _run(self, x: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
+        if not self._fits(x):
+            return super()._run(x)
+        rows = x.reshape(-1, self.folds.channels)
+        y = torch.ops.autosample.folded_linear(rows, self.bank, self.bias, self.program)
+        return y.view(*x.shape[:-1], self.folds.filters)
 
     def extra_repr(self) -> str:
-        f = self.folds
-        return f"{f.channels}, {f.filters}, {f.windows} groups, {f.blocks} blocks, fused{', relu' if self.relu else ''}"
+        return f"{super().extra_repr()}, fused"

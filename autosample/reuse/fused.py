@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils.flop_counter import register_flop_formula
 
 from autosample.errors import one_line
@@ -50,9 +50,9 @@ def _why_not() -> str:
             f"autosample_{version()}",
             {"sources": sources, "extra_cflags": _FLAGS, "extra_ldflags": ["-fopenmp"]},
         )
-        torch.library.register_fake("autosample::window_conv", _fake)
+        library.register_fake("autosample::window_conv", _fake)
         register_flop_formula(torch.ops.autosample.window_conv)(_flops)
-        torch.library.register_fake("autosample::folded_linear", _fake_linear)
+        library.register_fake("autosample::folded_linear", _fake_linear)
         register_flop_formula(torch.ops.autosample.folded_linear)(_linear_flops)
     except Exception as error:  # a library from elsewhere can fail in any way
         return one_line(error)[:300]
@@ -62,6 +62,16 @@ def _why_not() -> str:
 def available() -> bool:
     """Whether the fused kernel can be used."""
     return not why_not()
+
+
+def takes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel computes in this type, on this device."""
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+
+
+def fits(x: Tensor) -> bool:
+    """Whether the kernel takes this input: of a type that it knows, and without gradients."""
+    return takes(x.device, x.dtype) and not (x.requires_grad and torch.is_grad_enabled())
 
 
 def missed() -> str:

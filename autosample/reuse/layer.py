@@ -152,8 +152,7 @@ class WindowConv(Deployed):
             )
 
     def _fuses(self, x: Tensor) -> bool:
-        usable = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-        return self._ready and usable and not (x.requires_grad and torch.is_grad_enabled())
+        return self._ready and fused.fits(x)
 
     def _plain_bank(self) -> Float[Tensor, "l q"]:
         return fused.unpack_bank(self.bank, self.task) if self.kernel else self.bank

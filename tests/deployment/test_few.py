@@ -29,7 +29,10 @@ def net_of(conv: nn.Module, norm: nn.Module, pool: nn.Module) -> nn.Sequential:
 @pytest.fixture
 def always(kernel, monkeypatch):
     """The kernel is always the fastest."""
-    pick = lambda key, modules, dense, x, saving: (Plan("fused", "measured 2.0x"), modules["fused"])  # noqa: E731
+
+    def pick(key, modules, dense, x, saving):
+        return Plan("fused", "measured 2.0x"), modules["fused"]
+
     monkeypatch.setattr(few, "timed", pick)
 
 
@@ -57,11 +60,14 @@ def test_other_layers_stay_as_they_are(always):
     x = torch.randn(1, 16, 30)
     layers = [nn.Conv1d(16, 8, 3), nn.Conv1d(16, 8, 3, groups=8), nn.Conv1d(16, 8, 3, padding="same")]
     for layer in layers:
-        assert few.few_channels_plan(layer, x, few.After(), nn.Identity) is None
-    small = nn.Conv1d(4, 8, 3, padding=1, padding_mode="circular")
-    assert few.few_channels_plan(small, torch.randn(1, 4, 30), few.After(), lambda: small) is None
-    assert few.few_channels_plan(nn.Conv1d(4, 8, 3).half(), torch.randn(1, 4, 30).half(), few.After(), None) is None
-    assert few.few_channels_plan(nn.Conv1d(4, 8, 3), None, few.After(), None) is None
+        assert not few.has_few_channels(layer, x)
+    signal, conv = torch.randn(1, 4, 30), nn.Conv1d(4, 8, 3)
+    assert few.has_few_channels(conv, signal)
+    assert not few.has_few_channels(nn.Conv1d(4, 8, 3, padding=1, padding_mode="circular"), signal)
+    assert not few.has_few_channels(copy.deepcopy(conv).half(), signal.half())
+    assert not few.has_few_channels(conv, signal[0])
+    assert not few.has_few_channels(conv, None)
+    assert not few.has_few_channels(nn.Linear(4, 8), signal)
 
 
 def test_without_measuring_nothing_changes(always):

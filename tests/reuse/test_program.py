@@ -9,7 +9,7 @@ from convolutions import relative_error
 
 from autosample.nn import SummaryConv1d
 from autosample.nn.planning import layer_frame
-from autosample.reuse import fused
+from autosample.reuse import folded_kernel, fused
 from autosample.reuse.program import Flow, Header, encode
 from autosample.reuse.schedule import Frame, make_schedule
 
@@ -25,6 +25,8 @@ def test_the_header_is_that_of_the_kernel():
 def test_panels_are_those_of_the_kernel():
     (size,) = re.findall(r"kPanel = (\d+)", (CSRC / "simd.h").read_text())
     assert int(size) == fused.PANEL
+    (block,) = re.findall(r"kBlock = (\d+)", (CSRC / "simd.h").read_text())
+    assert int(block) == folded_kernel._BLOCK
 
 
 @pytest.mark.parametrize("axes", [1, 2])

@@ -19,7 +19,7 @@ namespace autosample {
 namespace {
 
 constexpr int kPerPanel = kPanel / kLanes;                  // vectors of 16 filters
-constexpr int kRowsAtOnce = kLanes == 16 ? 12 : 12 / kPerPanel;  // 12 accumulators
+constexpr int kRowsAtOnce = 12 / kPerPanel;                 // 12 accumulators
 constexpr int64_t kSums = 48 * 1024;                        // floats of sums that a tile of rows may have
 
 struct Linear {
@@ -55,9 +55,11 @@ void pack_row(const T* x, const Linear& p, float* out, const float** from) {
     float* const to = out + g * p.apart;
     const int64_t have = std::clamp<int64_t>(p.features - g * p.columns, 0, p.columns);
     from[g] = to;
-    if (std::is_same_v<T, float> && have == p.apart) {
-      if constexpr (std::is_same_v<T, float>) from[g] = x + g * p.columns;
-      continue;
+    if constexpr (std::is_same_v<T, float>) {
+      if (have == p.apart) {
+        from[g] = x + g * p.columns;
+        continue;
+      }
     }
     for (int64_t i = 0; i < have; ++i) to[i] = float(x[g * p.columns + i]);
     std::fill(to + have, to + p.apart, 0.f);
@@ -125,6 +127,7 @@ void run(const Linear& p, const float* bank, const float* bias, const T* x, T* y
   // every thread should have a tile, of the same size
   const int64_t tiles = std::max((rows + most - 1) / most, std::min(threads, (rows + kRowsAtOnce - 1) / kRowsAtOnce));
   const int64_t tile = round_up((rows + tiles - 1) / tiles, kRowsAtOnce), count = (rows + tile - 1) / tile;
+  const int64_t together = std::max<int64_t>(kBank / (p.columns * kPanel), 1) * kPanel;  // filters
   const double work = double(tile) * p.filters * p.columns;
   at::parallel_for(0, count, grain(work), [&](int64_t begin, int64_t end) {
     float* const sums = scratch<Linear>(tile * p.row);
@@ -133,10 +136,10 @@ void run(const Linear& p, const float* bank, const float* bias, const T* x, T* y
       const int64_t start = item * tile, here = std::min(tile, rows - start);
       for (int64_t r = 0; r < here; ++r) pack_row(x + (start + r) * p.features, p, sums + r * p.row, from.data());
       for (int64_t b = 0; b < p.blocks; ++b) {
-        const int64_t most = std::max<int64_t>(kBank / (p.columns * kPanel), 1) * kPanel, end_n = p.first(b + 1);
-        for (int64_t n = p.first(b); n < end_n; n += most) {
+        const int64_t end_n = p.first(b + 1);
+        for (int64_t n = p.first(b); n < end_n; n += together) {
           const float* const part = bank + (b * p.panels * kPanel + n - p.first(b)) * p.columns;
-          multiply_block(part, sums + b % p.order * p.apart, p, bias ? bias + n : nullptr, std::min(most, end_n - n),
+          multiply_block(part, sums + b % p.order * p.apart, p, bias ? bias + n : nullptr, std::min(together, end_n - n),
                          y + start * p.filters + n, here);
         }
       }

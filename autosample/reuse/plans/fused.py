@@ -18,8 +18,7 @@ class Fused(Segments):
     kernel = True
 
     def usable(self, task: Task, device: torch.device, dtype: torch.dtype, fuse: bool) -> Task | None:
-        runs = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-        runs = runs and task.blocks * task.segments <= _MOST_ROWS
+        runs = fused.takes(device, dtype) and task.blocks * task.segments <= _MOST_ROWS
         return task if fuse and runs and fused.available() else None
 
     def _sums(self, task: Task) -> int:
