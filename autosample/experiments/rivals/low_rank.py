@@ -1,7 +1,7 @@
 """Low rank: a layer becomes two, by the truncated singular value decomposition of its weight."""
 
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +61,8 @@ class LowRank:
 
 def _counted(ranks: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
     """Ranks with one more for each mention of a layer."""
-    return {name: rank + names.count(name) for name, rank in ranks.items()}
+    more = Counter(names)
+    return {name: rank + more[name] for name, rank in ranks.items()}
 
 
 def _layers(net: nn.Module, patterns: Mapping[str, Any]) -> dict[str, nn.Module]:
