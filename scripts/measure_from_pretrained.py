@@ -25,7 +25,7 @@ from autosample.training import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent
 # epochs of the dense net, and epochs after which compressed nets are tested
-NETS = {"digits": (20, (1, 5, 20)), "spoken_digits": (30, (1, 10, 30))}
+NETS = {"digits": (20, (1, 5, 20)), "spoken_digits": (8, (1, 4, 8))}
 RATIOS, SEEDS = (2, 4, 8), (0, 1, 2)
 
 

@@ -41,7 +41,10 @@ def table(head: str) -> bytes:
 
 def check(clips: ClipList, data: bytes, case: int) -> None:
     """Whether a set has the labels and files of the table, each row in one part."""
-    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+    lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), skipinitialspace=True)
+    # autosample's own rules: empty lines are skipped, before the head too, and spaces around names do not count
+    head, *lines = [line for line in lines if any(field.strip() for field in line)]
+    rows = [dict(zip([name.strip() for name in head], line, strict=False)) for line in lines]
     assert [clips.class_names[label].strip() for label in clips.labels] == [row["label"].strip() for row in rows], case
     # the suffix may be another one, as sets are often converted
     assert [path.stem for path in clips.paths] == [Path(row["path"].strip()).stem for row in rows], case
