@@ -65,8 +65,11 @@ def parts(fast) -> set[str]:
     return {type(m).__name__ for m in fast.modules()}
 
 
-@pytest.mark.parametrize("preset", ["wsnet", "autosample"])
-@pytest.mark.parametrize("name", ["soundnet8", "resnet18"])
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [("soundnet8", "wsnet"), ("soundnet8", "autosample"), pytest.param("resnet18", "wsnet", marks=pytest.mark.slow)]
+    + [("resnet18", "autosample")],
+)
 def test_two_nets(name, preset):
     fast = check_net(name, NETS[name], preset, graphs=preset == "wsnet")
     assert not parts(fast) & {"BatchNorm1d", "BatchNorm2d", "BatchNormAct2d"}

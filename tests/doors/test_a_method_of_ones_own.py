@@ -115,8 +115,9 @@ def test_it_is_deployed(net):
     assert {row.plan.kind for row in fast.deployment.rows if row.name in compressed_layers(model)} == {"dense"}
 
 
-def test_it_is_exported_compactly(net, tmp_path):
-    model, x = net
+@pytest.mark.parametrize("name", ["m5", pytest.param("mlp784", marks=pytest.mark.slow), "test_resnet"])
+def test_it_is_exported_compactly(name, low_rank, tmp_path):
+    model, x = made(name)
     autosample.convert_(model, "lowrank", ratio=4)
     if x.dim() == 3:  # signals: at few bits too
         autosample.quantize_(model, 4)

@@ -47,6 +47,7 @@ def forged(saved: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the loaded model has NaN or infinity")  # it is told, as it should be
 def test_no_checkpoint_does_harm(tmp_path):
     path, told = tmp_path / "last.ckpt", Counter()
     Trap.path = str(tmp_path / "touched")

@@ -227,17 +227,19 @@ def test_compile_fullgraph(preset, kind):
     _check_compiled(preset, kind)
 
 
-@pytest.mark.parametrize(("preset", "kind"), [("wsnet", "conv1d"), ("autosample", "conv2d")])
-def test_compile_fullgraph_of_each_mechanism(preset, kind):
-    _check_compiled(preset, kind)
+@pytest.mark.parametrize(
+    ("preset", "kind", "backend"), [("wsnet", "conv1d", "inductor"), ("autosample", "conv2d", "aot_eager")]
+)
+def test_compile_fullgraph_of_each_mechanism(preset, kind, backend):
+    _check_compiled(preset, kind, backend)
 
 
-def _check_compiled(preset, kind):
+def _check_compiled(preset, kind, backend="inductor"):
     torch._dynamo.reset()
     layer, x = build(preset, kind), example(kind)
     _move(layer)  # an offset has no derivative at an integer
     twin = copy.deepcopy(layer)
-    layer.compile(fullgraph=True)
+    layer.compile(fullgraph=True, backend=backend)
     out, expected = layer(x), twin(x)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     out.square().sum().backward()
