@@ -131,8 +131,10 @@ class AutosampleCLI(LightningCLI):
                 )
         # all weights are in the checkpoint; only the teacher of a training that goes on needs others, named by the user
         model["warm_start"] = False
+        if "teacher" not in given:
+            model["teacher"] = None
         if self.config["subcommand"] != "fit":
-            model["distill"] = 0.0
+            model["distill"], model["teacher"] = 0.0, None
         if not model["distill"] or "model_args" not in given:
             model["model_args"] = without_fetching(model["model_args"])
 

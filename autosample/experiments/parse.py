@@ -255,7 +255,9 @@ def _pairs(methods: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator
 def _cell(data: Any, net: Recipe, method: Mapping[str, Any], size: Size | None, train: Any, common: Any) -> Cell:
     train, given = {**train, **method["train"]}, net.model_args or {}
     starts = train.get("warm_start") or train.get("distill") or method["spec"] in tuple(RIVALS)
-    if starts and not (train.get("teacher_epochs") or given.get("pretrained") or given.get("checkpoint_path")):
+    if starts and not (
+        train.get("teacher_epochs") or train.get("teacher") or given.get("pretrained") or given.get("checkpoint_path")
+    ):
         raise ConfigError(
             f"{method['label']} needs a trained dense net to start or learn from, got none: set teacher_epochs in train"
         )

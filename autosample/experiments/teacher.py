@@ -20,7 +20,7 @@ from autosample.system.quiet import quiet
 from autosample.training import Classifier
 
 # arguments that need a teacher
-_TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature")
+_TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature", "teacher")
 _WEIGHTS: dict[str, dict[str, torch.Tensor]] = {}
 
 

@@ -18,7 +18,8 @@ from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
 from autosample.training.callbacks import HardenSchedule
-from autosample.training.distill import check_distillation, distillation_loss, make_teacher
+from autosample.training.data_fits import check_data
+from autosample.training.distill import check_distillation, make_teacher, taught_loss
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.groups import parameter_groups
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
@@ -26,7 +27,7 @@ from autosample.training.quantizing import FakeQuantize
 from autosample.training.resuming import give_place_back, open_gradients, seed_step, set_gradients
 
 # arguments that fetch or read weights, or need fetched ones
-_FETCHED = ("model_args", "warm_start", "distill")
+_FETCHED = ("model_args", "warm_start", "distill", "teacher")
 
 
 class Classifier(pl.LightningModule):
@@ -48,9 +49,11 @@ class Classifier(pl.LightningModule):
         planned_bits: Bits per stored number after a later quantisation, as for `autosample.convert_`. It only affects
             sizes: it does not quantise.
         warm_start: Fit summaries to the model's weights (useful with `pretrained`).
-        distill: Share of the loss that compares with the scores of a dense teacher, 0 … 1. `model_args` names its
-            trained weights (`pretrained` or `checkpoint_path`; Hinton et al. 2015).
+        distill: How to learn from a teacher: the share of the loss that compares with its scores, 0 … 1 (Hinton et al.
+            2015), or a loss of born-again networks, `ban`, `ban+l`, `cwtm` or `dkpp` (Furlanello et al. 2018).
         temperature: Temperature of both nets' scores in that share of the loss.
+        teacher: A saved model, a checkpoint, or `timm:NAME` for a net of timm with its trained weights. Left out, it is
+            the dense net whose weights `model_args` names (`pretrained` or `checkpoint_path`).
         label_smoothing: Share of the target that is spread over all classes.
         mixup, cutmix: Alphas of timm's Mixup; `cutmix` needs images.
         channels_last: Store images with channels last, in training and evaluation; often faster in 2-D nets.
@@ -85,8 +88,9 @@ class Classifier(pl.LightningModule):
         overrides: dict[str, Any] | None = None,
         planned_bits: int = 32,
         warm_start: bool = False,
-        distill: float = 0.0,
+        distill: float | str = 0.0,
         temperature: float = 4.0,
+        teacher: str | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -169,31 +173,7 @@ class Classifier(pl.LightningModule):
     def _check(self) -> None:
         if self.trainer.training:
             rehearse(self.hparams)
-        data = getattr(self.trainer, "datamodule", None)
-        name, wanted = type(data).__name__, self.hparams["num_classes"]
-        classes = getattr(data, "num_classes", wanted)
-        if classes < 2:
-            raise ConfigError(f"data must have at least 2 classes, got {classes} in {name}: add examples of others")
-        if classes != wanted:
-            raise ConfigError(
-                f"model and data must have the same number of classes, got model.num_classes={wanted} and {classes} "
-                f"classes in {name}: set model.num_classes={classes}"
-            )
-        shape = getattr(data, "input_shape", None)
-        if shape:
-            self._check_shape(shape, name)
-
-    def _check_shape(self, shape: tuple[int, ...], data: str) -> None:
-        # a net without a pretrained_cfg raises its own error about a wrong shape
-        size = getattr(self.net, "pretrained_cfg", {}).get("input_size", shape)
-        wanted = self.hparams["in_chans"] or size[0]
-        if shape[0] != wanted:
-            raise ConfigError(
-                f"model and data must have the same number of channels, got {wanted} in {self.hparams['model']} and "
-                f"{shape[0]} in {data}: set model.in_chans={shape[0]}"
-            )
-        if self.hparams["cutmix"] and len(shape) != 3:
-            raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
+        check_data(getattr(self.trainer, "datamodule", None), self.net, self.hparams)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Adds `HardenSchedule` to every trainer if the net has compressed layers, and the check of the NaN policy."""
@@ -264,12 +244,12 @@ class Classifier(pl.LightningModule):
             smoothing = 0.0
         x = self._laid_out(x)
         scores = self._scores(x)
-        loss = F.cross_entropy(scores, target, label_smoothing=smoothing)
+        losses = F.cross_entropy(scores, target, label_smoothing=smoothing, reduction="none")
+        loss = losses.mean()
         if self._teacher:
-            share = self.hparams["distill"]
             with torch.no_grad():
                 taught = self._teacher[0](x)
-            loss = (1 - share) * loss + share * distillation_loss(scores, taught, self.hparams["temperature"])
+            loss = taught_loss(self.hparams["distill"], self.hparams["temperature"], scores, losses, taught)
         self.accuracy["on_train"](scores, y)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         self.log("train/acc", self.accuracy["on_train"], on_step=False, on_epoch=True, prog_bar=True)  # pyright: ignore

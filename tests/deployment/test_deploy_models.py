@@ -67,8 +67,12 @@ def parts(fast) -> set[str]:
 
 @pytest.mark.parametrize(
     ("name", "preset"),
-    [("soundnet8", "wsnet"), ("soundnet8", "autosample"), pytest.param("resnet18", "wsnet", marks=pytest.mark.slow)]
-    + [("resnet18", "autosample")],
+    [
+        ("soundnet8", "wsnet"),
+        ("soundnet8", "autosample"),
+        pytest.param("resnet18", "wsnet", marks=pytest.mark.slow),
+        ("resnet18", "autosample"),
+    ],
 )
 def test_two_nets(name, preset):
     fast = check_net(name, NETS[name], preset, graphs=preset == "wsnet")

@@ -4,10 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from scipy.special import log_softmax, softmax
+from torch import nn
 
+import autosample
+from autosample.artifact.loading import load_any
 from autosample.errors import ConfigError
 from autosample.models import create
-from autosample.training.distill import distillation_loss
+from autosample.training.distill import confidence_weights, distillation_loss, make_teacher, permuted, taught_loss
 
 
 @pytest.fixture
@@ -30,6 +34,61 @@ def test_the_loss_is_hintons(temperature):
     found = distillation_loss(said, taught, temperature)
     assert float(found) == pytest.approx(temperature**2 * total / 5, rel=1e-12)
     assert float(distillation_loss(taught, taught, temperature)) == pytest.approx(0, abs=1e-12)
+
+
+def losses_by_the_paper(scores, y, taught):
+    """Furlanello et al. 2018, section 3, one example after the other."""
+    ce = [-float(log_softmax(row)[label]) for row, label in zip(scores, y, strict=True)]
+    p = [softmax(row) for row in taught]
+    ban = [-float((q * log_softmax(row)).sum()) for q, row in zip(p, scores, strict=True)]
+    total = sum(max(q) for q in p)
+    return {
+        "ban": sum(ban) / len(ban),
+        "ban+l": sum(ce) / len(ce) + sum(ban) / len(ban),
+        "cwtm": sum(max(q) / total * loss for q, loss in zip(p, ce, strict=True)),
+    }
+
+
+@pytest.mark.parametrize("how", ["ban", "ban+l", "cwtm"])
+def test_losses_of_born_again_networks(how):
+    scores, taught = torch.randn(2, 6, 5, dtype=torch.float64).unbind()
+    y = torch.tensor([0, 4, 2, 2, 1, 3])
+    losses = F.cross_entropy(scores, y, reduction="none")
+    found = taught_loss(how, 4.0, scores, losses, taught)
+    assert float(found) == pytest.approx(losses_by_the_paper(scores.numpy(), y, taught.numpy())[how], rel=1e-12)
+
+
+def test_the_gradient_of_ban_is_the_difference_of_probabilities():
+    scores, taught = torch.randn(4, 5, dtype=torch.float64, requires_grad=True), torch.randn(4, 5, dtype=torch.float64)
+    taught_loss("ban", 1.0, scores, torch.zeros(4, dtype=torch.float64), taught).backward()
+    torch.testing.assert_close(scores.grad, (scores.softmax(-1) - taught.softmax(-1)).detach() / 4)
+
+
+def test_permuted_probabilities_keep_the_largest_and_all_values():
+    p = torch.randn(200, 7, dtype=torch.float64).softmax(-1)
+    p[0] = 1 / 7  # equal ones too
+    q = permuted(p)
+    assert torch.equal(q.sort(-1).values, p.sort(-1).values)
+    assert torch.equal(q.argmax(-1), p.argmax(-1))
+    assert torch.equal(q.amax(-1), p.amax(-1))
+    assert not torch.equal(q, permuted(p))  # drawn again each time
+    # every other class gets every other place about as often
+    rows = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).repeat(6000, 1)
+    counts = torch.stack([(permuted(rows) == v).float().mean(0) for v in (0.3, 0.2, 0.1)])
+    torch.testing.assert_close(counts[:, 1:], torch.full((3, 3), 1 / 3), rtol=0, atol=0.03)
+    assert counts[:, 0].sum() == 0
+
+
+def test_the_permutation_takes_the_step_s_chance():
+    p = torch.randn(5, 6).softmax(-1)
+    torch.manual_seed(3)
+    first = permuted(p)
+    torch.manual_seed(3)
+    assert torch.equal(permuted(p), first)
+
+
+def test_weights_by_confidence_add_up_to_one():
+    assert float(confidence_weights(torch.rand(9, 4, dtype=torch.float64).softmax(-1)).sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -61,10 +120,55 @@ def test_the_teacher_is_no_part_of_the_net(classifier, digits, trainer, dense, t
     assert not model._teacher
 
 
+@pytest.mark.parametrize("kind", ["saved", "checkpoint"])
+def test_a_teacher_is_a_saved_model_or_a_checkpoint(classifier, digits, trainer, tmp_path, kind):
+    """The generation before, compressed and hardened, whatever the pupil is."""
+    first = classifier(seed=1)
+    runner = trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=0)
+    runner.fit(first, datamodule=digits())
+    place = tmp_path / "a.ckpt"
+    runner.save_checkpoint(place)
+    if kind == "saved":
+        autosample.save(load_any(place)[0], place := tmp_path / "first")
+    pupil = classifier(spec="dense", distill="ban", teacher=str(place), seed=2)
+    plain = set(pupil.state_dict())
+    pupil.log = lambda *args, **options: None
+    pupil._trainer = type("", (), {"loggers": []})()
+    pupil.on_fit_start()
+    x, y = torch.randn(6, 1, 8, 8), torch.arange(6)
+    p = load_any(place)[0](x).softmax(-1)
+    wanted = -(p * pupil.eval()(x).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(pupil.training_step((x, y), 0), wanted)
+    assert set(pupil.state_dict()) == plain
+
+
+def test_a_teacher_with_other_classes(classifier, tmp_path):
+    autosample.save(create("digitnet", num_classes=7, in_chans=1).eval(), tmp_path)
+    model = classifier(distill="cwtm", teacher=str(tmp_path))
+    model._trainer = type("", (), {"loggers": []})()
+    with pytest.raises(ConfigError, match="the same classes, got 7 and 10"):
+        model.on_fit_start()
+
+
+def test_a_teacher_of_timm_has_its_trained_weights(monkeypatch):
+    asked = {}
+
+    def create(name, **given):
+        asked.update(given, name=name)
+        return nn.Linear(2, 3)
+
+    monkeypatch.setattr("autosample.models.create", create)
+    settings = {"teacher": "timm:resnet18.a1_in1k", "num_classes": 3, "in_chans": None}
+    assert not make_teacher(settings, torch.device("cpu")).training
+    assert asked == {"name": "resnet18.a1_in1k", "pretrained": True, "num_classes": 3, "in_chans": None}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distill": 0.5}, "trained weights, got none: set pretrained or checkpoint_path"),
+        ({"distill": 0.5}, "trained weights, got none: name a teacher, or set pretrained or checkpoint_path"),
+        ({"distill": "bam", "teacher": "x"}, 'got "bam": did you mean "ban"'),
+        ({"teacher": "x"}, "a teacher needs a loss, got x and no distill"),
         ({"distill": 1.5}, "distill must be between 0 and 1"),
         ({"temperature": 0.0}, "temperature above 0"),
     ],

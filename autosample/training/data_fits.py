@@ -1,0 +1,39 @@
+"""Whether data fit a net: classes, channels, and what only images have."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from autosample.errors import ConfigError
+
+
+def check_data(data: Any, net: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless a data module fits the net of a `Classifier` with these arguments.
+
+    Loaders and data modules that do not say their classes or their shape are not checked.
+    """
+    name, wanted = type(data).__name__, settings["num_classes"]
+    classes = getattr(data, "num_classes", wanted)
+    if classes < 2:
+        raise ConfigError(f"data must have at least 2 classes, got {classes} in {name}: add examples of others")
+    if classes != wanted:
+        raise ConfigError(
+            f"model and data must have the same number of classes, got model.num_classes={wanted} and {classes} "
+            f"classes in {name}: set model.num_classes={classes}"
+        )
+    if shape := getattr(data, "input_shape", None):
+        _check_shape(shape, name, net, settings)
+
+
+def _check_shape(shape: tuple[int, ...], data: str, net: nn.Module, settings: Mapping[str, Any]) -> None:
+    # a net without a pretrained_cfg raises its own error about a wrong shape
+    size = getattr(net, "pretrained_cfg", {}).get("input_size", shape)
+    wanted = settings["in_chans"] or size[0]
+    if shape[0] != wanted:
+        raise ConfigError(
+            f"model and data must have the same number of channels, got {wanted} in {settings['model']} and "
+            f"{shape[0]} in {data}: set model.in_chans={shape[0]}"
+        )
+    if settings["cutmix"] and len(shape) != 3:
+        raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
