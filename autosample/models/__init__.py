@@ -7,6 +7,7 @@ is the same with clearer errors.
 from autosample.models._net import StackHead, StagedNet
 from autosample.models._stack import ConvStack, ConvStage, Row, StackCfg
 from autosample.models.cifar import CifarResNet, resnet18_cifar
+from autosample.models.ensemble import Ensemble
 from autosample.models.factory import create
 from autosample.models.small import ConvStack2d, Mlp, digitnet, freshnet, mlp784, mlp784_5
 from autosample.models.waveform import ConvStack1d, m3, m5, m11, m18, musicdet, soundnet8, wave4
@@ -26,6 +27,7 @@ __all__ = [
     "digitnet",
     "resnet18_cifar",
     "CifarResNet",
+    "Ensemble",
     "ConvStack1d",
     "ConvStack2d",
     "Mlp",
