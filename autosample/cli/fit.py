@@ -220,7 +220,12 @@ def _names_data(options: Sequence[str]) -> bool:
 
 
 def main(args: Sequence[str]) -> None:
-    """Run `fit`, `validate`, `test` or `predict`.
+    """Run `fit`, `validate`, `test` or `predict`; see `run`."""
+    run(args)
+
+
+def run(args: Sequence[str]) -> AutosampleCLI:
+    """Run `fit`, `validate`, `test` or `predict`. The result has the trainer, the model and the data.
 
     Raises:
         AutosampleError: An option, a file or a checkpoint is not usable.
@@ -229,7 +234,7 @@ def main(args: Sequence[str]) -> None:
     for name in values_of(("--ckpt_path",), args):
         check_checkpoint(Path(name))
     try:
-        AutosampleCLI.start(args)
+        return AutosampleCLI.start(args)
     except AutosampleError:
         raise
     except Exception as error:

@@ -67,6 +67,11 @@ VERBS = {
     "fit": Verb(
         "autosample.cli.fit:main", "train: autosample fit --config experiment/digits [--model.ratio 16 …]", "train"
     ),
+    "generations": Verb(
+        "autosample.cli.generations:main",
+        "train generations that learn from each other: autosample generations --count 3 --config experiment/digits",
+        "train",
+    ),
     "validate": Verb(
         "autosample.cli.fit:main", "evaluate a checkpoint on the validation set: … validate --config C --ckpt_path F",
         "train",
