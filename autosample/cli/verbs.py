@@ -69,7 +69,7 @@ VERBS = {
     ),
     "generations": Verb(
         "autosample.cli.generations:main",
-        "train generations that learn from each other: autosample generations --count 3 --config experiment/digits",
+        "train nets that learn from each other: autosample generations --count 3 --config experiment/digits",
         "train",
     ),
     "validate": Verb(
