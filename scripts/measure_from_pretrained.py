@@ -2,7 +2,7 @@
 
 For each seed, a dense net is trained. For each ratio it is converted with a warm start, tested as it is, and trained by
 recipe/from_pretrained for several numbers of epochs. A net of the same size that starts at random is trained for the
-longest of them. Results go to results/from_pretrained/NET.json. Spoken digits need DATA_ROOT, digits ignore it.
+longest of them. Results go to results/from_pretrained/NET.json. MNIST needs DATA_ROOT, digits ignore it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from autosample.training import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent
 # epochs of the dense net, and epochs after which compressed nets are tested
-NETS = {"digits": (20, (1, 5, 20)), "spoken_digits": (8, (1, 4, 8))}
+NETS = {"digits": (20, (1, 5, 20)), "mnist": (3, (1, 3))}
 RATIOS, SEEDS = (2, 4, 8), (0, 1, 2)
 
 
