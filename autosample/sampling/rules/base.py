@@ -17,22 +17,29 @@ from autosample.sampling.checks import check_choice
 from autosample.sampling.folds import Folds
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_offsets
+from autosample.sampling.selection import IN_ORDER, Selection
 from autosample.sampling.windows import Placement
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """The offsets that a rule may choose: `filters × windows` of them, multiples of `grid` up to `limit`."""
+    """The offsets that a rule may choose: `filters × windows` of them, multiples of `grid` up to `limit`.
+
+    `channels` and `groups` are `M` and the convolution groups of the layer, for rules that select channels or blocks.
+    """
 
     filters: int
     windows: int
     limit: int
     grid: int = 1
+    channels: int = 0
+    groups: int = 1
 
     @classmethod
-    def of(cls, geometry: Geometry) -> "Lattice":
+    def of(cls, geometry: Geometry, groups: int = 1) -> "Lattice":
         """The lattice of a layer."""
-        return cls(geometry.sampled, geometry.windows, geometry.limit, geometry.grid)
+        g = geometry
+        return cls(g.sampled, g.windows, g.limit, g.grid, g.channels, groups)
 
     @property
     def choices(self) -> int:
@@ -172,9 +179,21 @@ class Offsets(Exact):
         """The present placement, differentiable in everything that the rule learns."""
         raise NotImplementedError
 
-    def folds(self, channels: int, groups: int) -> Folds | None:
-        """How channel groups are added up, for `M` input channels of each convolution group; `None` without signs."""
+    def folds(self) -> Folds | None:
+        """How channel groups are added up with signs; `None` without signs."""
         return None
+
+    def selection(self) -> Selection:
+        """What is selected on top of folds."""
+        return IN_ORDER
+
+    @property
+    def selects(self) -> tuple[str, ...]:
+        """What a warm start may select: `assignment`, `permutation`."""
+        return ()
+
+    def select(self, chosen: Mapping[str, Int[Tensor, "*n"]]) -> None:
+        """Take what `keep_most` has chosen. Rules without selections ignore it."""
 
     @classmethod
     def sizes(cls, spec: Any, bare: Geometry) -> Geometry | None:
