@@ -52,8 +52,10 @@ def folded_filters(layer: Any, summary: Float[Tensor, "l q"]) -> Float[Tensor, "
 
 
 def folded_forward(layer: Any, x: Tensor) -> Tensor | None:
-    """The layer's output; `None` if it has no folds, or if torch should judge the input."""
+    """The layer's output; `None` if torch should compute it from the weight, or judge the input."""
     folds = layer_folds(layer)
+    if layer.offsets.moves is not None and layer.offsets.moves.watches:
+        return None  # only the weight has a sign for each filter
     axes = KINDS[next(kind for kind in KINDS if issubclass(layer.dense_class, kind))]
     if folds is None or not isinstance(x, Tensor) or x.dim() < max(axes + 1, 1):
         return None
@@ -84,7 +86,8 @@ def signs_of(layer: Any, dtype: torch.dtype) -> Float[Tensor, "n g"] | None:
     folds: Folds | None = layer.folds
     if folds is None:
         return None
-    return layer.offsets.selection().outputs(folds.signs(dtype, layer.summary.device), 0)
+    signs = layer.offsets.selection().outputs(folds.signs(dtype, layer.summary.device), 0)
+    return signs if layer.offsets.moves is None else layer.offsets.moves.watched(signs)
 
 
 def folded_plan(

@@ -70,6 +70,7 @@ class SummaryLayer(Exact, Compressed):
     densify: nn.Parameter | None
     geometry: Geometry
     _reuse: Reuse
+    _error_in_order: float | None
 
     @classmethod
     def planned(cls, spec: Spec, shape: tuple[int, ...], bits: int = 32) -> int:
@@ -86,7 +87,7 @@ class SummaryLayer(Exact, Compressed):
         spec, device = self.spec, like.device
         g = self.geometry = geometry or plan_geometry(spec, self.shape)
         seed, options = layer_seed(spec.seed, name), {"device": device, "dtype": like.dtype}
-        self._reuse = Reuse()
+        self._reuse, self._error_in_order = Reuse(), None
         self.summary = nn.Parameter(torch.empty(g.length, g.columns, **options))
         mixed = g.sampled != g.filters
         self.densify = nn.Parameter(torch.empty(g.filters, g.sampled, **options)) if mixed else None
@@ -199,7 +200,8 @@ class SummaryLayer(Exact, Compressed):
             self.densify.zero_()[torch.arange(g.filters), torch.arange(g.filters) * every] = 1.0
             weight = weight.repeat_interleave(every, 0)
         if (folds := self.folds) is not None and self.offsets.selects:
-            self.offsets.select(keep_most(weight, folds, g, self.offsets(), self.offsets.selects))
+            chosen, self._error_in_order = keep_most(weight, folds, g, self.offsets(), self.offsets.selects)
+            self.offsets.select(chosen)
         windows = g.to_windows(self.offsets.selection().inputs(weight, 1))
         if self.offsets.movable and self.columns is None:
             self.offsets.assign(fit_offsets(windows, g))
@@ -242,7 +244,7 @@ class SummaryLayer(Exact, Compressed):
         self.fix_levels_()
 
     def learned_offsets(self) -> Tensor | None:
-        return self.offsets() if self.offsets.learned else None
+        return self.offsets.followed() if self.offsets.learned else None
 
     def windows_on_summary(self) -> tuple[Tensor, int, int] | None:
         return self.offsets(), self.geometry.window, self.geometry.length
@@ -319,7 +321,8 @@ class SummaryLayer(Exact, Compressed):
         elif self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
             rule = f"{self.spec.rule} offsets"  # learned offsets would have cost too much
         size = f"asked {asked:g}x, the layer allows {g.ratio:.3g}x" if far else ""
-        notes = tuple(note for note in (size, rule, *self.coding_notes()) if note)
+        fit = "" if self._error_in_order is None else f"fit error {self._error_in_order:.3f} without selections"
+        notes = tuple(note for note in (size, rule, fit, *self.coding_notes()) if note)
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
 
     def _whole(self) -> bool:

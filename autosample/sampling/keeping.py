@@ -5,6 +5,7 @@
 layer stays one convolution with groups.
 """
 
+import math
 from collections.abc import Collection
 from itertools import product
 
@@ -33,8 +34,10 @@ def keep_most(
     geometry: Geometry,
     offsets: Int[Tensor, "n g"],
     selects: Collection[str],
-) -> dict[str, Tensor]:
-    """The `assignment` `(N,)` and the `permutation` `(M,)` found; never worse than those in order.
+) -> tuple[dict[str, Tensor], float]:
+    """The `assignment` `(N,)` and the `permutation` `(M,)` found, never worse than those in order.
+
+    Also returns the relative error `‖W − Ŵ‖/‖W‖` of the closest summary in order, for comparison.
 
     Args:
         weight: The dense weight.
@@ -44,8 +47,8 @@ def keep_most(
     """
     work = _Weight(weight, folds, geometry, offsets)
     best = {"assignment": folds.block(weight.device), "permutation": torch.arange(folds.channels, device=weight.device)}
-    kept = work.kept(best)
-    now = best
+    now, kept = best, work.kept(best)
+    error = math.sqrt(max(1 - kept / max(work.energy, 1e-30), 0.0))
     for _ in range(_ROUNDS):
         if "assignment" in selects:
             now = {**now, "assignment": work.assigned(now)}
@@ -57,7 +60,7 @@ def keep_most(
             best, kept = now, more
         if enough:
             break
-    return best
+    return best, error
 
 
 class _Weight:

@@ -17,6 +17,7 @@ from autosample.sampling.checks import check_choice
 from autosample.sampling.folds import Folds
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_offsets
+from autosample.sampling.moves import Moves
 from autosample.sampling.selection import IN_ORDER, Selection
 from autosample.sampling.windows import Placement
 
@@ -154,6 +155,7 @@ class Offsets(Exact):
     watches_input = False
 
     anchor: Tensor
+    moves: Moves | None
 
     def __init__(
         self,
@@ -167,6 +169,7 @@ class Offsets(Exact):
         super().__init__()
         self.lattice, self.seeded_with = lattice, seed
         self.options = self.Options() if options is None else options
+        self.moves = None  # how blocks of filters are learned, if they are
         # empty and never saved: it only follows the layer from device to device
         self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)
 
@@ -203,6 +206,10 @@ class Offsets(Exact):
     def forward(self) -> Int[Tensor, "n g"]:
         """The integer offsets, multiples of the grid."""
         return self.placement().base
+
+    def followed(self) -> Int[Tensor, "n g"]:
+        """What a log of a learned rule follows: its integer offsets."""
+        return self()
 
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
         """Move to these offsets, as near as the rule can, for a warm start. Fixed rules ignore it."""
