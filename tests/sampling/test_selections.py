@@ -285,7 +285,7 @@ def test_exported_models_compute_the_same_from_the_bits(form, options, tmp_path)
     done = write(model, tmp_path / f"model.{form}", torch.randn(1, 32, 14, 14))  # any batch
     assert done.error < 2e-6
     assert list(done.forms.values()) == ["signed", "signed"]
-    assert done.bytes < report(model).stored_bytes + 12_000
+    assert done.bytes < report(model).stored_bytes + 16_000
 
 
 @pytest.mark.parametrize("name", ["assignment", "permutation"])
