@@ -6,7 +6,7 @@ Nothing is stored, unless blocks or the order of channels are selected.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -77,6 +77,7 @@ class FoldedOffsets(Offsets):
     """`o[n, g] = (n mod P)·S` with signs `H[b(n), g]`; `P` is the number of windows in the summary, usually `N`."""
 
     Options: ClassVar[type[RuleOptions]] = FoldedOptions
+    options: FoldedOptions
 
     def __init__(
         self,
@@ -90,10 +91,10 @@ class FoldedOffsets(Offsets):
         super().__init__(lattice, options, seed=seed, in_channels=in_channels, device=device)
         if (folds := self.folds()) is not None:
             for name in _SELECTED:
-                if getattr(self.options, name, "fixed") != "fixed":
+                if getattr(self.options, name) != "fixed":
                     width = bits_for(folds.blocks if name == "assignment" else folds.channels)
                     self.keep(name, self._usual(name, folds).to(self.anchor.device), width)
-            if getattr(self.options, "assignment", "fixed") == "learned":
+            if self.options.assignment == "learned":
                 self.moves = Moves(folds, self.options.every, self.options.moves, device)
                 self.learned = True
                 self._thaw()
@@ -171,7 +172,7 @@ class FoldedOffsets(Offsets):
     def hardened(self) -> Offsets:
         if self.moves is None:
             return self
-        options = replace(cast(FoldedOptions, self.options), assignment="energy")
+        options = replace(self.options, assignment="energy")
         made = FoldedOffsets(self.lattice, options, seed=self.seeded_with, device=self.anchor.device)
         for name in self.selects:
             made.keep_bits(name, self._bits(name).clone())
@@ -201,7 +202,7 @@ class FoldedOffsets(Offsets):
 
     def folds(self) -> Folds | None:
         p = self.lattice
-        blocks = min(getattr(self.options, "blocks", None) or order(p.windows), p.filters // p.groups)
+        blocks = min(self.options.blocks or order(p.windows), p.filters // p.groups)
         return Folds(p.filters, p.channels, p.windows, blocks, p.groups) if min(blocks, p.windows) > 1 else None
 
     def stored_form(self) -> nn.Module:
