@@ -117,7 +117,7 @@ class Packed(nn.Module):
 
     packed: Tensor
 
-    def __init__(self, table: Int[Tensor, "n g"], step: int = 1) -> None:
+    def __init__(self, table: Int[Tensor, "*shape"], step: int = 1) -> None:
         super().__init__()
         self.shape, self.step, self.low = tuple(table.shape), step, int(table.min())
         steps = (table - self.low) // step
@@ -125,8 +125,8 @@ class Packed(nn.Module):
         if self.bits:
             self.register_buffer("packed", pack(steps, self.bits))
 
-    def forward(self) -> Int[Tensor, "n g"]:
+    def forward(self) -> Int[Tensor, "*shape"]:
         if not self.bits:
             return torch.full(self.shape, self.low)
-        steps = unpacked(self.packed, self.bits, self.shape[0] * self.shape[1])
+        steps = unpacked(self.packed, self.bits, math.prod(self.shape))
         return steps.view(self.shape) * self.step + self.low

@@ -95,7 +95,7 @@ def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> No
         raise ConfigError(f"{what} must be a mapping, got {given!r}: write KEY: VALUE")
     for key in given:
         if key not in keys:
-            raise ConfigError(f'{what} has no key "{key}": {moved(str(key)) or hint(str(key), keys)}')
+            raise ConfigError(f'{what} has no key "{key}": {moved(str(key), given[key]) or hint(str(key), keys)}')
 
 
 def _list(value: Any) -> list[Any]:

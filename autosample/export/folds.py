@@ -20,16 +20,19 @@ class SignedConv(Conv):
     def __init__(
         self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, bias: Tensor | None, origin: Lineage, folds: Folds
     ) -> None:
-        super().__init__(layer, None if bias is None else folds.spread(bias), origin)
+        sort = weight.selection().sort
+        super().__init__(layer, None if bias is None else folds.spread(sort(bias)), origin)
         self.sampled, self.folds = weight, folds
         self.register_buffer("matrix", folds.matrix(torch.float32))
 
     def convolve(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h w"]:
-        filters = self.folds.spread(self.sampled.filters())
+        selection = self.sampled.selection()
+        filters = self.folds.spread(selection.sort(self.sampled.filters()))
         filters = filters.unsqueeze(2) if filters.dim() == 3 else filters
-        x, padding = self.padded(x)
+        x, padding = self.padded(selection.inputs(x, 1, self.folds.groups))
         stride, dilation = two(self.frame.stride), two(self.frame.dilation)
-        return convolve(x, filters, kept(self, "bias"), self.matrix, self.folds, stride, padding, dilation)
+        y = convolve(x, filters, kept(self, "bias"), self.matrix, self.folds, stride, padding, dilation)
+        return selection.outputs(y, 1)
 
 
 class SignedLinear(nn.Module):
@@ -44,5 +47,9 @@ class SignedLinear(nn.Module):
         keep(self, "bias", bias)
 
     def forward(self, input: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
-        y = multiply(input, self.folds.spread(self.sampled.filters()), kept(self, "bias"), self.matrix, self.folds)
+        selection, folds = self.sampled.selection(), self.folds
+        filters = folds.spread(selection.sort(self.sampled.filters()))
+        y = multiply(selection.inputs(input, -1), filters, None, self.matrix, folds)
+        y, bias = selection.outputs(y, -1), kept(self, "bias")
+        y = y if bias is None else y + bias
         return F.relu(y) if self.relu else y

@@ -12,11 +12,12 @@ from autosample.errors import ConversionError, SpecError, hint
 from autosample.nn import Compressed
 from autosample.nn.becoming import method_of
 from autosample.nn.kinds import is_kind, names_of_kinds
+from autosample.sampling.changes import kinds_without
 from autosample.sampling.geometry import kind_of
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.sharing import root_ratios
 from autosample.sampling.sizing import settle
-from autosample.sampling.spec import Spec, kinds_without
+from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
 
 Pattern = str | type[nn.Module]

@@ -199,7 +199,7 @@ class Compressed(ComputedWeight, QuantisedParameters):
         self.fix_levels_()
 
     def learned_offsets(self) -> Tensor | None:
-        """The integer offsets `(N, G)`, if they are learned or were learned; else `None`."""
+        """The integer offsets `(N, G)`, or blocks `(N, 1)`, if they are learned or were learned; else `None`."""
         return None
 
     def windows_on_summary(self) -> tuple[Tensor, int, int] | None:

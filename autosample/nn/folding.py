@@ -52,8 +52,10 @@ def folded_filters(layer: Any, summary: Float[Tensor, "l q"]) -> Float[Tensor, "
 
 
 def folded_forward(layer: Any, x: Tensor) -> Tensor | None:
-    """The layer's output; `None` if it has no folds, or if torch should judge the input."""
+    """The layer's output; `None` if torch should compute it from the weight, or judge the input."""
     folds = layer_folds(layer)
+    if layer.offsets.moves is not None and layer.offsets.moves.watches:
+        return None  # only the weight has a sign for each filter
     axes = KINDS[next(kind for kind in KINDS if issubclass(layer.dense_class, kind))]
     if folds is None or not isinstance(x, Tensor) or x.dim() < max(axes + 1, 1):
         return None
@@ -63,22 +65,29 @@ def folded_forward(layer: Any, x: Tensor) -> Tensor | None:
     if axes and x.dim() == axes + 1:
         out = folded_forward(layer, x.unsqueeze(0))
         return None if out is None else out.squeeze(0)
-    filters = folded_filters(layer, layer.summary_in_use())
+    selection = layer.offsets.selection()
+    x = selection.inputs(x, channel, folds.groups)
+    filters = selection.sort(folded_filters(layer, layer.summary_in_use()))
     matrix = folds.matrix(filters.dtype, x.device)
+    bias = None if layer.bias is None else selection.sort(layer.bias)
     if axes == 0:
-        return multiply(x, folds.spread(filters), layer.bias, matrix, folds)
+        return selection.outputs(multiply(x, folds.spread(filters), bias, matrix, folds), -1)
     filters = folds.spread(seen_taps(layer, x, filters))
-    bias = None if layer.bias is None else folds.spread(layer.bias)
+    bias = None if bias is None else folds.spread(bias)
     padding = layer.padding
     if layer.padding_mode != "zeros":
         x, padding = F.pad(x, layer._reversed_padding_repeated_twice, layer.padding_mode), (0,) * axes
-    return convolve(in_autocast(x), filters, bias, matrix, folds, layer.stride, padding, layer.dilation)
+    y = convolve(in_autocast(x), filters, bias, matrix, folds, layer.stride, padding, layer.dilation)
+    return selection.outputs(y, 1)
 
 
 def signs_of(layer: Any, dtype: torch.dtype) -> Float[Tensor, "n g"] | None:
     """The signs of a layer's folds as factors of its windows; `None` without folds."""
     folds: Folds | None = layer.folds
-    return None if folds is None else folds.signs(dtype, layer.summary.device)
+    if folds is None:
+        return None
+    signs = layer.offsets.selection().outputs(folds.signs(dtype, layer.summary.device), 0)
+    return signs if layer.offsets.moves is None else layer.offsets.moves.watched(signs)
 
 
 def folded_plan(
@@ -100,10 +109,12 @@ def folded_plan(
     out = places if frame is None else places * math.prod(frame.out(x.shape[-axes:])) / math.prod(x.shape[-axes:])
     macs = float(layer.geometry.taps * layer.geometry.filters * out)
     sums = places * folds.groups * folds.blocks * folds.columns
-    moved = places * folds.groups * folds.channels + layer.geometry.filters * out
+    read, made = places * folds.groups * folds.channels, layer.geometry.filters * out
+    selection = layer.offsets.selection()
+    again = 2 * read * (selection.channels is not None) + 2 * made * (selection.slots is not None)
     costs = (
-        macs * folds.columns + sums * folds.windows + _MOVE * (2 * sums + moved) + _CALL,
-        macs * folds.channels + _MOVE * moved + _CALL / 2,
+        macs * folds.columns + sums * folds.windows + _MOVE * (2 * sums + read + made + again) + _CALL,
+        macs * folds.channels + _MOVE * (read + made) + _CALL / 2,
     )
     saving = macs * folds.channels / max(macs * folds.columns + sums * folds.windows, 1)
     if not measure and costs[0] > MARGIN * costs[1]:
@@ -122,6 +133,8 @@ def folded_plan(
         frame,
         pad,
         layer.geometry,  # how far windows overlap decides too
+        selection.slots is not None,
+        selection.channels is not None,
         shape,
         after.relu,
         after.pool,
@@ -134,12 +147,13 @@ def _modules(
 ) -> dict[str, nn.Module]:
     """The inference modules that compute the layer, by kind of plan."""
     filters, bias = _filters(layer, after)
+    selection = layer.offsets.selection()
     modules: dict[str, nn.Module] = {}
     if fuse and folds.groups == 1 and (frame is None or len(frame.kernel) < 3) and fused.available():
         modules["folded fused"] = fused_folds(layer, folds, frame, pad, after)
     if frame is None:
-        return {"folded": FoldedLinear(folds, filters, bias=bias, relu=after.relu), **modules}
-    more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool}
+        return {"folded": FoldedLinear(folds, filters, bias=bias, relu=after.relu, selection=selection), **modules}
+    more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool, "selection": selection}
     return {
         **{_KINDS[way]: FoldedConv(folds, frame, filters, **more, way=way) for way in ways(frame, folds)},
         **modules,
@@ -147,11 +161,12 @@ def _modules(
 
 
 def _filters(layer: Any, after: After) -> tuple[Float[Tensor, "n q *kernel"], Float[Tensor, " n"] | None]:
-    """The filters and the bias, with a norm folded in."""
+    """The filters and the bias, sorted by block, with a norm folded in."""
+    selection = layer.offsets.selection()
     filters = folded_filters(layer, layer.summary.detach())
     if after.scale is not None:
         filters = filters * after.scale.to(filters).view(-1, *[1] * (filters.dim() - 1))
-    return filters, None if after.shift is None else after.shift.to(filters.dtype)
+    return selection.sort(filters), None if after.shift is None else selection.sort(after.shift.to(filters.dtype))
 
 
 def fused_folds(
@@ -159,11 +174,12 @@ def fused_folds(
 ) -> FusedFolds | FusedFoldedLinear:
     """The module that computes a layer of one convolution group in the fused kernel; `frame` is `None` if linear."""
     filters, bias = _filters(layer, after)
+    selection = layer.offsets.selection()
     if frame is None:
-        return FusedFoldedLinear(folds, filters, bias=bias, relu=after.relu)
-    more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool}
-    shared = shared_segments(folds, frame, layer.summary, layer.offsets.placement().base[:, 0])
+        return FusedFoldedLinear(folds, filters, bias=bias, relu=after.relu, selection=selection)
+    more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool, "selection": selection}
+    shared = shared_segments(folds, frame, layer.summary, selection.sort(layer.offsets.placement().base[:, 0]))
     if shared is None:
         return FusedFolds(folds, frame, whole_filters(folds, frame, filters), **more)
-    factors = None if after.scale is None else after.scale[:, None]
+    factors = None if after.scale is None else selection.sort(after.scale[:, None])
     return FusedFolds(folds, frame, shared, factors=factors, **more)

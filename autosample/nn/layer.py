@@ -33,6 +33,7 @@ from autosample.sampling.fitting import fit_offsets, fit_summary
 from autosample.sampling.folds import Folds
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import SEED_BITS, layer_seed, random_signs
+from autosample.sampling.keeping import keep_most
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.rules import RULES, Lattice, LearnedOffsets, LearnedOptions, Offsets
 from autosample.sampling.sample import sample_weight
@@ -69,6 +70,7 @@ class SummaryLayer(Exact, Compressed):
     densify: nn.Parameter | None
     geometry: Geometry
     _reuse: Reuse
+    _error_in_order: float | None
 
     @classmethod
     def planned(cls, spec: Spec, shape: tuple[int, ...], bits: int = 32) -> int:
@@ -85,7 +87,7 @@ class SummaryLayer(Exact, Compressed):
         spec, device = self.spec, like.device
         g = self.geometry = geometry or plan_geometry(spec, self.shape)
         seed, options = layer_seed(spec.seed, name), {"device": device, "dtype": like.dtype}
-        self._reuse = Reuse()
+        self._reuse, self._error_in_order = Reuse(), None
         self.summary = nn.Parameter(torch.empty(g.length, g.columns, **options))
         mixed = g.sampled != g.filters
         self.densify = nn.Parameter(torch.empty(g.filters, g.sampled, **options)) if mixed else None
@@ -93,7 +95,11 @@ class SummaryLayer(Exact, Compressed):
         if spec.signs == "random":
             self.keep("sign_seed", torch.tensor(seed, device=device), SEED_BITS)
         self.offsets = RULES[spec.rule](
-            Lattice.of(g), spec.settings, seed=seed, in_channels=in_features(self), device=device
+            Lattice.of(g, getattr(self, "groups", 1)),
+            spec.settings,
+            seed=seed,
+            in_channels=in_features(self),
+            device=device,
         )
         self.columns = build_columns(spec.columns, g, layer_seed(spec.seed, f"{name}/columns"), device)
         if device.type != "meta":
@@ -109,6 +115,7 @@ class SummaryLayer(Exact, Compressed):
             columns=self.columns,
             factors=self.signs(),
         )
+        sampled = self.offsets.selection().weight(sampled)
         if self.densify is None:
             return sampled
         # the 1x1 convolution of denser sampling is linear, so it can act on the filters instead of on the outputs
@@ -146,7 +153,7 @@ class SummaryLayer(Exact, Compressed):
     @property
     def folds(self) -> Folds | None:
         """How channel groups are added up with signs; `None` if the rule has no such signs."""
-        return self.offsets.folds(self.geometry.channels, getattr(self, "groups", 1))
+        return self.offsets.folds()
 
     def signs(self) -> Float[Tensor, "n g"] | None:
         """Signs of the windows, or `None` if all are +1."""
@@ -192,7 +199,10 @@ class SummaryLayer(Exact, Compressed):
             every = g.sampled // g.filters
             self.densify.zero_()[torch.arange(g.filters), torch.arange(g.filters) * every] = 1.0
             weight = weight.repeat_interleave(every, 0)
-        windows = g.to_windows(weight)
+        if (folds := self.folds) is not None and self.offsets.selects:
+            chosen, self._error_in_order = keep_most(weight, folds, g, self.offsets(), self.offsets.selects)
+            self.offsets.select(chosen)
+        windows = g.to_windows(self.offsets.selection().inputs(weight, 1))
         if self.offsets.movable and self.columns is None:
             self.offsets.assign(fit_offsets(windows, g))
         fitted = fit_summary(windows, self.offsets(), g, columns=self.columns, factors=self.signs())
@@ -204,7 +214,8 @@ class SummaryLayer(Exact, Compressed):
         """The sampled filters at integer offsets, before any mixing."""
         placement = Placement(self.offsets())
         summary = self.summary.to(torch.promote_types(self.summary.dtype, torch.float32))
-        return sample_weight(summary, self.geometry, placement, columns=self.columns, factors=self.signs())
+        weight = sample_weight(summary, self.geometry, placement, columns=self.columns, factors=self.signs())
+        return self.offsets.selection().weight(weight)
 
     def learned_parts(self) -> list[Any]:
         """The rule and the selection, if they are learned."""
@@ -233,7 +244,7 @@ class SummaryLayer(Exact, Compressed):
         self.fix_levels_()
 
     def learned_offsets(self) -> Tensor | None:
-        return self.offsets() if self.offsets.learned else None
+        return self.offsets.followed() if self.offsets.learned else None
 
     def windows_on_summary(self) -> tuple[Tensor, int, int] | None:
         return self.offsets(), self.geometry.window, self.geometry.length
@@ -310,7 +321,8 @@ class SummaryLayer(Exact, Compressed):
         elif self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
             rule = f"{self.spec.rule} offsets"  # learned offsets would have cost too much
         size = f"asked {asked:g}x, the layer allows {g.ratio:.3g}x" if far else ""
-        notes = tuple(note for note in (size, rule, *self.coding_notes()) if note)
+        fit = "" if self._error_in_order is None else f"fit error {self._error_in_order:.3f} without selections"
+        notes = tuple(note for note in (size, rule, fit, *self.coding_notes()) if note)
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
 
     def _whole(self) -> bool:

@@ -17,6 +17,7 @@ from autosample.reuse.task import Slice, Task, Widened
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_signs
 from autosample.sampling.rules.folded import apart
+from autosample.sampling.selection import Selection
 
 
 class PlainWeight(nn.Module):
@@ -79,6 +80,7 @@ class SampledWeight(nn.Module):
     def __init__(self, layer: Any, scale: Tensor | None, rounding: Rounding) -> None:
         super().__init__()
         self.geometry, self.folds = layer.geometry, layer.folds
+        self.selection = StoredSelection(layer.offsets.selection())
         keep(self, "summary", layer.summary, rounding, layer.quantizer("summary"))
         keep(self, "mix", layer.densify, rounding, layer.quantizer("densify"))
         keep(self, "scale", scale)
@@ -99,7 +101,7 @@ class SampledWeight(nn.Module):
 
     def factors(self) -> Float[Tensor, "n #g"] | None:
         """Signs, and the norm's scale if no mixing of filters follows."""
-        signs = None if self.folds is None else self.folds.signs(torch.float32)
+        signs = None if self.folds is None else self.selection().outputs(self.folds.signs(torch.float32), 0)
         if self.sign_seed is not None:
             own = random_signs(self.sign_seed, self.geometry.sampled, self.geometry.windows, torch.float32)
             signs = own if signs is None else own * signs
@@ -156,8 +158,25 @@ class SampledWeight(nn.Module):
         factors, mixing = self.factors(), self.mixing()
         if factors is not None:
             windows = windows * factors[:, :, None, None]
-        weight = g.to_weight(windows)
+        weight = self.selection().weight(g.to_weight(windows))
         return weight if mixing is None else (mixing @ weight.flatten(1)).view(-1, *weight.shape[1:])
+
+
+class StoredSelection(nn.Module):
+    """What a layer with folds selects, in an exported graph.
+
+    Slots take more bits than the blocks that they follow from, but fewer than the operators that would compute them.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        super().__init__()
+        slots, channels = selection.slots, selection.channels
+        self.slots = None if slots is None else Packed(slots.cpu())
+        self.channels = None if channels is None else Packed(channels.cpu())
+
+    def forward(self) -> Selection:
+        slots = None if self.slots is None else self.slots()
+        return Selection(slots, None if self.channels is None else self.channels())
 
 
 def _steps(owner: nn.Module, *names: str) -> Float[Tensor, "*n"] | None:

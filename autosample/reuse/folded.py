@@ -12,6 +12,7 @@ from autosample.reuse.deployed import Deployed
 from autosample.reuse.layer import in_autocast
 from autosample.reuse.schedule import Frame
 from autosample.sampling.folds import Folds, add_up, convolve, multiply
+from autosample.sampling.selection import IN_ORDER, Selection, repeated
 
 #: How a convolution multiplies: as one with groups, in torch's usual layout or with channels last, or as a product of
 #: matrices, if its kernel has one tap.
@@ -38,12 +39,23 @@ class Folded(Deployed, ABC):
         stored: The numbers that the module holds; only their count, type and device matter here.
         bias: As the operators of `autosample.sampling.folds` take it, or `None`.
         relu: Whether a ReLU follows.
+        selection: What is selected; filters and bias come sorted by block.
     """
 
     matrix: Tensor
     bias: Tensor | None
+    slots: Tensor | None
+    channels: Tensor | None
 
-    def __init__(self, folds: Folds, taps: int, stored: Tensor, bias: Float[Tensor, " n"] | None, relu: bool) -> None:
+    def __init__(
+        self,
+        folds: Folds,
+        taps: int,
+        stored: Tensor,
+        bias: Float[Tensor, " n"] | None,
+        relu: bool,
+        selection: Selection,
+    ) -> None:
         super().__init__()
         self.folds, self.relu = folds, relu
         self._taps, self._stored = taps, stored.numel()
@@ -52,6 +64,17 @@ class Folded(Deployed, ABC):
             self.bias = None
         else:
             self.register_buffer("bias", bias.detach().clone().contiguous())
+        chosen = None if selection.channels is None else repeated(selection.channels, folds.groups)
+        for name, order in (("slots", selection.slots), ("channels", chosen)):
+            if order is None:
+                setattr(self, name, None)
+            else:
+                self.register_buffer(name, order.to(torch.int32))
+
+    @property
+    def selection(self) -> Selection:
+        """What is selected; `channels` are those of all convolution groups."""
+        return Selection(self.slots, self.channels)
 
     @abstractmethod
     def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " n"] | None]:
@@ -74,7 +97,7 @@ class FoldedMaps(Folded):
     """A convolution with folds, for inference; its children say how they keep the filters.
 
     Args:
-        folds, stored, bias, relu: As for `Folded`.
+        folds, stored, bias, relu, selection: As for `Folded`.
         frame: Where the filters are applied.
         pad: Sizes and mode of `torch.nn.functional.pad` before the layer, if the padding is not zeros.
         pool: Size and stride of the max-pool that follows (1-D only).
@@ -92,8 +115,9 @@ class FoldedMaps(Folded):
         relu: bool = False,
         pool: int = 1,
         way: Way = "grouped",
+        selection: Selection = IN_ORDER,
     ) -> None:
-        super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu)
+        super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu, selection)
         self.frame, self.pad, self.pool, self.way = frame, pad, pool, way
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -105,7 +129,9 @@ class FoldedMaps(Folded):
             raise RuntimeError(
                 f"expected {wanted} channels and {axes} spatial axes, got an input of shape {tuple(input.shape)}"
             )
-        return self._run(in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1])))
+        x = self.selection.inputs(input, 1)
+        y = self._run(in_autocast(x if self.pad is None else F.pad(x, self.pad[0], self.pad[1])))
+        return self.selection.outputs(y, 1)
 
     def _run(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
         """The layer on its padded input, with what was folded in, by standard operators."""
@@ -144,7 +170,8 @@ class FoldedRows(Folded):
     def forward(self, input: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
         if input.dim() == 0 or input.shape[-1] != self.folds.channels:
             raise RuntimeError(f"expected {self.folds.channels} features, got an input of shape {tuple(input.shape)}")
-        return self._run(in_autocast(input))
+        x = self.selection.inputs(in_autocast(input), -1)
+        return self.selection.outputs(self._run(x), -1)
 
     def _run(self, x: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
         """The layer with what was folded in, by standard operators."""
@@ -163,7 +190,7 @@ class FoldedConv(FoldedMaps):
         folds, frame: What to compute.
         filters: One window of the summary per filter, `(N, Q, *kernel)`, with a norm's factors.
         bias: `(N,)` or `None`.
-        pad, relu, pool, way: As for `FoldedMaps`.
+        pad, relu, pool, way, selection: As for `FoldedMaps`.
     """
 
     filters: Tensor
@@ -199,9 +226,10 @@ class FoldedLinear(FoldedRows):
         *,
         bias: Float[Tensor, " n"] | None = None,
         relu: bool = False,
+        selection: Selection = IN_ORDER,
     ) -> None:
         filters = folds.spread(filters.detach()).clone()
-        super().__init__(folds, 1, filters, bias, relu)
+        super().__init__(folds, 1, filters, bias, relu, selection)
         self.register_buffer("filters", filters)
 
     def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q"], Float[Tensor, " n"] | None]:

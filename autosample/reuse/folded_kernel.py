@@ -16,6 +16,7 @@ from autosample.reuse.layer import check_pool, kept_float
 from autosample.reuse.program import Flow, encode
 from autosample.reuse.schedule import Frame, Schedule, fitting_step, make_schedule
 from autosample.sampling.folds import Folds
+from autosample.sampling.selection import IN_ORDER, Selection
 
 _BLOCK = 8  # equal to kBlock in csrc/simd.h
 
@@ -125,7 +126,7 @@ class FusedFolds(_InKernel, FoldedMaps):
         folds, frame: What to compute; one convolution group.
         bank: The filters.
         factors: Per filter `(N, 1)`, or `None`.
-        bias, pad, relu, pool: As for `FoldedMaps`.
+        bias, pad, relu, pool, selection: As for `FoldedMaps`.
     """
 
     bank: Tensor
@@ -200,6 +201,7 @@ class FusedFoldedLinear(_InKernel, FoldedRows):
         filters: One window of the summary per filter, `(N, Q)`.
         bias: `(N,)` or `None`.
         relu: Whether a ReLU follows.
+        selection: As for `Folded`.
     """
 
     bank: Tensor
@@ -211,8 +213,9 @@ class FusedFoldedLinear(_InKernel, FoldedRows):
         *,
         bias: Float[Tensor, " n"] | None = None,
         relu: bool = False,
+        selection: Selection = IN_ORDER,
     ) -> None:
-        super().__init__(folds, 1, filters, bias, relu)
+        super().__init__(folds, 1, filters, bias, relu, selection)
         places = filters.new_zeros(folds.blocks, -(-folds.largest // fused.PANEL) * fused.PANEL, folds.columns)
         places[folds.block(), _in_block(folds)] = filters.detach()
         self.register_buffer("bank", fused.panels(places.flatten(0, 1), places.shape[0] * places.shape[1]))

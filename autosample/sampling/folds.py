@@ -106,7 +106,8 @@ def add_up(
     parts = x.reshape(x.shape[0] * folds.groups, folds.channels, -1)
     if surplus := folds.windows * q - folds.channels:
         parts = F.pad(parts, (0, 0, 0, surplus))
-    sums = matrix.to(x.dtype) @ parts.reshape(len(parts), folds.windows, -1)
+    # not `len(parts)`: a graph with any batch would get the batch of its example
+    sums = matrix.to(x.dtype) @ parts.reshape(parts.shape[0], folds.windows, -1)
     return sums.reshape(x.shape[0], folds.groups * folds.blocks * q, *size)
 
 

@@ -1,9 +1,11 @@
-"""What replaces the spec fields of version 0.1.0, as a message for users with an old spec."""
+"""What to write instead of a name that a spec does not have: an option of a rule, or a field of version 0.1.0."""
 
-_OPTIONS = {
-    "rate": "0.1", "freeze_at": "0.6", "afford": "0.1", "start": '"random"', "unit": '"sigmoid"', "candidates": "8",
-    "spatial": "8", "channel": "4", "strides": '"any"',
-}  # fmt: skip
+import json
+from dataclasses import fields
+from typing import Any
+
+from autosample.sampling.rules import RULES
+
 _LOG = "see docs/research-log.md"
 _GONE = {
     "gains": _LOG,
@@ -18,12 +20,16 @@ _GONE = {
 }
 
 
-def moved(name: str) -> str:
-    """One line on what replaces a field, an option or a rule of version 0.1.0; empty if it had none of that name."""
-    if name in _OPTIONS:
-        return (
-            f'"{name}" is an option of the rule, not a field of the spec: write options={{"{name}": {_OPTIONS[name]}}}'
-        )
+def moved(name: str, value: Any = None) -> str:
+    """One line on what replaces a field, an option or a rule that a spec does not have; empty if nothing does.
+
+    Args:
+        name: The unknown name.
+        value: What it was set to.
+    """
+    if any(name == field.name for rule in RULES.values() for field in fields(rule.Options)):
+        given = json.dumps(value, default=str)[:60]
+        return f'"{name}" is an option of the rule, not a field of the spec: write options={{"{name}": {given}}}'
     if name == "bits":
         return '"bits" is no longer a field of a spec: pass planned_bits=4 to convert_, then call quantize_'
     if name == "execution":

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from autosample.errors import SpecError, hint, one_line
+from autosample.sampling.changes import COMPACTNESS, check_names, fitting, kinds_without, merged, option_names
 from autosample.sampling.checks import Number, check_choice, check_whole, fail, is_number
 from autosample.sampling.columns import COLUMNS
 from autosample.sampling.fields import Fields, Layout, Share, Signs
@@ -23,8 +24,6 @@ _CHOICES: dict[str, Collection[str]] = {
     "columns": COLUMNS,
     "signs": get_args(Signs),
 }
-# Options that set a layer's size instead of the ratio.
-_COMPACTNESS = ("spatial", "channel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ class Spec:
     if not TYPE_CHECKING:  # checkers take the fields from the class
 
         def __new__(cls, *_: Any, **given: Any) -> "Spec":
-            _known(given)
+            check_names(given)
             return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -103,7 +102,7 @@ class Spec:
     @property
     def sized(self) -> bool:
         """Whether the spec sets a layer's size."""
-        return self.ratio is not None or any(self.options.get(name) for name in _COMPACTNESS)
+        return self.ratio is not None or any(self.options.get(name) for name in COMPACTNESS)
 
     def replace(self, **changes: Any) -> "Spec":
         """This spec with some fields changed; unknown fields raise `SpecError` and name the nearest.
@@ -111,11 +110,11 @@ class Spec:
         `options` are changed one by one; `None` removes one. A new `rule` keeps the options that it knows. A new
         `ratio` replaces the options `spatial` and `channel`, a new `window` replaces `windows`, and vice versa.
         """
-        _known(changes)
+        check_names(changes)
         base = {f.name: getattr(self, f.name) for f in fields(self)}
         if "rule" in changes:
-            base["by_kind"] = _fitting(self.by_kind, changes["rule"])
-        return replace(self, **_merged(base, changes))
+            base["by_kind"] = fitting(self.by_kind, changes["rule"])
+        return replace(self, **merged(base, changes))
 
     def for_kind(self, kind: Kind) -> "Spec":
         """This spec with the changes of `by_kind[kind]` applied and `by_kind` emptied."""
@@ -137,7 +136,7 @@ class Spec:
         """Plain data: `preset` and the fields that differ from the class defaults, or from the preset's values."""
         default: dict[str, Any] = {f.name: f.default for f in fields(self)} | {"by_kind": {}, "options": {}}
         usual = default | dict(PRESETS.get(self.preset, {}))
-        left_out = {name: None for name in usual["options"] if name in _option_names(self.rule)}
+        left_out = {name: None for name in usual["options"] if name in option_names(self.rule)}
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         values |= {"by_kind": _plain(self.by_kind), "options": left_out | dict(self.options)}
         return {k: v for k, v in values.items() if k == "preset" or v != default[k] or v != usual[k]}
@@ -147,7 +146,7 @@ class Spec:
         """The inverse of `to_dict`. Missing fields take the *class* defaults, not those of the named preset."""
         if not isinstance(data, Mapping):
             raise SpecError(f"a spec must be a mapping of fields, got {type(data).__name__}: write `ratio: 8`")
-        _known(data)
+        check_names(data)
         return cls(**data)
 
     def to_json(self) -> str:
@@ -193,44 +192,6 @@ def _hashable(value: Any) -> Any:
     return frozenset((k, _hashable(v)) for k, v in value.items()) if isinstance(value, Mapping) else value
 
 
-def _known(changes: Mapping[str, Any]) -> None:
-    names = [f.name for f in fields(Spec)]
-    for name in changes:
-        if name not in names:
-            raise SpecError(moved(str(name)) or f'a spec has no field "{name}": {hint(str(name), names)}')
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` on top; see `Spec.replace`."""
-    given = _given_options(changes)
-    kept = dict(base.get("options") or {})
-    if changes.get("rule", base.get("rule")) != base.get("rule"):
-        known = _option_names(changes["rule"])
-        kept = {name: value for name, value in kept.items() if name in known}
-    if changes.get("ratio") is not None and not any(given.get(name) for name in _COMPACTNESS):
-        kept = {name: value for name, value in kept.items() if name not in _COMPACTNESS}
-    out = {**base, **changes}
-    out["options"] = {**kept, **given}
-    if any(given.get(name) for name in _COMPACTNESS) and changes.get("ratio") is None:
-        out["ratio"] = None
-    for name, other in (("windows", "window"), ("window", "windows")):
-        if changes.get(name) is not None and changes.get(other) is None:
-            out[other] = None
-    return out
-
-
-def _given_options(changes: Mapping[str, Any]) -> Mapping[str, Any]:
-    given = changes.get("options")
-    if given is not None and not isinstance(given, Mapping):
-        fail("options must be a mapping of the rule's settings", given, 'write {"rate": 0.1}')
-    return given or {}
-
-
-def _option_names(rule: Any) -> set[str]:
-    kind = RULES.get(rule) if isinstance(rule, str) else None
-    return {f.name for f in fields(kind.Options)} if kind is not None else set()
-
-
 def _check(s: Spec) -> None:
     if s.ratio is not None and not (is_number(s.ratio) and s.ratio > 0):
         fail("ratio must be a number above 0", s.ratio, "8 stores one number for 8 weights")
@@ -264,7 +225,7 @@ def _check_rule(s: Spec) -> None:
             near = hint(str(name), known) if known else "it has none"
             raise SpecError(f'rule {s.rule} has no option "{name}": {near}')
     kind(**s.options)
-    if s.ratio is not None and any(s.options.get(name) for name in _COMPACTNESS):
+    if s.ratio is not None and any(s.options.get(name) for name in COMPACTNESS):
         raise SpecError(f"pass either ratio ({s.ratio:g}) or the options spatial and channel, got both: remove one")
 
 
@@ -299,40 +260,19 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
     if isinstance(preset, Path) or (isinstance(preset, str) and preset.endswith((".yaml", ".yml"))):
         return spec(_read(Path(preset)), **given)
     if isinstance(preset, Mapping):
-        _known({**preset, **given})
+        check_names({**preset, **given})
         own = {name: value for name, value in preset.items() if value is not None}
-        return spec(preset.get("preset", "autosample"), **_merged(own, given))
+        return spec(preset.get("preset", "autosample"), **merged(own, given))
     given.pop("preset", None)
     if not isinstance(preset, str) or preset not in {*PRESETS, *RULES}:
         raise SpecError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, *RULES])}')
-    _known(given)
+    check_names(given)
     if preset == "dense":
         # every weight is stored, at any ratio of the grid
         given = {name: value for name, value in given.items() if name not in ("ratio", "options")}
     base: dict[str, Any] = {**PRESETS.get(preset, {"rule": preset})}
     base["by_kind"] = kinds_without(base.get("by_kind", {}), given)
-    return Spec(**{**_merged(base, given), "preset": preset})
-
-
-def kinds_without(kinds: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """`by_kind` without the fields and options that `changes` sets for layers of all kinds, or for one layer."""
-    given, left = _given_options(changes), {}
-    for kind, own in kinds.items():
-        kept = {name: value for name, value in own.items() if name not in changes or name == "options"}
-        options = {name: value for name, value in (kept.pop("options", None) or {}).items() if name not in given}
-        left[kind] = {**kept, **({"options": options} if options else {})}
-    return _fitting(left, changes["rule"]) if "rule" in changes else left
-
-
-def _fitting(kinds: Mapping[str, Mapping[str, Any]], rule: Any) -> dict[str, dict[str, Any]]:
-    """`by_kind` without the options that `rule` does not know. Kinds with their own rule keep theirs."""
-    known, left = _option_names(rule), {}
-    for kind, own in kinds.items():
-        kept = dict(own)
-        if kept.get("options") and "rule" not in kept:
-            kept["options"] = {name: value for name, value in kept["options"].items() if name in known}
-        left[kind] = kept
-    return left
+    return Spec(**{**merged(base, given), "preset": preset})
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -12,4 +12,5 @@ from autosample.training.checkpoints import WholeCheckpoints as WholeCheckpoints
 from autosample.training.finite import FiniteCheck as FiniteCheck
 from autosample.training.groups import parameter_groups as parameter_groups
 from autosample.training.module import Classifier as Classifier
+from autosample.training.moving import MoveFilters as MoveFilters
 from autosample.training.quantizing import FakeQuantize as FakeQuantize

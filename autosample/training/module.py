@@ -22,6 +22,7 @@ from autosample.training.data_fits import check_data
 from autosample.training.distill import check_distillation, make_teacher, taught_loss
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.groups import parameter_groups
+from autosample.training.moving import MoveFilters
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
 from autosample.training.quantizing import FakeQuantize
 from autosample.training.resuming import give_place_back, open_gradients, seed_step, set_gradients
@@ -176,12 +177,12 @@ class Classifier(pl.LightningModule):
         check_data(getattr(self.trainer, "datamodule", None), self.net, self.hparams)
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Adds `HardenSchedule` to every trainer if the net has compressed layers, and the check of the NaN policy."""
+        """Adds the check of the NaN policy, and the schedules of learned offsets and blocks if the net has any."""
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, FakeQuantize):
                 callback.attach(self)  # before other callbacks copy the net
         checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
-        return [*checks, *([HardenSchedule()] if compressed_layers(self.net) else [])]
+        return [*checks, *([HardenSchedule(), MoveFilters()] if compressed_layers(self.net) else [])]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape `(B, num_classes)`."""

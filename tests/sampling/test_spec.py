@@ -271,9 +271,11 @@ def test_mistakes(preset, changes, message):
             ({name: value}, rf'"{name}" is an option of the rule, .*: write options={{"{name}": ')
             for name, value in {
                 "rate": 0.1, "freeze_at": 0.6, "afford": 0.1, "start": "random", "unit": "sigmoid", "candidates": 8,
-                "spatial": 8, "channel": 4, "strides": "any",
+                "spatial": 8, "channel": 4, "strides": "any", "blocks": 2, "overlap": 4,
             }.items()
         ),
+        ({"blocks": 2}, r'the spec: write options=\{"blocks": 2\}$'),
+        ({"start": "random"}, r'the spec: write options=\{"start": "random"\}$'),
         ({"bits": 4}, "pass planned_bits=4 to convert_, then call quantize_"),
         ({"execution": "reuse"}, r'use the context manager autosample.nn.execution\("reuse"\)'),
         ({"gains": "filter"}, '"gains" was removed: see docs/research-log.md'),

@@ -21,6 +21,8 @@ KINDS = {
     "linear levels": {"net": {"spec": "wsnet", "cutmix": 1.0}, "callbacks": [lambda: FakeQuantize(4, start=0.3)]},
     "codebook": {"net": MIXED, "callbacks": [lambda: FakeQuantize(3, "codebook", start=0.3)]},
     "folded": {"net": {"spec": "folded", **MIXED}, "callbacks": [lambda: FakeQuantize(4, start=0.3)]},
+    "learned blocks": {"net": {"spec": "folded", "spec_args": {"options": {
+        "assignment": "learned", "every": 3, "moves": 0.5, "freeze_at": 0.8}}, **MIXED}},
     "average": {"net": MIXED, "callbacks": [lambda: EMAWeightAveraging(decay=0.9)]},
     "no workers": {"net": MIXED, "data": {"resident": False, "padding": 1}},
     "workers": {"net": MIXED, "data": {"resident": False, "padding": 1, "num_workers": 2}},
@@ -29,7 +31,15 @@ KINDS = {
     "until a step": {"net": MIXED, "trainer": {"max_epochs": -1, "max_steps": EPOCHS * BATCHES}},
 }  # fmt: skip
 # steps within an epoch and an epoch's last, of kinds that differ in what must be the same
-QUICK = [("mixing", 2), ("mixing", 5), ("codebook", 7), ("no workers", 3), ("accumulated", 1), ("until a step", 5)]
+QUICK = [
+    ("mixing", 2),
+    ("mixing", 5),
+    ("codebook", 7),
+    ("no workers", 3),
+    ("accumulated", 1),
+    ("until a step", 5),
+    ("learned blocks", 4),
+]
 
 
 @pytest.fixture

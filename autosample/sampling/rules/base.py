@@ -17,22 +17,30 @@ from autosample.sampling.checks import check_choice
 from autosample.sampling.folds import Folds
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_offsets
+from autosample.sampling.moves import Moves
+from autosample.sampling.selection import IN_ORDER, Selection
 from autosample.sampling.windows import Placement
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """The offsets that a rule may choose: `filters × windows` of them, multiples of `grid` up to `limit`."""
+    """The offsets that a rule may choose: `filters × windows` of them, multiples of `grid` up to `limit`.
+
+    `channels` and `groups` are `M` and the convolution groups of the layer, for rules that select channels or blocks.
+    """
 
     filters: int
     windows: int
     limit: int
     grid: int = 1
+    channels: int = 0
+    groups: int = 1
 
     @classmethod
-    def of(cls, geometry: Geometry) -> "Lattice":
+    def of(cls, geometry: Geometry, groups: int = 1) -> "Lattice":
         """The lattice of a layer."""
-        return cls(geometry.sampled, geometry.windows, geometry.limit, geometry.grid)
+        g = geometry
+        return cls(g.sampled, g.windows, g.limit, g.grid, g.channels, groups)
 
     @property
     def choices(self) -> int:
@@ -147,6 +155,7 @@ class Offsets(Exact):
     watches_input = False
 
     anchor: Tensor
+    moves: Moves | None
 
     def __init__(
         self,
@@ -160,6 +169,7 @@ class Offsets(Exact):
         super().__init__()
         self.lattice, self.seeded_with = lattice, seed
         self.options = self.Options() if options is None else options
+        self.moves = None  # how blocks of filters are learned, if they are
         # empty and never saved: it only follows the layer from device to device
         self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)
 
@@ -172,9 +182,21 @@ class Offsets(Exact):
         """The present placement, differentiable in everything that the rule learns."""
         raise NotImplementedError
 
-    def folds(self, channels: int, groups: int) -> Folds | None:
-        """How channel groups are added up, for `M` input channels of each convolution group; `None` without signs."""
+    def folds(self) -> Folds | None:
+        """How channel groups are added up with signs; `None` without signs."""
         return None
+
+    def selection(self) -> Selection:
+        """What is selected on top of folds."""
+        return IN_ORDER
+
+    @property
+    def selects(self) -> tuple[str, ...]:
+        """What a warm start may select: `assignment`, `permutation`."""
+        return ()
+
+    def select(self, chosen: Mapping[str, Int[Tensor, "*n"]]) -> None:
+        """Take what `keep_most` has chosen. Rules without selections ignore it."""
 
     @classmethod
     def sizes(cls, spec: Any, bare: Geometry) -> Geometry | None:
@@ -184,6 +206,10 @@ class Offsets(Exact):
     def forward(self) -> Int[Tensor, "n g"]:
         """The integer offsets, multiples of the grid."""
         return self.placement().base
+
+    def followed(self) -> Int[Tensor, "n g"]:
+        """What a log of a learned rule follows: its integer offsets."""
+        return self()
 
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
         """Move to these offsets, as near as the rule can, for a warm start. Fixed rules ignore it."""

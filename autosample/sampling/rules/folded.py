@@ -1,18 +1,29 @@
-"""Folded sampling: each block of filters sees the channel groups added up with signs of its own. Stores nothing."""
+"""Folded sampling: each block of filters sees the channel groups added up with signs of its own.
+
+Nothing is stored, unless blocks or the order of channels are selected.
+"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
 
-from autosample.errors import SpecError
-from autosample.sampling.checks import check_whole
+from autosample.coding.packing import bits_for, from_bits, pack_bits, unpack_bits
+from autosample.errors import DAMAGED, ArtifactError, SpecError
+from autosample.sampling.checks import Number, check_share, check_whole
 from autosample.sampling.folds import Folds, order
 from autosample.sampling.geometry import Geometry
+from autosample.sampling.moves import Moves
 from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
+from autosample.sampling.selection import IN_ORDER, Selection, slots_of
 from autosample.sampling.windows import Placement
+
+# What can be selected; each is an option.
+_SELECTED = ("assignment", "permutation")
 
 # Neighbouring filters of a signal may overlap: at most so often, and only if each shift is at least so many taps.
 _MOST_OVERLAP = 4
@@ -30,15 +41,31 @@ class FoldedOptions(RuleOptions):
             is WSNet's channel sampling.
         overlap: How many windows cover each row of the summary, `R`: filters start `K/R` taps apart. Left out, long
             kernels of signals overlap, up to 4 times, and others do not.
+        assignment: Which block a filter is in: `fixed` cuts the filters into blocks in order, `energy` lets a warm
+            start choose what keeps the most of the weights, and `learned` lets filters change places in training too.
+            Costs the bits of a block's number for each filter.
+        permutation: The order of the channels before they are folded: `fixed`, or chosen by a warm start, by `energy`.
+            Costs the bits of a channel's number for each channel.
+        every: Steps between moves of learned filters.
+        moves: Largest share of the filters that change places at once.
+        freeze_at: Share of the training after which learned filters stay.
     """
 
     blocks: int | None = None
     overlap: int | None = None
+    assignment: Literal["fixed", "energy", "learned"] = "fixed"
+    permutation: Literal["fixed", "energy"] = "fixed"
+    every: int = 50
+    moves: Number = 0.1
+    freeze_at: Number = 0.6
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("blocks", "overlap"):
             check_whole(name, getattr(self, name), least=1, fix="leave it out to derive it from the ratio")
+        check_whole("every", self.every, least=1, fix="50 is usual")
+        check_share("moves", self.moves, fix="0.1 is usual")
+        check_share("freeze_at", self.freeze_at, fix="0.6 is usual")
 
 
 def apart(geometry: Geometry) -> bool:
@@ -50,14 +77,133 @@ class FoldedOffsets(Offsets):
     """`o[n, g] = (n mod P)·S` with signs `H[b(n), g]`; `P` is the number of windows in the summary, usually `N`."""
 
     Options: ClassVar[type[RuleOptions]] = FoldedOptions
+    options: FoldedOptions
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        options: FoldedOptions | None = None,
+        *,
+        seed: int = 0,
+        in_channels: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(lattice, options, seed=seed, in_channels=in_channels, device=device)
+        if (folds := self.folds()) is not None:
+            for name in _SELECTED:
+                if getattr(self.options, name) != "fixed":
+                    width = bits_for(folds.blocks if name == "assignment" else folds.channels)
+                    self.keep(name, self._usual(name, folds).to(self.anchor.device), width)
+            if self.options.assignment == "learned":
+                self.moves = Moves(folds, self.options.every, self.options.moves, device)
+                self.learned = True
+                self._thaw()
+
+    @staticmethod
+    def _usual(name: str, folds: Folds) -> Tensor:
+        """What is used if nothing is selected."""
+        return folds.block() if name == "assignment" else torch.arange(folds.channels)
+
+    def _thaw(self) -> None:
+        # zero until they are frozen, as for learned offsets
+        self.keep_bits("assignment", torch.zeros_like(self.get_buffer("assignment_bits")))
+
+    def fresh(self, name: str) -> Tensor:
+        folds = self.folds()
+        assert folds is not None
+        usual = self._usual(name, folds)
+        return torch.zeros_like(usual) if name == "assignment" and self.moves is not None else usual
+
+    def selection(self) -> Selection:
+        if not self.selects:
+            return IN_ORDER
+        folds, kept = self.folds(), {name: from_bits(self._bits(name)) for name in self.selects}
+        assert folds is not None
+        blocks = kept.get("assignment")
+        return Selection(None if blocks is None else slots_of(blocks, folds), kept.get("permutation"))
+
+    @property
+    def selects(self) -> tuple[str, ...]:
+        return tuple(name for name in _SELECTED if f"{name}_bits" in self._buffers)
+
+    def select(self, chosen: Mapping[str, Int[Tensor, "*n"]]) -> None:
+        for name in self.selects:
+            owner, kept = self, name
+            if name == "assignment" and self.moves is not None:
+                owner, kept = self.moves, "present"
+            owner.keep(kept, chosen[name], self._bits(name).shape[-1])
+
+    def _bits(self, name: str) -> Bool[Tensor, "n width"]:
+        """What is selected now."""
+        if name == "assignment" and self.moves is not None and not self.moves.is_frozen:
+            return self.moves.get_buffer("present_bits")
+        return self.get_buffer(f"{name}_bits")
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether learned blocks no longer change."""
+        return self.moves is None or self.moves.is_frozen
+
+    def followed(self) -> Int[Tensor, "n g"]:
+        return from_bits(self._bits("assignment"))[:, None]
+
+    def freeze(self) -> None:
+        """Keep the present blocks, and stop learning them."""
+        if self.moves is not None and not self.moves.is_frozen:
+            self.keep_bits("assignment", self._bits("assignment").clone())
+            self.moves.freeze()
+
+    def train(self, mode: bool = True):
+        """Switch modes. An average of models (EMA) that received the buffers of a frozen model notices it here."""
+        if self.moves is not None:
+            self.moves.notice()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.moves is not None and (flag := state_dict.get(f"{prefix}moves.frozen_bits")) is not None:
+            self.moves.is_frozen = bool(flag)
+
+    def reset_parameters(self) -> None:
+        if self.moves is not None:
+            self.moves.reset()
+            self._thaw()
+
+    def hardened(self) -> Offsets:
+        if self.moves is None:
+            return self
+        options = replace(self.options, assignment="energy")
+        made = FoldedOffsets(self.lattice, options, seed=self.seeded_with, device=self.anchor.device)
+        for name in self.selects:
+            made.keep_bits(name, self._bits(name).clone())
+        return made
+
+    def stored_bits(self) -> int:
+        return sum(self._bits(name).numel() for name in self.selects)
+
+    def packed(self) -> dict[str, Tensor]:
+        return {name: pack_bits(self._bits(name)) for name in self.selects}
+
+    def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
+        made, folds = self.hardened(), self.folds()
+        for name in self.selects:
+            assert folds is not None
+            count, width = self._bits(name).shape
+            values = unpack_bits(stored[name], width, count)
+            groups = folds.groups if name == "assignment" else 1
+            usual = self._usual(name, folds).view(groups, -1)
+            if not torch.equal(from_bits(values).view(groups, -1).sort(1).values, usual):
+                raise ArtifactError(f"a stored {name} must be the usual one in another order: {DAMAGED}")
+            made.keep_bits(name, values)
+        return made
 
     def placement(self) -> Placement:
         return Placement(_offsets(self.lattice, self.anchor.device))
 
-    def folds(self, channels: int, groups: int) -> Folds | None:
+    def folds(self) -> Folds | None:
         p = self.lattice
-        blocks = min(getattr(self.options, "blocks", None) or order(p.windows), p.filters // groups)
-        return Folds(p.filters, channels, p.windows, blocks, groups) if min(blocks, p.windows) > 1 else None
+        blocks = min(self.options.blocks or order(p.windows), p.filters // p.groups)
+        return Folds(p.filters, p.channels, p.windows, blocks, p.groups) if min(blocks, p.windows) > 1 else None
 
     def stored_form(self) -> nn.Module:
         return Shared(self.lattice)
