@@ -11,7 +11,7 @@ from torch import Tensor
 from autosample.reuse.deployed import Deployed
 from autosample.reuse.layer import in_autocast
 from autosample.reuse.schedule import Frame
-from autosample.sampling.folds import Folds, add_up, convolve, multiply
+from autosample.sampling.folds import LAST, Folds, add_up, convolve, multiply
 
 #: How a convolution multiplies: as one with groups, in torch's usual layout or with channels last, or as a product of
 #: matrices, if its kernel has one tap.
@@ -21,7 +21,7 @@ Way = Literal["grouped", "last", "product"]
 def ways(frame: Frame, folds: Folds) -> list[Way]:
     """The ways that a convolution can take."""
     found: list[Way] = ["grouped"]
-    if len(frame.kernel) == 2:
+    if len(frame.kernel) > 1:
         found.append("last")
     one = all(k == 1 for k in frame.kernel) and all(pair == (0, 0) for pair in frame.padding)
     if one and all(s == 1 for s in frame.stride) and folds.even:
@@ -124,11 +124,9 @@ class FoldedMaps(Folded):
     def _product(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *size"]:
         folds = self.folds
         blocks = folds.groups * folds.blocks
-        sums = add_up(x, self.matrix, folds).reshape(-1, folds.columns, x.shape[2:].numel())
+        sums = add_up(x, self.matrix, folds).reshape(x.shape[0], blocks, folds.columns, -1)
         filters = self.placed(sums.dtype)[0].reshape(blocks, folds.largest, folds.columns).to(sums.dtype)
-        if len(x) > 1:
-            filters = filters.repeat(len(x), 1, 1)
-        y = (filters @ sums).reshape(len(x), folds.filters, *x.shape[2:])
+        y = (filters @ sums).reshape(x.shape[0], folds.filters, *x.shape[2:])
         return y if self.bias is None else y.add_(self.bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2)))
 
     def extra_repr(self) -> str:
@@ -180,7 +178,7 @@ class FoldedConv(FoldedMaps):
         filters = folds.spread(filters.detach()).clone()
         super().__init__(folds, frame, filters, bias=None if bias is None else folds.spread(bias), **options)
         if self.way == "last":
-            filters = filters.to(memory_format=torch.channels_last)
+            filters = filters.to(memory_format=LAST[filters.dim()])
         self.register_buffer("filters", filters)
 
     def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " p"] | None]:
