@@ -96,21 +96,26 @@ class FoldedMaps(Folded):
         super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu)
         self.frame, self.pad, self.pool, self.way = frame, pad, pool, way
 
-    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(
+        self, input: Float[Tensor, "..."], shortcut: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "..."]:
+        """The layer; with a shortcut, of a layer into which no pool was folded, `relu(layer + shortcut)`."""
         axes, folds = len(self.frame.kernel), self.folds
         if input.dim() == axes + 1:
-            return self.forward(input.unsqueeze(0)).squeeze(0)
+            return self.forward(input.unsqueeze(0), None if shortcut is None else shortcut.unsqueeze(0)).squeeze(0)
         wanted = folds.groups * folds.channels
         if input.dim() != axes + 2 or input.shape[1] != wanted:
             raise RuntimeError(
                 f"expected {wanted} channels and {axes} spatial axes, got an input of shape {tuple(input.shape)}"
             )
-        return self._run(in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1])))
+        x = in_autocast(input if self.pad is None else F.pad(input, self.pad[0], self.pad[1]))
+        return self._run(x, shortcut)
 
-    def _run(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
+    def _run(self, x: Float[Tensor, "b c *size"], shortcut: Tensor | None) -> Float[Tensor, "b n *out"]:
         """The layer on its padded input, with what was folded in, by standard operators."""
         y = self._product(x) if self.way == "product" else self._convolution(x)
-        y = F.relu(y, inplace=not y.requires_grad) if self.relu else y
+        y = y if shortcut is None else y.add_(shortcut)
+        y = F.relu(y, inplace=not y.requires_grad) if self.relu or shortcut is not None else y
         return y if self.pool == 1 else F.max_pool2d(y.unsqueeze(2), (1, self.pool)).squeeze(2)
 
     def _convolution(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:

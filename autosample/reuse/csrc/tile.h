@@ -194,7 +194,7 @@ inline std::vector<Run> output_runs(const Program& p, int64_t start, int64_t cou
 // Work of a tile's column, in units of about 10 ps: multiply-adds, and what comes with them.
 inline double column_work(const Program& p) {
   const double segments = double(p.bank_rows()) * p.phases * p.blocks() * (p.depth() + 24);
-  return segments + 12. * (p.bank_rows() + p.columns * p.input_phases() * p.blocks() * p.sums());
+  return segments + 12. * (p.bank_rows() + p.columns * p.phases_read() * p.blocks() * p.sums());
 }
 
 // How many items of so much work are worth waking a thread for.
@@ -204,7 +204,7 @@ constexpr int64_t kCache = 192 * 1024;  // floats of scratch memory that stay in
 constexpr int64_t kCacheOfSums = 80 * 1024;  // with folds, next to a block's bank
 
 inline int64_t tile_length(const Program& p, int64_t images) {
-  const int64_t rows = round_up(p.rows, kPanel) * p.phases * p.blocks() + p.columns * p.input_phases() * p.sums();
+  const int64_t rows = round_up(p.rows, kPanel) * p.phases * p.blocks() + p.columns * p.phases_read() * p.sums();
   const int64_t cache = p.folds ? kCacheOfSums : kCache;
   int64_t most = std::max<int64_t>(cache / rows - p.halo, 4 * kLanes);
   most = std::min<int64_t>(most, 4096);
