@@ -58,19 +58,13 @@ inline int64_t padded_row(int64_t length) {
   return row % 256 == 0 ? row + 16 : row;
 }
 
-// `count` numbers, and zeros.
-inline Vec load_as(const float* p, int count) {
-  if (count == kLanes) return load(p);
-  Vec v = {};
-  std::memcpy(&v, p, count * sizeof(float));
-  return v;
-}
+inline Vec load_as(const float* p) { return load(p); }
 
-inline Vec load_as(const c10::BFloat16* p, int count) {
+inline Vec load_as(const c10::BFloat16* p) {
   typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
   typedef uint16_t Half __attribute__((vector_size(kLanes * 2)));
-  Half half = {};
-  std::memcpy(&half, p, count * sizeof(uint16_t));
+  Half half;
+  std::memcpy(&half, p, sizeof(half));
   const Bits bits = __builtin_convertvector(half, Bits) << 16;
   Vec v;
   std::memcpy(&v, &bits, sizeof(v));

@@ -40,7 +40,7 @@ Program read(c10::ArrayRef<int64_t> program, const at::Tensor& x, int64_t batch 
 
 // The program has `p.images` of the batch in one map, all or one. `more` is added to `y`, if there is one.
 template <typename T>
-void run_wide(const Program& p, const Selection& s, const float* bank, const T* x, const T* more, T* y, int64_t batch) {
+void run_wide(const Program& p, const Selection& s, const float* bank, const T* x, More<T> more, T* y, int64_t batch) {
   batch /= p.images;
   const int64_t tile = tile_length(p, batch * p.groups), tiles = (p.length() + tile - 1) / tile;
   // columns beyond a tile hold rubbish that strips and vectors may touch
@@ -64,7 +64,6 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
       const auto pieces = input_pieces(p, start, count + p.halo);
       const auto runs = output_runs(p, start, count, image_out);
       if (p.folds) {
-        const T* added = more ? more + image * image_out : nullptr;
         for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
           for (int64_t q = 0; p.reads[phase] && q < p.columns; ++q) {
             pack_sums(from, p, q, pieces[phase], count + p.halo, input + phase * plane_x + q * row_x, apart,
@@ -74,7 +73,7 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
         for (int64_t b = 0; b < p.folds; ++b) {  // a block's bank and sums stay in the first-level cache
           segments(bank, b * p.rows, p, input + b % p.sums() * apart, row_x, plane_x, sums, rows, count + p.halo_sum);
           window_sums(p, sums, rows, count);
-          select(p, s, filters_of(p, s, 0, b), sums, runs, line, added, y + image * image_out);
+          select(p, s, filters_of(p, s, 0, b), sums, runs, line, more + image * image_out, y + image * image_out);
         }
         continue;
       }
@@ -87,7 +86,7 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
         segments(bank, 0, p, input, row_x, plane_x, sums + g * block, rows, count + p.halo_sum);
         window_sums(p, sums + g * block, rows, count);
       }
-      select(p, s, filters_of(p, s, group, 0), sums, runs, line, static_cast<const T*>(nullptr), y + image * image_out);
+      select(p, s, filters_of(p, s, group, 0), sums, runs, line, more, y + image * image_out);
     }
   });
 }
@@ -110,7 +109,8 @@ template <typename T>
 void run(const Program& alone, c10::ArrayRef<int64_t> program, const Selection& s, const float* bank, const at::Tensor& x,
          const std::optional<at::Tensor>& more, at::Tensor& y) {
   const T* const from = x.const_data_ptr<T>();
-  const T* const added = more ? more->const_data_ptr<T>() : nullptr;
+  const T* const map = more ? more->const_data_ptr<T>() : nullptr;
+  const More<T> added{map, map ? map + more->numel() : nullptr};
   T* to = y.mutable_data_ptr<T>();
   const int64_t batch = x.size(0);
   if (is_narrow(alone) && !alone.folds) return run_narrow(alone, s, bank, from, to, batch);
