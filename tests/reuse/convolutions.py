@@ -118,7 +118,7 @@ def folded_layers(draw: st.DrawFn) -> tuple[nn.Module, Tensor, dict]:
     stride, dilation = (tuple(draw(one) for _ in range(axes)) for _ in range(2))
     padding = draw(st.sampled_from([0, 1, 2, "same"])) if max(stride) == 1 else draw(st.integers(0, 2))
     filters, channels = draw(st.integers(4, 40)), draw(st.integers(2, 40))
-    overlap = draw(st.sampled_from([None, 1, 2, 4]))
+    overlap = draw(st.sampled_from([None, *(r for r in (1, 2, 4) if r <= torch.Size(kernel).numel())]))
     spec = {"preset": "folded", "options": {} if overlap is None else {"overlap": overlap}}
     made = (SummaryConv1d, SummaryConv2d)[axes - 1]
     mode = draw(st.sampled_from(["zeros", "zeros", "circular"]))
