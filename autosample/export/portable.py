@@ -167,8 +167,8 @@ def _sampled(
         assert task is not None
         assert isinstance(weight, SampledWeight)
         if form == "rows":
-            return RowSums(source, weight, origin, task), form
-        return SummedConv(source, weight, origin, task, product), form
+            return RowSums(cast(Any, source), weight, origin, task), form
+        return SummedConv(cast(Any, source), weight, origin, task, product), form
     splits = task.splits if task is not None and form == "folded" else 1
     return DirectConv(source, weight, origin.after.shift, origin, splits, product), form
 

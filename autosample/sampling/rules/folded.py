@@ -76,7 +76,7 @@ class FoldedOffsets(Offsets):
         if (options.blocks or 1) > n:
             raise SpecError(f"blocks must be at most {n}, the layer's filters, got {options.blocks}: use fewer")
         if (options.overlap or 1) > k:
-            raise SpecError(f"overlap must be at most {k}, the taps of the layer's kernel, got {options.overlap}: use less")
+            raise SpecError(f"overlap must be at most {k}, the layer's taps, got {options.overlap}: use less")
         if (spec.windows or 1) > m:
             raise SpecError(f"windows must be at most {m} for this layer, got {spec.windows}: pass a smaller number")
         ratio = float(spec.ratio or 1.0)
