@@ -26,7 +26,8 @@ from torch.utils._pytree import tree_map_only
 from autosample.errors import ConversionError
 from autosample.nn import outer_modules
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -48,7 +49,7 @@ class Chain:
     """What follows a layer directly: only the next step sees the output of the step before.
 
     Attributes:
-        layer: Name of a `Conv1d`, `Conv2d` or `Linear`, or of a subclass of them.
+        layer: Name of a `Conv1d`, `Conv2d`, `Conv3d` or `Linear`, or of a subclass of them.
         norm: Name of a batch norm with running statistics over the layer's output channels.
         activation: Name of an `nn.ReLU`; inside a timm `BatchNormAct2d` it is `"<norm>.act"`.
         pool: Name of an `nn.MaxPool1d` or `MaxPool2d` over the output of the convolution.
@@ -130,7 +131,7 @@ def _step(module: nn.Module) -> str | None:
         return "activation"
     if isinstance(module, nn.MaxPool1d | nn.MaxPool2d) and type(module) in _POOLS.values():
         return "pool" if not module.return_indices else None
-    if isinstance(module, _BatchNorm) and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, _timm_norm()):
+    if isinstance(module, _BatchNorm) and type(module) in (*_NORMS, _timm_norm()):
         tracked = module.track_running_stats and module.running_mean is not None and module.running_var is not None
         return "norm" if tracked else None
     return None
@@ -164,10 +165,9 @@ def _follow(trace: "_Trace", layer: nn.Module, names: dict[nn.Module, str]) -> C
 def _allowed(trace: "_Trace", layer: nn.Module) -> tuple[str, ...]:
     """The steps that fit a layer: norm and pool expect the channels and axes of its output in certain places."""
     value = trace.made.get(layer)
-    rank = 2 + len(layer.kernel_size) if isinstance(layer, nn.Conv1d | nn.Conv2d) else 2
+    rank = 2 + len(getattr(layer, "kernel_size", ()))
     batched = value is not None and value.rank == rank
-    fits = (batched, True, batched)
-    return tuple(step for step, fit in zip(_STEPS, fits, strict=True) if fit)
+    return tuple(step for step, fit in zip(_STEPS, (batched, True, batched), strict=True) if fit)
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from autosample.deployment.chains import find_chains
 from autosample.deployment.layers import PlannedLayer, layer_inputs, plan_layers
+from autosample.deployment.shortcuts import with_shortcuts
 from autosample.deployment.verify import Example, checked_error, outputs
 from autosample.deployment.whole import fastest
 from autosample.errors import ConversionError
@@ -102,10 +103,11 @@ def deploy(
         expected = outputs(fast, example)
     chains, inputs = find_chains(fast, example), layer_inputs(fast, example)
     dense = copied(fast) if measure else None
-    fast, rows = plan_layers(fast, chains, inputs, measure=measure, fuse=fuse)
+    planned = plan_layers(fast, chains, inputs, measure=measure, fuse=fuse)
+    ways = [*with_shortcuts(*planned), planned]
+    fast, rows = ways[0]
     error = checked_error(expected, outputs(fast, example))
     if dense is not None:
-        ways = [(fast, rows)]
         if any(row.plan.kind != "dense" for row in rows):
             ways.append(plan_layers(dense, chains, inputs, measure=measure, fuse=fuse, dense=True))
         fast, rows = fastest(ways, example, expected)

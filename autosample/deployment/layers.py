@@ -27,7 +27,7 @@ class PlannedLayer:
     Attributes:
         name: Name of the layer.
         plan: How the layer is computed, and why.
-        folded: What was folded into the layer: `norm`, `relu`, `pool`.
+        folded: What was folded into the layer: `norm`, `relu`, `pool`, and `shortcut` before the ReLU of its block.
     """
 
     name: str

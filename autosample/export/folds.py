@@ -18,7 +18,7 @@ class SignedConv(Conv):
     matrix: Tensor
 
     def __init__(
-        self, layer: nn.Conv1d | nn.Conv2d, weight: SampledWeight, bias: Tensor | None, origin: Lineage, folds: Folds
+        self, layer: nn.Module, weight: SampledWeight, bias: Tensor | None, origin: Lineage, folds: Folds
     ) -> None:
         sort = weight.selection().sort
         super().__init__(layer, None if bias is None else folds.spread(sort(bias)), origin)

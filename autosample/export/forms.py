@@ -68,7 +68,7 @@ def signs_pay(layer: Compressed, folds: Folds, shape: Sequence[int]) -> bool:
     """Whether signed sums and a convolution with groups are cheaper than the weight, for an input of `shape`."""
     if isinstance(layer, nn.Linear):
         return True
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d) or min(layer_frame(layer)[0].out(shape[2:])) < 1:
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or min(layer_frame(layer)[0].out(shape[2:])) < 1:
         return False
     places = shape[0] * math.prod(shape[2:])
     out, each = shape[0] * math.prod(layer_frame(layer)[0].out(shape[2:])), folds.filters * math.prod(layer.kernel_size)

@@ -29,7 +29,7 @@ class Conv(nn.Module):
         origin: Holds what was folded in, if the layer is a deployed one.
     """
 
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d, bias: Tensor | None, origin: Lineage | None) -> None:
+    def __init__(self, layer: Any, bias: Tensor | None, origin: Lineage | None) -> None:
         super().__init__()
         self.frame, self.pad = layer_frame(layer)
         self.groups = layer.groups
@@ -56,7 +56,7 @@ class Conv(nn.Module):
         pairs = two(self.frame.padding, (0, 0))
         if all(before == after for before, after in pairs):
             return x, tuple(before for before, _ in pairs)
-        return F.pad(x, [n for pair in reversed(pairs) for n in pair]), (0, 0)
+        return F.pad(x, [n for pair in reversed(pairs) for n in pair]), (0,) * len(pairs)
 
 
 class DirectConv(Conv):
@@ -67,7 +67,7 @@ class DirectConv(Conv):
 
     def __init__(
         self,
-        layer: nn.Conv1d | nn.Conv2d,
+        layer: Any,
         weight: nn.Module,
         bias: Tensor | None,
         origin: Lineage | None = None,
@@ -84,7 +84,8 @@ class DirectConv(Conv):
         weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
         x, padding = self.padded(self._fold(x) if self.splits > 1 else x)
         stride, dilation = two(self.frame.stride), two(self.frame.dilation)
-        return F.conv2d(x, weight, kept(self, "bias"), stride, padding, dilation, self.groups)
+        convolve = F.conv3d if weight.dim() == 5 else F.conv2d
+        return convolve(x, weight, kept(self, "bias"), stride, padding, dilation, self.groups)
 
     def _fold(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b q h w"]:
         return multiply_out(x, self.columns) if self.product else fold(x, self.groups, self.splits, self.surplus)
@@ -195,7 +196,7 @@ def _shifted(whole: Float[Tensor, "b p h w"], step: Pass) -> Float[Tensor, "b p 
 
 
 def two(vector: tuple, missing: Any = 1) -> tuple:
-    """A vector of one or two axes as one of two axes."""
+    """A vector of one axis as one of two; of more axes, the vector itself."""
     return (missing, *vector) if len(vector) == 1 else tuple(vector)
 
 

@@ -156,9 +156,10 @@ def _sampled(
         assert isinstance(weight, SampledWeight)
         if isinstance(source, nn.Linear):
             return SignedLinear(weight, origin.after.shift, origin.after.relu, folds), "signed"
-        if isinstance(source, nn.Conv1d | nn.Conv2d):
+        if isinstance(source, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             return SignedConv(source, weight, origin.after.shift, origin, folds), "signed"
-    if not isinstance(source, nn.Conv1d | nn.Conv2d) or not is_plain(source.dense_class):
+    replaced = isinstance(layer, Deployed)  # its weight is not where torch's layers have it
+    if not (replaced or isinstance(source, nn.Conv1d | nn.Conv2d)) or not is_plain(source.dense_class):
         return with_weight(layer, weight), "direct"
     form, task = choose_form(source, shape, sums=rounding != "signed")
     product = task is not None and shape is not None and by_product(task, shape)
@@ -166,8 +167,8 @@ def _sampled(
         assert task is not None
         assert isinstance(weight, SampledWeight)
         if form == "rows":
-            return RowSums(source, weight, origin, task), form
-        return SummedConv(source, weight, origin, task, product), form
+            return RowSums(cast(Any, source), weight, origin, task), form
+        return SummedConv(cast(Any, source), weight, origin, task, product), form
     splits = task.splits if task is not None and form == "folded" else 1
     return DirectConv(source, weight, origin.after.shift, origin, splits, product), form
 

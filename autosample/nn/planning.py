@@ -18,6 +18,8 @@ from autosample.reuse.task import Task, make_task
 def reusable(layer: Any) -> str:
     """Why a layer cannot reuse work, at any offsets; empty if it can."""
     kind: type[nn.Module] = layer.dense_class
+    if issubclass(kind, nn.Conv3d):
+        return "work is shared along one or two axes, not three"
     if not issubclass(kind, nn.Conv1d | nn.Conv2d):
         return "no taps to slide along"
     if not is_plain(kind):

@@ -11,7 +11,7 @@ from torch import Tensor
 from autosample.reuse.deployed import Deployed
 from autosample.reuse.layer import in_autocast
 from autosample.reuse.schedule import Frame
-from autosample.sampling.folds import Folds, add_up, convolve, multiply
+from autosample.sampling.folds import LAST, Folds, add_up, convolve, multiply
 from autosample.sampling.selection import IN_ORDER, Selection, repeated
 
 #: How a convolution multiplies: as one with groups, in torch's usual layout or with channels last, or as a product of
@@ -22,7 +22,7 @@ Way = Literal["grouped", "last", "product"]
 def ways(frame: Frame, folds: Folds) -> list[Way]:
     """The ways that a convolution can take."""
     found: list[Way] = ["grouped"]
-    if len(frame.kernel) == 2:
+    if len(frame.kernel) > 1:
         found.append("last")
     one = all(k == 1 for k in frame.kernel) and all(pair == (0, 0) for pair in frame.padding)
     if one and all(s == 1 for s in frame.stride) and folds.even:
@@ -120,23 +120,27 @@ class FoldedMaps(Folded):
         super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu, selection)
         self.frame, self.pad, self.pool, self.way = frame, pad, pool, way
 
-    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(
+        self, input: Float[Tensor, "..."], shortcut: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "..."]:
+        """The layer; with a shortcut, of a layer without a pool and with filters in order, `relu(layer + shortcut)`."""
         axes, folds = len(self.frame.kernel), self.folds
         if input.dim() == axes + 1:
-            return self.forward(input.unsqueeze(0)).squeeze(0)
+            return self.forward(input.unsqueeze(0), None if shortcut is None else shortcut.unsqueeze(0)).squeeze(0)
         wanted = folds.groups * folds.channels
         if input.dim() != axes + 2 or input.shape[1] != wanted:
             raise RuntimeError(
                 f"expected {wanted} channels and {axes} spatial axes, got an input of shape {tuple(input.shape)}"
             )
         x = self.selection.inputs(input, 1)
-        y = self._run(in_autocast(x if self.pad is None else F.pad(x, self.pad[0], self.pad[1])))
+        y = self._run(in_autocast(x if self.pad is None else F.pad(x, self.pad[0], self.pad[1])), shortcut)
         return self.selection.outputs(y, 1)
 
-    def _run(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
+    def _run(self, x: Float[Tensor, "b c *size"], shortcut: Tensor | None) -> Float[Tensor, "b n *out"]:
         """The layer on its padded input, with what was folded in, by standard operators."""
         y = self._product(x) if self.way == "product" else self._convolution(x)
-        y = F.relu(y, inplace=not y.requires_grad) if self.relu else y
+        y = y if shortcut is None else y.add_(shortcut)
+        y = F.relu(y, inplace=not y.requires_grad) if self.relu or shortcut is not None else y
         return y if self.pool == 1 else F.max_pool2d(y.unsqueeze(2), (1, self.pool)).squeeze(2)
 
     def _convolution(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
@@ -150,11 +154,9 @@ class FoldedMaps(Folded):
     def _product(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *size"]:
         folds = self.folds
         blocks = folds.groups * folds.blocks
-        sums = add_up(x, self.matrix, folds).reshape(-1, folds.columns, x.shape[2:].numel())
+        sums = add_up(x, self.matrix, folds).reshape(x.shape[0], blocks, folds.columns, -1)
         filters = self.placed(sums.dtype)[0].reshape(blocks, folds.largest, folds.columns).to(sums.dtype)
-        if len(x) > 1:
-            filters = filters.repeat(len(x), 1, 1)
-        y = (filters @ sums).reshape(len(x), folds.filters, *x.shape[2:])
+        y = (filters @ sums).reshape(x.shape[0], folds.filters, *x.shape[2:])
         return y if self.bias is None else y.add_(self.bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2)))
 
     def extra_repr(self) -> str:
@@ -207,7 +209,7 @@ class FoldedConv(FoldedMaps):
         filters = folds.spread(filters.detach()).clone()
         super().__init__(folds, frame, filters, bias=None if bias is None else folds.spread(bias), **options)
         if self.way == "last":
-            filters = filters.to(memory_format=torch.channels_last)
+            filters = filters.to(memory_format=LAST[filters.dim()])
         self.register_buffer("filters", filters)
 
     def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " p"] | None]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autosample.reuse import fused
 from autosample.reuse.folded import FoldedMaps, FoldedRows
 from autosample.reuse.layer import check_pool, kept_float
-from autosample.reuse.program import Flow, encode
+from autosample.reuse.program import Flow, Header, encode
 from autosample.reuse.schedule import Frame, Schedule, fitting_step, make_schedule
 from autosample.sampling.folds import Folds
 from autosample.sampling.selection import IN_ORDER, Selection
@@ -168,6 +168,8 @@ class FusedFolds(_InKernel, FoldedMaps):
                 folds=folds.blocks,
             ),
         )
+        self._rectified = [*self.program]
+        self._rectified[Header._fields.index("relu")] = 1
         self._get_ready()
 
     def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q *kernel"], Float[Tensor, " p"] | None]:
@@ -180,11 +182,14 @@ class FusedFolds(_InKernel, FoldedMaps):
             filters = filters * self.factors.to(dtype).view(-1, *[1] * (filters.dim() - 1))
         return self.folds.spread(filters), None if self.bias is None else self.folds.spread(self.bias.to(dtype))
 
-    def _run(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
-        if not self._fits(x):
-            return super()._run(x)
+    def _run(self, x: Float[Tensor, "b c *size"], shortcut: Tensor | None) -> Float[Tensor, "b n *out"]:
+        if not self._fits(x) or (shortcut is not None and not self._fits(shortcut)):
+            return super()._run(x, shortcut)
         check_pool(self.frame, x, self.pool)
-        return fused.window_conv(x, self.bank, self.rows, self.factors, self.bias, self.program)
+        if shortcut is None:
+            return fused.window_conv(x, self.bank, self.rows, self.factors, self.bias, self.program)
+        more = shortcut.to(x.dtype)
+        return fused.window_conv(x, self.bank, self.rows, self.factors, self.bias, self._rectified, more)
 
     def extra_repr(self) -> str:
         sums = "x".join(str(p.count) for p in self.schedule.axes) or "1"

@@ -90,7 +90,7 @@ def version() -> str:
     return key.hexdigest()[:12]
 
 
-def _fake(x, bank, rows, factors, bias, program):
+def _fake(x, bank, rows, factors, bias, program, more=None):
     h = Header.of(program)
     width = (x.shape[-1] + h.pad_w + h.after_w - h.reach_w - 1) // h.stride_w + 1
     out = [width // h.pool if h.pool > 1 else width]
@@ -99,7 +99,7 @@ def _fake(x, bank, rows, factors, bias, program):
     return x.new_empty(x.shape[0], rows.shape[0], *out)
 
 
-def _flops(x_shape, bank_shape, rows_shape, factors, bias, program, *, out_shape: Any, **kwargs: Any) -> int:
+def _flops(x_shape, bank_shape, rows_shape, factors, bias, program, *more: Any, out_shape: Any, **kwargs: Any) -> int:
     """Twice the multiply-adds of the segments, for `torch.utils.flop_counter`; sums and selection only add."""
     h = Header.of(program)
     places = math.prod(out_shape[2:]) * h.pool * h.phases
@@ -157,12 +157,14 @@ def window_conv(
     factors: Float[Tensor, "n #g"] | None,
     bias: Float[Tensor, " n"] | None,
     program: list[int],
+    more: Float[Tensor, "b n *out"] | None = None,
 ) -> Float[Tensor, "b n *out"]:
     """The whole layer in one call; see `csrc/window_conv.cpp`. CPU, float32 and bfloat16, not differentiable.
 
-    If channels choose their columns, `x` must come from `ops.place_columns`.
+    If channels choose their columns, `x` must come from `ops.place_columns`. `more` is added before the ReLU; only
+    layers with folds and without a pool take it.
     """
-    return torch.ops.autosample.window_conv(x, bank, rows, factors, bias, program)
+    return torch.ops.autosample.window_conv(x, bank, rows, factors, bias, program, more)
 
 
 def convolve(

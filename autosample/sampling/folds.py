@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+#: The memory format with channels last, by the number of axes of a tensor.
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 
 def hadamard(rows: Int[Tensor, "b"], columns: int, dtype: torch.dtype) -> Float[Tensor, "b g"]:
     """Rows of Sylvester's Hadamard matrix, cut to `columns`: `H[b, g] = (−1)^(number of ones in b AND g)`.
@@ -141,7 +144,7 @@ def convolve(
     """
     run = (F.conv1d, F.conv2d, F.conv3d)[filters.dim() - 3]
     sums = add_up(x, matrix, folds)
-    sums = sums.contiguous(memory_format=torch.channels_last) if last else sums
+    sums = sums.contiguous(memory_format=LAST[sums.dim()]) if last else sums
     y = run(sums, filters, bias, stride, padding, dilation, folds.groups * folds.blocks)
     return folds.gather(y, 1)
 

@@ -20,12 +20,16 @@ _OURS = ("autosample", "learned")
 def quickstart_table() -> str:
     """Mean and standard deviation of each method in the quickstart."""
     rows = read("quickstart/results.json")["rows"]
+    timed = all(r.get("latency_ms") for r in rows)  # results of 0.2.0 have no times
     lines = []
     for r in rows:
         accuracy = f"{r['accuracy_percent']:.2f} ± {r['std_percent']:.2f}"
-        size = f"{r['stored_bytes']:,} | {r['ratio']:.1f}x | {r['macs']:,}"
-        lines.append(f"| `{r['method']}` | {accuracy} | {size} | {r['seconds']:.1f} |")
-    heads = "method | >accuracy [%] | >stored [bytes] | >compression | >MACs | >seconds per run"
+        size = f"{r['stored_bytes']:,} | {r['ratio']:.1f}x"
+        if timed:
+            size += f" | {r['latency_ms']:.3f} | {rows[0]['latency_ms'] / r['latency_ms']:.2f}x"
+        lines.append(f"| `{r['method']}` | {accuracy} | {size} | {r['macs']:,} | {r['seconds']:.1f} |")
+    times = " | >deployed [ms] | >faster" if timed else ""
+    heads = f"method | >accuracy [%] | >stored [bytes] | >compression{times} | >MACs | >seconds per run"
     note = f"Mean ± standard deviation over {rows[0]['seeds']} seeds; "
     return f"{table(heads, lines)}\n\n{note}{source(read('quickstart/about.json'))}"
 

@@ -5,8 +5,10 @@ import torch
 
 from autosample.cli.main import main
 from autosample.errors import ConfigError
+from autosample.experiments import latency
 from autosample.experiments.record import read_record
 from autosample.experiments.run import train
+from autosample.system.timing import Timing
 
 SMALL = ["--epochs", "1", "--seeds", "1", "--model", "digitnet", "--image_size", "8"]
 
@@ -17,24 +19,33 @@ def record_of(folder, method):
     return path
 
 
+def clock(model, example):
+    """A deployed model takes a nanosecond for each of its numbers, for one image."""
+    assert example.shape == (1, 1, 8, 8)
+    seconds = 1e-9 * sum(p.numel() for p in model.parameters())
+    return Timing(seconds, seconds, seconds, 30)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("quickstart")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert main(["quickstart", "--out", str(out), *SMALL]) == 0
-    yield out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "time_deployed", clock)
+        assert main(["quickstart", "--out", str(out), *SMALL]) == 0
+        yield out
     torch.set_num_threads(threads)
 
 
 def test_results_pictures_and_records(done):
     results = json.loads((done / "results.json").read_text())
-    assert [row["method"] for row in results["rows"]] == ["dense", "wsnet", "random", "autosample"]
+    assert [row["method"] for row in results["rows"]] == ["dense", "wsnet", "folded", "autosample"]
     dense, *others = results["rows"]
     assert all(row["stored_bytes"] < dense["stored_bytes"] and row["ratio"] > 1 for row in others)
     assert all(row["macs"] > 0 for row in results["rows"])
     assert len(results["records"]) == 4
-    for name in ("accuracy", "windows-wsnet", "windows-random", "windows-autosample"):
+    for name in ("accuracy", "windows-wsnet", "windows-folded", "windows-autosample"):
         assert (done / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert not list(done.rglob("*partial*"))
 
@@ -42,12 +53,16 @@ def test_results_pictures_and_records(done):
 def test_a_second_call_prints_what_is_there(done, capsys):
     stamps = {path: path.stat().st_mtime_ns for path in (done / "records").iterdir()}
     assert main(["quickstart", "--out", str(done), *SMALL]) == 0
-    assert "All 4 runs are done in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "All 4 runs are done in" in said
+    results = json.loads((done / "results.json").read_text())["rows"]
+    assert all(f" {row['latency_ms']:.3f} " in said for row in results)
+    assert f" {results[0]['latency_ms'] / results[2]['latency_ms']:.2f}x " in said
     assert {path: path.stat().st_mtime_ns for path in (done / "records").iterdir()} == stamps
 
 
 def test_it_goes_on_where_it_stopped(done, capsys):
-    record_of(done, "random").unlink()
+    record_of(done, "folded").unlink()
     kept = record_of(done, "wsnet").stat().st_mtime_ns
     before = json.loads((done / "results.json").read_text())
     assert main(["quickstart", "--out", str(done), *SMALL]) == 0
@@ -59,11 +74,11 @@ def test_it_goes_on_where_it_stopped(done, capsys):
 
 
 def test_a_corrupt_record_is_a_clear_error(done, capsys):
-    path = record_of(done, "random")
+    path = record_of(done, "folded")
     whole = path.read_text()
     for text in (whole[:50], "[]", '{"settings": {}}', '{"a": 1}'):
         path.write_text(text)
-        with pytest.raises(ConfigError, match=r"random-.* is not a record .*delete it"):
+        with pytest.raises(ConfigError, match=r"folded-.* is not a record .*delete it"):
             read_record(path)
     assert main(["quickstart", "--out", str(done), *SMALL]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 import torch
 from small_nets import small_net
+from torch import nn
 
 import autosample
 from autosample.export.check import TOLERANCE
@@ -27,6 +28,25 @@ def test_exact_and_compact(preset, kind, tmp_path):
     assert done.error <= TOLERANCE
     names = zipfile.ZipFile(done.path).namelist()
     assert not any("pkl" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "other"),
+    [
+        ((nn.Conv2d(48, 64, 3), nn.ReLU(), nn.Conv2d(64, 96, 3)), (1, 48, 16, 16), (3, 48, 16, 16)),
+        ((nn.Conv1d(48, 64, 16), nn.ReLU()), (1, 48, 90), (3, 48, 60)),
+        ((nn.Linear(96, 128), nn.ReLU(), nn.Linear(128, 64)), (1, 96), (5, 96)),
+    ],
+)
+def test_folded_layers_take_batches_of_any_size(layers, shape, other, tmp_path):
+    model = nn.Sequential(*layers)
+    autosample.convert_(model, "folded", ratio=8, include=["re:.*"])
+    done = autosample.export_pt2(model.eval(), tmp_path / "model.pt2", torch.randn(shape))
+    assert set(done.forms.values()) == {"signed"}
+    x = torch.randn(other)
+    with torch.no_grad():
+        got = torch.export.load(done.path).module()(x)
+        torch.testing.assert_close(got, model.double()(x.double()).float(), rtol=0, atol=1e-5)
 
 
 def test_a_fresh_process_needs_nothing_but_torch(tmp_path):

@@ -80,6 +80,8 @@ def honest(tmp_path_factory) -> list[Honest]:
         saved(root / "d", "m5", "random"),
         saved(root / "e", "digitnet", "kmeans", 3, "xz"),
         saved(root / "f", "digitnet", "dense"),
+        saved(root / "g", "digitnet", "folded", 4, windows=4, options={"blocks": 3}),
+        saved(root / "h", "m5", "folded", options={"overlap": 2}),
     ]
 
 

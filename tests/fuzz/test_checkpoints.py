@@ -3,16 +3,20 @@
 import copy
 import pickle
 import random
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from fuzzing import NUMBERS, damaged_bytes, numbered, places_in, put, taken
 
 from autosample.artifact import load_any
+from autosample.data import Digits
 from autosample.errors import LONGEST, AutosampleError
+from autosample.training import Classifier, FakeQuantize, WholeCheckpoints
 
 FILES = sorted((Path(__file__).parents[1] / "fixtures" / "checkpoints").glob("*.ckpt"))
 VALUES = (
@@ -46,14 +50,31 @@ def forged(saved: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     return saved
 
 
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory) -> Path:
+    """A checkpoint with the fields of `folded`: no release has written such fixtures."""
+    folder = tmp_path_factory.mktemp("folded")
+    options = {"windows": 4, "options": {"blocks": 3, "overlap": 1}}
+    net = Classifier("digitnet", num_classes=10, spec="folded", ratio=4, spec_args=options)
+    trainer = pl.Trainer(
+        max_steps=2, accelerator="cpu", limit_val_batches=0, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, plugins=[WholeCheckpoints()], enable_checkpointing=False,
+        callbacks=[FakeQuantize(4, start=0.0)],
+    )  # fmt: skip
+    with warnings.catch_warnings(action="ignore"):
+        trainer.fit(net, datamodule=Digits(batch_size=16))
+    trainer.save_checkpoint(folder / "folded.ckpt")
+    return folder / "folded.ckpt"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the loaded model has NaN or infinity")  # it is told, as it should be
-def test_no_checkpoint_does_harm(tmp_path):
+def test_no_checkpoint_does_harm(tmp_path, folded):
     path, told = tmp_path / "last.ckpt", Counter()
     Trap.path = str(tmp_path / "touched")
-    saved = {file: torch.load(file, weights_only=True) for file in FILES}
+    saved = {file: torch.load(file, weights_only=True) for file in (*FILES, folded)}
     for case, rng in numbered():
-        file, kind = rng.choice(FILES), rng.choice(("bytes", "forged", "forged", "trap"))
+        file, kind = rng.choice((*FILES, *[folded] * 3)), rng.choice(("bytes", "forged", "forged", "trap"))
         if kind == "bytes":
             path.write_bytes(damaged_bytes(file.read_bytes(), rng))
         elif kind == "forged":

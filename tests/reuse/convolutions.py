@@ -109,6 +109,29 @@ def cases(draw: st.DrawFn) -> Case:
     return make_case(layer, x, torch.randn(filters * groups, 1) if "scaled" in kind else None)
 
 
+@st.composite
+def folded_layers(draw: st.DrawFn) -> tuple[nn.Module, Tensor, dict]:
+    """Layers of one and two axes with blocks of unequal size, and inputs of odd sizes."""
+    axes = draw(st.sampled_from([1, 2]))
+    one = st.integers(1, 3)
+    kernel = tuple(draw(st.integers(1, 18 if axes == 1 else 4)) for _ in range(axes))
+    stride, dilation = (tuple(draw(one) for _ in range(axes)) for _ in range(2))
+    padding = draw(st.sampled_from([0, 1, 2, "same"])) if max(stride) == 1 else draw(st.integers(0, 2))
+    filters, channels = draw(st.integers(4, 40)), draw(st.integers(2, 40))
+    overlap = draw(st.sampled_from([None, *(r for r in (1, 2, 4) if r <= torch.Size(kernel).numel())]))
+    spec = {"preset": "folded", "options": {} if overlap is None else {"overlap": overlap}}
+    made = (SummaryConv1d, SummaryConv2d)[axes - 1]
+    mode = draw(st.sampled_from(["zeros", "zeros", "circular"]))
+    layer = made(
+        channels, filters, kernel, stride, padding, dilation, spec=spec,
+        ratio=draw(st.sampled_from([2, 3, 5, 8, 20])), padding_mode=mode,
+    )  # fmt: skip
+    size = [d * (k - 1) + 1 + draw(st.integers(2, 40)) for k, d in zip(kernel, dilation, strict=True)]
+    x = torch.randn(draw(st.sampled_from([1, 2, 5])), channels, *size)
+    after = {"relu": draw(st.booleans()), "scale": draw(st.booleans()), "pool": draw(st.sampled_from([1, 2, 3]))}
+    return layer, x, after
+
+
 def relative_error(got: Tensor, expected: Tensor) -> float:
     """Largest difference relative to the largest number expected."""
     assert got.shape == expected.shape

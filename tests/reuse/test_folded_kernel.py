@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
+from convolutions import folded_layers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -30,31 +31,8 @@ def error(out: Tensor, right: Tensor, size: Tensor | None = None) -> float:
     return float((out.double() - right).abs().max() / size.abs().max().clamp_min(1e-30))
 
 
-@st.composite
-def convolutions(draw: st.DrawFn) -> tuple[nn.Module, Tensor, dict]:
-    """Layers of one and two axes with blocks of unequal size, and inputs of odd sizes."""
-    axes = draw(st.sampled_from([1, 2]))
-    one = st.integers(1, 3)
-    kernel = tuple(draw(st.integers(1, 18 if axes == 1 else 4)) for _ in range(axes))
-    stride, dilation = (tuple(draw(one) for _ in range(axes)) for _ in range(2))
-    padding = draw(st.sampled_from([0, 1, 2, "same"])) if max(stride) == 1 else draw(st.integers(0, 2))
-    filters, channels = draw(st.integers(4, 40)), draw(st.integers(2, 40))
-    overlap = draw(st.sampled_from([None, 1, 2, 4]))
-    spec = {"preset": "folded", "options": {} if overlap is None else {"overlap": overlap}}
-    made = (SummaryConv1d, SummaryConv2d)[axes - 1]
-    mode = draw(st.sampled_from(["zeros", "zeros", "circular"]))
-    layer = made(
-        channels, filters, kernel, stride, padding, dilation, spec=spec,
-        ratio=draw(st.sampled_from([2, 3, 5, 8, 20])), padding_mode=mode,
-    )  # fmt: skip
-    size = [d * (k - 1) + 1 + draw(st.integers(2, 40)) for k, d in zip(kernel, dilation, strict=True)]
-    x = torch.randn(draw(st.sampled_from([1, 2, 5])), channels, *size)
-    after = {"relu": draw(st.booleans()), "scale": draw(st.booleans()), "pool": draw(st.sampled_from([1, 2, 3]))}
-    return layer, x, after
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(convolutions())
+@given(folded_layers())
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.filterwarnings("ignore:a ratio")
 def test_it_is_the_convolution_with_the_weight(case):

@@ -157,6 +157,7 @@ def test_training_never_makes_the_weight(monkeypatch):
         ({"options": {"blocks": 0}}, "blocks must be"),
         ({"options": {"blocks": 99}}, "blocks must be at most 16, the layer's filters, got 99"),
         ({"options": {"overlap": -1}}, "overlap must be"),
+        ({"options": {"overlap": 10}}, "overlap must be at most 9, the layer.s taps, got 10: use less"),
         ({"options": {"block": 2}}, 'no option "block": did you mean "blocks"'),
         ({"layout": "flat"}, "folded windows lie along the taps"),
         ({"windows": 9}, "windows must be at most 8"),

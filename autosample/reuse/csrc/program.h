@@ -38,6 +38,7 @@ struct Program {
   std::vector<Pass> passes;
   std::vector<Term> last;
   int64_t halo_sum = 0, halo = 0;  // columns that B, and the input, need beyond a tile
+  std::vector<char> reads;         // whether any tap reads a phase of the input
 
   // Reads and checks a program: with one that passes, no kernel leaves its memory, whatever the numbers are.
   Program(c10::ArrayRef<int64_t> code, int64_t height, int64_t breadth, int64_t batch = 1)
@@ -68,6 +69,10 @@ struct Program {
     }
     int64_t most = 0;
     for (const auto& list : taps) most = std::max(most, reach(list));
+    reads.assign(input_phases(), false);
+    for (const auto& list : taps) {
+      for (const Term& tap : list) reads[tap.phase] = true;
+    }
     halo = halo_sum + most;
     check_size();
   }
@@ -99,6 +104,7 @@ struct Program {
     return order;
   }
   int64_t input_phases() const { return stride_h * stride_w; }
+  int64_t phases_read() const { return std::count(reads.begin(), reads.end(), true); }
   int64_t depth() const { return static_cast<int64_t>(taps[0].size()) * columns; }
   int64_t length() const { return out_h > 0 && out_w > 0 ? ((images - 1) * period + out_h - 1) * width + out_w : 0; }
   int64_t pooled() const { return pool > 1 ? out_w / pool : out_w; }

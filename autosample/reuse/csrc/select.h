@@ -1,4 +1,4 @@
-// From windows to output channels, with bias, ReLU and max-pool.
+// From windows to output channels, with bias, a map that is added, ReLU and max-pool.
 #pragma once
 
 #include <vector>
@@ -62,29 +62,48 @@ inline Vec total_of(const float* const* rows, const Recipe& r, int64_t i) {
   return total;
 }
 
+// What is added to the output, from the place that belongs to the output's; `at` may be missing.
+template <typename T>
+struct More {
+  const T *at, *end;
+
+  More operator+(int64_t by) const { return {at ? at + by : nullptr, end}; }
+  // A vector, of which `count` numbers matter.
+  Vec get(int64_t i, int count) const {
+    if (at + i + kLanes <= end) return load_as(at + i);
+    T last[kLanes] = {};
+    std::copy_n(at + i, count, last);
+    return load_as(last);
+  }
+};
+
 template <int kTerms, typename T>
 void write_channel(const Program& p, const Recipe& r, const float* windows, const std::vector<Run>& runs, float* line,
-                   T* out) {
+                   More<T> more, T* out) {
   // in registers: what is written could otherwise be where these are read from
   const Vec floor = (p.relu ? 0.f : -__builtin_inff()) - Vec{}, scale = r.scale - Vec{}, bias = r.bias - Vec{};
   const float* rows[kTerms ? kTerms : 1];
   for (int t = 0; t < (kTerms ? kTerms : 1); ++t) rows[t] = windows + r.at[t];
   auto value = [&](int64_t i) { return maximum(total_of<kTerms>(rows, r, i) * scale + bias, floor); };
+  auto write = [&](int64_t from, int64_t to, int count) {
+    if (!more.at) return store_as(out + to, value(from), count);
+    const Vec sum = total_of<kTerms>(rows, r, from) * scale + bias + more.get(to, count);
+    store_as(out + to, maximum(sum, floor), count);
+  };
   for (const Run& run : runs) {
     if (p.pool > 1) {
       for (int64_t i = 0; i < run.count; i += kLanes) store(line + i, value(run.from + i));
       pool_line(line, run.count / p.pool, p.pool, out + run.to / p.pool);
       continue;
     }
-    const int64_t from = run.from, count = run.count;
-    T* const to = out + run.to;
+    const int64_t from = run.from, to = run.to, count = run.count;
     int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) store_as(to + i, value(from + i), kLanes);
+    for (; i + kLanes <= count; i += kLanes) write(from + i, to + i, kLanes);
     if (i == count) continue;
     if (count >= kLanes) {  // once more the last ones that fill a vector
-      store_as(to + count - kLanes, value(from + count - kLanes), kLanes);
+      write(from + count - kLanes, to + count - kLanes, kLanes);
     } else {
-      store_as(to, value(from), static_cast<int>(count));
+      write(from, to, static_cast<int>(count));
     }
   }
 }
@@ -106,7 +125,7 @@ struct Select {
 
   template <typename T>
   void operator()(const Program& p, const Selection& s, Range filters, const float* windows,
-                  const std::vector<Run>& runs, float* line, T* out) const {
+                  const std::vector<Run>& runs, float* line, More<T> more, T* out) const {
     const bool per_window = s.factors && s.factor_count > 1;
     for (int64_t n = filters.from; n < filters.to; ++n) {
       const Recipe r{at.data() + n * terms, terms, static_cast<int64_t>(p.last.size()),
@@ -119,7 +138,7 @@ struct Select {
                          : terms == 4 ? write_channel<4, T>
                          : terms == 8 ? write_channel<8, T>
                                       : write_channel<0, T>;
-      write(p, r, windows, runs, line, out + n * size);
+      write(p, r, windows, runs, line, more + n * size, out + n * size);
     }
   }
 };

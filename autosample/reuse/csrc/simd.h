@@ -58,6 +58,19 @@ inline int64_t padded_row(int64_t length) {
   return row % 256 == 0 ? row + 16 : row;
 }
 
+inline Vec load_as(const float* p) { return load(p); }
+
+inline Vec load_as(const c10::BFloat16* p) {
+  typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+  typedef uint16_t Half __attribute__((vector_size(kLanes * 2)));
+  Half half;
+  std::memcpy(&half, p, sizeof(half));
+  const Bits bits = __builtin_convertvector(half, Bits) << 16;
+  Vec v;
+  std::memcpy(&v, &bits, sizeof(v));
+  return v;
+}
+
 inline void store_as(float* p, Vec v, int count) {
   if (count == kLanes) {
     store(p, v);

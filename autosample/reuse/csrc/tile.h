@@ -27,8 +27,8 @@ float* scratch(int64_t floats) {
   return memory.get() + (64 - address % 64) % 64 / sizeof(float);
 }
 
-// A piece of a phase image's row within a tile: samples `left` to `right` of its `count` lie in the image, sample i at
-// `place + i * stride_w` of it; the others are padding.
+// A piece of a phase image's row within a tile, or whole rows that lie one after the other in the image: samples `left` to
+// `right` of its `count` lie in the image, sample i at `place + i * stride_w` of it; the others are padding.
 struct Piece {
   int64_t at, left, right, count, place;
 };
@@ -49,8 +49,16 @@ inline std::vector<Piece> tile_pieces(const Program& p, int64_t phase, int64_t s
       right = x < p.dim_w ? std::min(run, (p.dim_w - x + p.stride_w - 1) / p.stride_w) : 0;
       right = std::max(left, right);
     }
-    pieces.push_back({at, left, right, run, image * p.channels * p.groups * p.dim_h * p.dim_w + y * p.dim_w + x});
+    const Piece piece{at, left, right, run, image * p.channels * p.groups * p.dim_h * p.dim_w + y * p.dim_w + x};
     at += run;
+    if (!pieces.empty() && !left && right == run) {
+      Piece& last = pieces.back();
+      if (!last.left && last.right == last.count && last.place + last.count * p.stride_w == piece.place) {
+        last.count += run, last.right += run;
+        continue;
+      }
+    }
+    pieces.push_back(piece);
   }
   return pieces;
 }
@@ -185,7 +193,13 @@ inline std::vector<Run> output_runs(const Program& p, int64_t start, int64_t cou
     const int64_t image = p.images > 1 ? row / p.period : 0, y = row - image * p.period;
     const int64_t stop = std::min(start + count, (row + 1) * p.width);
     const int64_t valid = y < p.out_h ? std::min(stop, row * p.width + p.out_w) - u : 0;
-    if (valid > 0) runs.push_back({u - start, image * image_out + y * p.out_w + column, valid});
+    const Run run{u - start, image * image_out + y * p.out_w + column, valid};
+    if (valid > 0 && !runs.empty() && p.pool == 1 && runs.back().from + runs.back().count == run.from &&
+        runs.back().to + runs.back().count == run.to) {
+      runs.back().count += valid;  // rows without padding between them
+    } else if (valid > 0) {
+      runs.push_back(run);
+    }
     u = stop;
   }
   return runs;
@@ -194,7 +208,7 @@ inline std::vector<Run> output_runs(const Program& p, int64_t start, int64_t cou
 // Work of a tile's column, in units of about 10 ps: multiply-adds, and what comes with them.
 inline double column_work(const Program& p) {
   const double segments = double(p.bank_rows()) * p.phases * p.blocks() * (p.depth() + 24);
-  return segments + 12. * (p.bank_rows() + p.columns * p.input_phases() * p.blocks() * p.sums());
+  return segments + 12. * (p.bank_rows() + p.columns * p.phases_read() * p.blocks() * p.sums());
 }
 
 // How many items of so much work are worth waking a thread for.
@@ -204,7 +218,7 @@ constexpr int64_t kCache = 192 * 1024;  // floats of scratch memory that stay in
 constexpr int64_t kCacheOfSums = 80 * 1024;  // with folds, next to a block's bank
 
 inline int64_t tile_length(const Program& p, int64_t images) {
-  const int64_t rows = round_up(p.rows, kPanel) * p.phases * p.blocks() + p.columns * p.input_phases() * p.sums();
+  const int64_t rows = round_up(p.rows, kPanel) * p.phases * p.blocks() + p.columns * p.phases_read() * p.sums();
   const int64_t cache = p.folds ? kCacheOfSums : kCache;
   int64_t most = std::max<int64_t>(cache / rows - p.halo, 4 * kLanes);
   most = std::min<int64_t>(most, 4096);

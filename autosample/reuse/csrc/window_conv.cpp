@@ -7,7 +7,7 @@
 //   pack     input channels of the tile, channel groups added up where they share their offsets
 //   segments B[row](u) = sum over taps and columns of bank[row] * x
 //   sums     in place: D[row](u) = sum over r of B[row + r*step](u + r*shift)
-//   select   y[n](u) = factor * sum over groups of D[offset[n, g]](u) + bias, then ReLU and max-pool
+//   select   y[n](u) = factor * sum over groups of D[offset[n, g]](u) + bias + more, then ReLU and max-pool
 //
 // Positions u run over the flattened output map; `width` is the length of a row of it with its padding.
 
@@ -38,9 +38,9 @@ Program read(c10::ArrayRef<int64_t> program, const at::Tensor& x, int64_t batch 
   return p;
 }
 
-// The program has `p.images` of the batch in one map, all or one.
+// The program has `p.images` of the batch in one map, all or one. `more` is added to `y`, if there is one.
 template <typename T>
-void run_wide(const Program& p, const Selection& s, const float* bank, const T* x, T* y, int64_t batch) {
+void run_wide(const Program& p, const Selection& s, const float* bank, const T* x, More<T> more, T* y, int64_t batch) {
   batch /= p.images;
   const int64_t tile = tile_length(p, batch * p.groups), tiles = (p.length() + tile - 1) / tile;
   // columns beyond a tile hold rubbish that strips and vectors may touch
@@ -65,7 +65,7 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
       const auto runs = output_runs(p, start, count, image_out);
       if (p.folds) {
         for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
-          for (int64_t q = 0; q < p.columns; ++q) {
+          for (int64_t q = 0; p.reads[phase] && q < p.columns; ++q) {
             pack_sums(from, p, q, pieces[phase], count + p.halo, input + phase * plane_x + q * row_x, apart,
                       from_sums.data());
           }
@@ -73,20 +73,20 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
         for (int64_t b = 0; b < p.folds; ++b) {  // a block's bank and sums stay in the first-level cache
           segments(bank, b * p.rows, p, input + b % p.sums() * apart, row_x, plane_x, sums, rows, count + p.halo_sum);
           window_sums(p, sums, rows, count);
-          select(p, s, filters_of(p, s, 0, b), sums, runs, line, y + image * image_out);
+          select(p, s, filters_of(p, s, 0, b), sums, runs, line, more + image * image_out, y + image * image_out);
         }
         continue;
       }
       for (int64_t g = 0; g < p.blocks(); ++g) {
         for (int64_t phase = 0; phase < p.input_phases(); ++phase) {
-          for (int64_t q = 0; q < p.columns; ++q) {
+          for (int64_t q = 0; p.reads[phase] && q < p.columns; ++q) {
             pack_column(from, p, g, q, pieces[phase], input + phase * plane_x + q * row_x, 1);
           }
         }
         segments(bank, 0, p, input, row_x, plane_x, sums + g * block, rows, count + p.halo_sum);
         window_sums(p, sums + g * block, rows, count);
       }
-      select(p, s, filters_of(p, s, group, 0), sums, runs, line, y + image * image_out);
+      select(p, s, filters_of(p, s, group, 0), sums, runs, line, more, y + image * image_out);
     }
   });
 }
@@ -107,15 +107,17 @@ int64_t columns(const Program& p, int64_t batch) {
 // `alone` is the program for one image.
 template <typename T>
 void run(const Program& alone, c10::ArrayRef<int64_t> program, const Selection& s, const float* bank, const at::Tensor& x,
-         at::Tensor& y) {
-  const T* from = x.const_data_ptr<T>();
+         const std::optional<at::Tensor>& more, at::Tensor& y) {
+  const T* const from = x.const_data_ptr<T>();
+  const T* const map = more ? more->const_data_ptr<T>() : nullptr;
+  const More<T> added{map, map ? map + more->numel() : nullptr};
   T* to = y.mutable_data_ptr<T>();
   const int64_t batch = x.size(0);
   if (is_narrow(alone) && !alone.folds) return run_narrow(alone, s, bank, from, to, batch);
-  if (batch == 1) return run_wide(alone, s, bank, from, to, batch);
+  if (batch == 1) return run_wide(alone, s, bank, from, added, to, batch);
   const Program together = read(program, x, batch);
   // small images waste much on their ends, but several of them make larger tiles, which go less well with the cache
-  run_wide(columns(together, batch) < 0.95 * columns(alone, batch) ? together : alone, s, bank, from, to, batch);
+  run_wide(columns(together, batch) < 0.95 * columns(alone, batch) ? together : alone, s, bank, from, added, to, batch);
 }
 
 // Checks everything that the kernels rely on.
@@ -147,7 +149,7 @@ Selection check(const Program& p, const at::Tensor& input, const at::Tensor& ban
 
 at::Tensor window_conv(const at::Tensor& x, const at::Tensor& bank, const at::Tensor& rows,
                        const std::optional<at::Tensor>& factors, const std::optional<at::Tensor>& bias,
-                       c10::ArrayRef<int64_t> program) {
+                       c10::ArrayRef<int64_t> program, const std::optional<at::Tensor>& more) {
   const Program p = read(program, x);
   const at::Tensor input = x.contiguous();
   Selection s = check(p, input, bank, rows, factors);
@@ -160,13 +162,20 @@ at::Tensor window_conv(const at::Tensor& x, const at::Tensor& bank, const at::Te
   if (input.dim() == 4) shape.push_back(p.out_h);
   shape.push_back(p.pool > 1 ? p.pooled() : p.out_w);
   at::Tensor y = at::empty(shape, input.options());
+  std::optional<at::Tensor> added;
+  if (more) {
+    TORCH_CHECK(p.folds && p.pool == 1, "window_conv: only a layer with folds and without a pool adds a map");
+    TORCH_CHECK(more->sizes() == y.sizes() && more->scalar_type() == y.scalar_type(),
+                "window_conv: the map that is added must have the shape and type of the output");
+    added = more->contiguous();
+  }
   if (y.numel() == 0) return y;
   want_large_pages(y);
   if (input.scalar_type() == at::kFloat) {
-    run<float>(p, program, s, bank.const_data_ptr<float>(), input, y);
+    run<float>(p, program, s, bank.const_data_ptr<float>(), input, added, y);
   } else {
     TORCH_CHECK(input.scalar_type() == at::kBFloat16, "window_conv: float32 and bfloat16 only");
-    run<c10::BFloat16>(p, program, s, bank.const_data_ptr<float>(), input, y);
+    run<c10::BFloat16>(p, program, s, bank.const_data_ptr<float>(), input, added, y);
   }
   return y;
 }
@@ -198,7 +207,9 @@ std::tuple<at::Tensor, at::Tensor> window_conv_backward(const at::Tensor& grad, 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(autosample, m) {
-  m.def("window_conv(Tensor x, Tensor bank, Tensor rows, Tensor? factors, Tensor? bias, int[] program) -> Tensor");
+  m.def(
+      "window_conv(Tensor x, Tensor bank, Tensor rows, Tensor? factors, Tensor? bias, int[] program, "
+      "Tensor? more=None) -> Tensor");
   m.def(
       "window_conv_backward(Tensor grad, Tensor x, Tensor bank, Tensor rows, Tensor? factors, int[] program, "
       "bool want_x, bool want_bank) -> (Tensor, Tensor)");

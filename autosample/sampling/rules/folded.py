@@ -213,13 +213,16 @@ class FoldedOffsets(Offsets):
         """The geometry for a spec: channel groups first, then overlap, then windows that filters share.
 
         Raises:
-            SpecError: The layout is `flat`, or there are more blocks than filters or more windows than channels.
+            SpecError: The layout is `flat`, or there are more blocks than filters, more windows than channels, or more
+                windows that overlap than taps.
         """
         if spec.layout == "flat":
             raise SpecError("folded windows lie along the taps, got layout='flat': leave layout out")
         options, n, m, k = spec.settings, bare.filters, bare.channels, bare.taps
         if (options.blocks or 1) > n:
             raise SpecError(f"blocks must be at most {n}, the layer's filters, got {options.blocks}: use fewer")
+        if (options.overlap or 1) > k:
+            raise SpecError(f"overlap must be at most {k}, the layer's taps, got {options.overlap}: use less")
         if (spec.windows or 1) > m:
             raise SpecError(f"windows must be at most {m} for this layer, got {spec.windows}: pass a smaller number")
         ratio = float(spec.ratio or 1.0)
