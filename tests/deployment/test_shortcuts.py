@@ -58,6 +58,16 @@ def test_nets_compute_the_same(block, fuse):
         assert error(fast(other), expected(model, other)) < 1e-5
 
 
+def test_filters_that_are_sorted_by_block_stay_apart():
+    torch.manual_seed(0)
+    model = timm.models.ResNet(BasicBlock, (1, 1, 1, 1), num_classes=5, channels=(32, 64, 64, 96))
+    options = {"assignment": "energy", "permutation": "energy"}
+    convert_(model, "folded", ratio=4, warm_start=True, options=options)
+    fast = check(scramble(model).eval(), image(), tolerance=1e-5)
+    assert "folded" in {row.plan.kind.split()[0] for row in fast.deployment.rows}
+    assert residuals(fast) == []
+
+
 def test_downsampling_by_pools_and_other_strides():
     model = net(Bottleneck, avg_down=True, output_stride=16)
     assert len(residuals(check(model, image(), tolerance=1e-5))) >= 2
