@@ -118,7 +118,7 @@ class SummaryLayer(Exact, Compressed):
         if not self.offsets.watches_input:
             out = self._reuse.forward(self, args[0] if args else kwargs.get("input"))
             return super().forward(*args, **kwargs) if out is None else out
-        self.offsets.observe(self._pooled(args[0] if args else next(iter(kwargs.values()))))
+        self.offsets.observe(self._places(args[0] if args else next(iter(kwargs.values()))))
         out = super().forward(*args, **kwargs)
         self.offsets.forget()
         return out
@@ -156,12 +156,12 @@ class SummaryLayer(Exact, Compressed):
         own = random_signs(seed, g.sampled, g.windows, self.summary.dtype)
         return own if signs is None else own * signs
 
-    def _pooled(self, x: Tensor) -> Float[Tensor, "b c"]:
-        """The layer's input, averaged over space: the input of an index learner."""
+    def _places(self, x: Tensor) -> Float[Tensor, "b p c"]:
+        """The channels of the layer's input at every place: what an index learner reads."""
         rank = len(self.geometry.kernel)
         if rank == 0:
-            return x.reshape(x.shape[0] if x.dim() > 1 else 1, -1, x.shape[-1]).mean(1)
-        return x.reshape(-1, *x.shape[-1 - rank :]).flatten(2).mean(2)
+            return x.reshape(x.shape[0] if x.dim() > 1 else 1, -1, x.shape[-1])
+        return x.reshape(-1, *x.shape[-1 - rank :]).flatten(2).transpose(1, 2)
 
     def reset_parameters(self) -> None:
         """Initialise like the torch twin: by the fan-in of the sampled filter, not by the summary's size."""
