@@ -251,11 +251,11 @@ class SummaryLayer(Exact, Compressed):
 
     def settings(self) -> dict[str, Any]:
         sizes = asdict(self.geometry) | {"kernel": list(self.geometry.kernel)}
-        return {"spec": self.spec.to_dict(), "geometry": sizes}
+        return {"spec": self.spec.to_dict(), "geometry": sizes, **({"near": True} if self.offsets.near else {})}
 
     @classmethod
     def rebuilt(cls, layer: nn.Module, settings: Any, name: str) -> Compressed:
-        got = take(as_map(settings, "settings"), "settings", ("spec", "geometry"))
+        got = take({"near": False, **as_map(settings, "settings")}, "settings", ("spec", "geometry", "near"))
         spec, g = read_spec(got["spec"]), read_geometry(got["geometry"])
         shape = tuple(cast(Tensor, layer.weight).shape)
         if shape != (g.filters, g.channels, *g.kernel):
@@ -265,7 +265,9 @@ class SummaryLayer(Exact, Compressed):
             )
         if g.sampled not in (g.filters * spec.denser, g.filters):
             raise ArtifactError(f"it must sample {g.filters * spec.denser} filters, got {g.sampled}: {DAMAGED}")
-        return cls.take_over(layer.to("meta"), spec, name, geometry=g)
+        made = cls.take_over(layer.to("meta"), spec, name, geometry=g)
+        made.offsets.read_near(got["near"] is True)
+        return made
 
     def stored(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
         own = super().stored(packed)

@@ -87,9 +87,9 @@ class Lattice:
             raise ArtifactError(f"stored offsets must be below {self.choices}, got {largest}: {DAMAGED}")
         return steps.view(self.filters, self.windows, self.bits)
 
-    def random(self, seed: int, device: torch.device | None = None) -> Int[Tensor, "n g"]:
+    def random(self, seed: int | Int[Tensor, ""], device: torch.device | None = None) -> Int[Tensor, "n g"]:
         """Offsets hashed from a seed, uniform over the choices."""
-        start = torch.tensor(seed, device=device)
+        start = torch.as_tensor(seed, device=device)
         return random_offsets(start, self.filters, self.windows, self.choices) * self.grid
 
     def strided(self, device: torch.device | None = None) -> Int[Tensor, "n g"]:
@@ -146,6 +146,9 @@ class Offsets(Exact):
     #: whether `observe` needs the layer's input before each sampling
     watches_input = False
 
+    #: whether a file says which neighbour of its start a window is at, and not its offset
+    near = False
+
     anchor: Tensor
 
     def __init__(
@@ -190,6 +193,20 @@ class Offsets(Exact):
 
     def reset_parameters(self) -> None:
         """Start again, as a new rule does. Fixed rules have nothing to reset."""
+
+    @classmethod
+    def chosen_bits(cls, options: Any, lattice: Lattice) -> int:
+        """Bits that a file needs for offsets of this rule that training has chosen."""
+        return lattice.table_bits
+
+    def read_near(self, near: bool) -> None:
+        """Make a rule on the meta device expect a file of this kind, see `near`.
+
+        Raises:
+            ArtifactError: The rule has no such files.
+        """
+        if near:
+            raise ArtifactError(f"the offsets of this rule have no neighbours to choose from: {DAMAGED}")
 
     def stored_bits(self) -> int:
         """Bits that the offsets take in a file."""
