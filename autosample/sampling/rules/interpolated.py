@@ -57,9 +57,9 @@ class InterpolatedOffsets(LearnedOffsets):
         self.assign(self.start())
 
     @property
-    def value(self) -> nn.Parameter:
-        """What is learned, in its unit."""
-        return self.get_parameter(self.name)
+    def value(self) -> Tensor:
+        """What is learned, in its unit: a parameter, or what `torch.func.functional_call` puts in its place."""
+        return getattr(self, self.name)
 
     @property
     def _rows(self) -> float:
