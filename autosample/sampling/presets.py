@@ -14,7 +14,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     # Yang et al. 2020: overlapping segments of the flattened filter
     "fsnet": {"rule": "strided", "layout": "flat", "windows": 1},
     # the same with learned fractional offsets, l = (L - K)·sigmoid(4a / (L - K)), so that rates are in rows. With the
-    # paper's alpha = 4a / (L - K), `unit: logit`, a step is hundreds of rows, and nets do not learn: docs/research-log.md
+    # paper's alpha = 4a / (L - K), `unit: logit`, a step is up to hundreds of rows, and nets learn badly
     "dfsnet": {
         "rule": "interpolated",
         "layout": "flat",

@@ -80,9 +80,9 @@ class RateLog(LearningRateMonitor):
 class OffsetLog(pl.Callback):
     """Logs how learned offsets move [rows]: `offsets.csv`, and histograms to wandb.
 
-    `offsets.csv` has their distance from the start, and their speed: the mean path of an offset per optimizer step, since
-    the entry before. Loggers get the accuracy on the validation data before selections freeze, and 20 batches later or at
-    the epoch's end, as `val/acc_before_freeze` and `val/acc_after_freeze`.
+    `offsets.csv` has their distance from the start, and their speed: the mean path of an offset per optimizer step
+    since the entry before. Loggers get the accuracy on the validation data before offsets freeze, and 20 batches later
+    or at the epoch's end, as `val/acc_before_freeze` and `val/acc_after_freeze`.
 
     Args:
         every: Epochs between two entries.
@@ -167,8 +167,9 @@ _SETTLED = 20
 
 
 def _log(trainer: pl.Trainer, name: str, value: float | None) -> None:
-    for logger in trainer.loggers if value is not None else ():
-        logger.log_metrics({name: value}, step=trainer.global_step)
+    if value is not None:
+        for logger in trainer.loggers:
+            logger.log_metrics({name: value}, step=trainer.global_step)
 
 
 def _ends(module: nn.Module) -> list[tuple[LearnedOffsets, float]]:

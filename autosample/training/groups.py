@@ -54,8 +54,8 @@ def _warn_of_fast(model: nn.Module, lr: float) -> None:
     if speeds and speeds[name] > _FAST:
         rate = learned[name].options.rate or lr
         warnings.warn(
-            f'learned offsets should move by at most a row a step, got up to {speeds[name]:.3g} rows in "{name}" at rate '
-            f"{rate:g}: lower the option rate, or leave out the option unit if it is logit",
+            f"learned offsets should move by at most a row a step, got up to {speeds[name]:.3g} rows in "
+            f'"{name}" at rate {rate:g}: lower the option rate, or leave out the option unit if it is logit',
             stacklevel=3,
         )
 

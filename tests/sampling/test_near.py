@@ -19,7 +19,9 @@ CATEGORICAL = RULES["categorical"]
 
 def trained(start="random", candidates=8, lattice=None, seed=5):
     """A rule whose scores have moved."""
-    rule = CATEGORICAL(lattice or Lattice(40, 3, 900, 1), CATEGORICAL.Options(start=start, candidates=candidates), seed=seed)
+    rule = CATEGORICAL(
+        lattice or Lattice(40, 3, 900, 1), CATEGORICAL.Options(start=start, candidates=candidates), seed=seed
+    )
     with torch.no_grad():
         rule.logits.normal_()
     return rule

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+import autosample
 from autosample import spec
-from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear
+from autosample.errors import SpecError
+from autosample.models import create
+from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear, compressed_layers
 from autosample.sampling import RULES, Lattice, sample_weight
 
 LATTICE = Lattice(5, 3, 4000, 1)
@@ -26,16 +29,16 @@ def sigmoid(z):
     return 1 / (1 + math.exp(-z))
 
 
-def formula(weight_of, geometry, summary, offset):
-    """The weight from real-valued offsets `offset(n, g)`, by the papers' interpolation, in plain loops."""
-    for n in range(geometry.sampled):
-        for g in range(geometry.windows):
-            low = min(math.floor(offset(n, g)), geometry.limit - 1)
-            share = offset(n, g) - low
-            for q in range(geometry.columns):
-                for k in range(geometry.window):
-                    expected = (1 - share) * summary[low + k, q] + share * summary[low + 1 + k, q]
-                    assert weight_of(n, g, q, k) == pytest.approx(float(expected), abs=1e-9)
+def check_weight(layer, weight, offsets):
+    """The papers' interpolation at real-valued offsets `(N, G)`, in plain loops."""
+    g, summary = layer.geometry, layer.summary.detach()
+    windows = g.to_windows(weight.detach())
+    for n in range(g.sampled):
+        for w in range(g.windows):
+            low = min(math.floor(float(offsets[n, w])), g.limit - 1)
+            share = float(offsets[n, w]) - low
+            expected = (1 - share) * summary[low : low + g.window] + share * summary[low + 1 : low + 1 + g.window]
+            torch.testing.assert_close(windows[n, w].t(), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("unit", ["sigmoid", "logit"])
@@ -46,17 +49,9 @@ def test_dfsnet_is_the_papers_formula(unit):
     with torch.no_grad():
         layer.offsets.value.add_(torch.randn_like(layer.offsets.value))
     last, value = layer.geometry.limit, layer.offsets.value.detach().double()
-    weight = layer.weight.detach().flatten(1)
-
-    def offset(n, g):
-        return last * sigmoid(float(value[n, g]) * (4 / last if unit == "sigmoid" else 1))
-
-    low = [math.floor(offset(n, 0)) for n in range(6)]
-    for n in range(6):
-        share = offset(n, 0) - low[n]
-        for k in range(36):
-            pair = layer.summary.detach()[low[n] + k, 0], layer.summary.detach()[low[n] + k + 1, 0]
-            assert float(weight[n, k]) == pytest.approx(float((1 - share) * pair[0] + share * pair[1]), abs=1e-4)
+    scale = 4 / last if unit == "sigmoid" else 1
+    offsets = torch.tensor([[last * sigmoid(float(v) * scale)] for v in value])
+    check_weight(layer, layer.weight, offsets)
 
 
 @pytest.mark.parametrize(("unit", "rows"), [("positions", 0.02), ("sigmoid", 0.02), ("logit", 0.02 * 4000 / 4)])
@@ -179,10 +174,7 @@ def test_the_map_in_the_forward_pass_has_the_gradient_of_the_prediction():
         rule.observe(layer._places(x))
         steps = rule.routing if forward == "map" else rule._current.detach()
         weight = layer.dense_weight()
-        formula(
-            lambda n, g, q, k, w=layer.geometry.to_windows(weight.detach()): float(w[n, g, q, k]),
-            layer.geometry, layer.summary.detach(), lambda n, g, s=steps.detach(): float(s[n, g]),
-        )  # fmt: skip
+        check_weight(layer, weight, steps.detach())
         made[forward] = (layer, weight, x)
     layer, weight, _ = made["map"]
     upstream = torch.randn_like(weight)
@@ -256,3 +248,55 @@ def test_weights_of_frozen_offsets_are_those_of_integers():
     assert torch.equal(rule(), expected)
     weight = sample_weight(torch.arange(31.0).double()[:, None], layer.geometry, rule.placement())
     assert torch.equal(weight[:, 0], expected[:, 0].double())
+
+
+@pytest.mark.parametrize("grid", [1, 2])
+@pytest.mark.parametrize("patch", [2, 3])
+def test_patches_are_the_papers_wrapping_along_channels_and_filters(patch, grid):
+    """Patches of `w × β1 × β2` numbers of an epitome, one below the other along channels and filters.
+
+    The epitome `E[f, i, c]` has a filter in each `K` rows of the summary.
+    """
+    options = {"patch": patch, "start": "random"}
+    layer = SummaryConv1d(6, 7, 4, spec="nes", ratio=1.5, windows=3, grid=grid, options=options, dtype=torch.float64)
+    rule, g = layer.offsets.double(), layer.geometry
+    rule.routing.copy_(torch.rand(-(-7 // patch), 3) * (rule.range.choices - 1))
+    phi, weight = layer.summary.detach(), layer.dense_weight().detach()
+    assert rule.range.last + (patch - 1) * 4 <= g.limit
+    for n in range(7):
+        for m in range(6):
+            start = float(rule.routing[n // patch, m // 2]) * grid + n % patch * 4
+            low = math.floor(start / grid)
+            share = start / grid - low
+            for i in range(4):
+                near = float(phi[low * grid + i, m % 2]), float(phi[min(low * grid + grid, g.limit) + i, m % 2])
+                assert float(weight[n, m, i]) == pytest.approx((1 - share) * near[0] + share * near[1], abs=1e-5)
+
+
+def test_patches_store_an_offset_each(tmp_path):
+    torch.manual_seed(0)
+    model, x = create("digitnet", num_classes=10).eval(), torch.randn(2, 1, 16, 16)
+    autosample.convert_(model, "nes", ratio=3, options={"patch": 4})
+    for layer in compressed_layers(model).values():
+        layer.offsets.routing.copy_(torch.rand(layer.offsets.routing.shape) * (layer.offsets.range.choices - 1))
+    autosample.harden_(model)
+    expected = model(x)
+    autosample.save(model, tmp_path)
+    read = autosample.load(tmp_path)
+    assert torch.equal(read(x), expected)
+    for (name, layer), row in zip(compressed_layers(read).items(), autosample.report(read).rows[1:], strict=False):
+        p = layer.offsets.patches
+        assert p.count == 4
+        assert row.name == name
+        assert row.position_bits == p.whole.bits * p.whole.windows * (layer.geometry.sampled // 4)
+    autosample.save(read, tmp_path / "again")
+    assert torch.equal(autosample.load(tmp_path / "again")(x), expected)
+
+
+def test_patches_are_smaller_where_the_summary_is_short():
+    rule = NES(Lattice(9, 1, 10, 1, 4), NES.Options(patch=8), in_channels=2)
+    assert rule.patches.count == 3
+    assert rule.range.last == 2
+    assert int(rule().max()) <= 10
+    with pytest.raises(SpecError, match="patch must be a whole number of at least 1"):
+        NES.Options(patch=0)

@@ -16,7 +16,7 @@ OLD = [
     ("random", {"rule": "separable", "along": "strided", "spread": 0, "across": "random"}, {"rule": "strided"}),
     ("random", {"rule": "gumbel", "candidates": 4, "radius": 1}, {"rule": "categorical", "options": {"candidates": 4}}),
     ("interpolated", {"kernel": "gaussian", "radius": 3, "unit": "sigmoid"}, {"options": {"unit": "logit"}}),
-    ("strided", {"rule": "indexed", "freeze_at": 0.9}, {"rule": "indexed", "options": {"freeze_at": 0.9, "unit": "logit"}}),
+    ("strided", {"rule": "indexed", "rate": 0.9}, {"rule": "indexed", "options": {"rate": 0.9, "unit": "logit"}}),
     ("strided", {"rate": 0.1, "start": "random", "candidates": 8}, {}),
     ("interpolated",
      {"by_kind": {"linear": {"rate": 0.2, "window": 0}, "conv2d": {"rule": "assigned", "start": "random"}}},

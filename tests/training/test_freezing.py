@@ -2,6 +2,7 @@
 
 import csv
 import warnings
+from itertools import pairwise
 
 import pytest
 import pytorch_lightning as pl
@@ -163,7 +164,7 @@ def test_the_speed_of_offsets_is_logged_in_rows_a_step(classifier, digits, train
     fit(model, trainer, digits, Copy(), OffsetLog(), logger=CSVLogger(tmp_path))
     rows = table(next(tmp_path.rglob("offsets.csv")))
     for i, row in enumerate(rows):
-        path = sum(float((b[i] - a[i]).abs().mean()) for a, b in zip(places[:4], places[1:5], strict=True))
+        path = sum(float((b[i] - a[i]).abs().mean()) for a, b in pairwise(places[:5]))
         assert float(row["speed"]) == pytest.approx(path / 8, rel=1e-4)  # they stand still in the last four steps
         assert 0 < float(row["speed"]) < 0.02
 
@@ -190,7 +191,7 @@ def test_rates_follow_the_schedule_of_the_weights(classifier):
 def test_fast_offsets_are_told(classifier, options, rows):
     model = classifier(spec="dfsnet", spec_args={"options": {**options}}, ratio=2).net
     fastest = max(layer.offsets.lattice.last for layer in compressed_layers(model).values())
-    told = f"{1e-3 * fastest / 4 if 'unit' in options else rows:.3g} rows in \"stages"
+    told = f'{1e-3 * fastest / 4 if "unit" in options else rows:.3g} rows in "stages'
     with pytest.warns(UserWarning, match=f"learned offsets should move by at most a row a step, got up to {told}"):
         parameter_groups(model, 1e-3, 0.05)
 
@@ -211,7 +212,7 @@ def test_offsets_that_are_not_finite_stop_the_training(classifier, digits, train
                 rule = module.net.get_submodule("stages.2.conv.offsets")
                 rule.value.register_hook(lambda grad: grad * float("nan"))
 
-    with pytest.raises(TrainingError, match="stages.2.conv.offsets.centred"):
+    with pytest.raises(TrainingError, match=r"stages\.2\.conv\.offsets\.centred"):
         fit(classifier(**LEARNED["dfsnet"]), trainer, digits, Poison())
 
 

@@ -22,17 +22,21 @@ from autosample.sampling.windows import Placement
 
 @dataclass(frozen=True)
 class Lattice:
-    """The offsets that a rule may choose: `filters × windows` of them, multiples of `grid` up to `limit`."""
+    """The offsets that a rule may choose: `filters × windows` of them, multiples of `grid` up to `limit`.
+
+    A window covers `window` rows.
+    """
 
     filters: int
     windows: int
     limit: int
     grid: int = 1
+    window: int = 1
 
     @classmethod
     def of(cls, geometry: Geometry) -> "Lattice":
         """The lattice of a layer."""
-        return cls(geometry.sampled, geometry.windows, geometry.limit, geometry.grid)
+        return cls(geometry.sampled, geometry.windows, geometry.limit, geometry.grid, geometry.window)
 
     @property
     def choices(self) -> int:

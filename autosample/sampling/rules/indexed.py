@@ -1,6 +1,6 @@
 """Offsets from an index learner that reads the layer's input: NES (Zhou et al. 2020, section 3.2)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,9 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autosample.sampling.rules.base import Lattice, RuleOptions
+from autosample.sampling.checks import check_whole
+from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.rules.interpolated import between_neighbours, logit_of, rows_per_logit
 from autosample.sampling.rules.learned import LearnedOffsets, LearnedOptions
+from autosample.sampling.rules.table import TableOffsets, start_offsets
+from autosample.sampling.rules.wrapped import Patches, WrappedOffsets
 from autosample.sampling.windows import Placement
 
 # Share of the newest batch in the routing map (the paper's 1 - decay).
@@ -29,11 +32,18 @@ class IndexedOptions(LearnedOptions):
             costs `M·H + H·N·G` for each place instead of for each example.
         forward: Which offsets a training step uses: those of its `batch`, or the `map`, the average that is left after
             training. Gradients reach the learner in both.
+        patch: Consecutive filters that share an offset, each a window after the last one: the paper's wrapping along
+            filters. Its wrapping along channels is that of `windows`. A file holds an offset for each patch and window.
     """
 
     unit: Literal["sigmoid", "logit"] = "sigmoid"
     reads: Literal["pooled", "places"] = "pooled"
     forward: Literal["batch", "map"] = "batch"
+    patch: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("patch", self.patch, least=1, fix="4 lets four filters share an offset")
 
 
 class IndexedOffsets(LearnedOffsets):
@@ -44,8 +54,8 @@ class IndexedOffsets(LearnedOffsets):
     over places if it reads these. It computes in float32 at least. Hardening drops it.
 
     Attributes:
-        routing: The moving average of offsets, `(N, G)` [grid steps].
-        centre: The logit of the start, `(N, G)`.
+        routing: The moving average of the patches' offsets, `(N/patch, G)` [grid steps].
+        centre: The logit of the start, `(N/patch, G)`.
         learner: The two layers; `None` if the input has no channels.
     """
 
@@ -65,12 +75,20 @@ class IndexedOffsets(LearnedOffsets):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(lattice, options, seed=seed, device=device)
-        start = self.start()
+        self.patches = Patches(lattice, self.options.patch)
+        self.range = self.patches.whole
+        start = self._patch_start()
         self.register_buffer("routing", start / lattice.grid)
-        self.register_buffer("centre", logit_of(start.to(self.routing.dtype), lattice))
+        self.register_buffer("centre", logit_of(start.to(self.routing.dtype), self.range))
         self.channels = in_channels
         self.learner = self._new_learner() if in_channels else None
         self._current: Tensor | None = None
+
+    def _patch_start(self) -> Int[Tensor, "p g"]:
+        return start_offsets(self.range, self.options.start, self.seeded_with, self.anchor.device)
+
+    def start(self) -> Int[Tensor, "n g"]:
+        return self.patches.spread(self._patch_start())
 
     def _new_learner(self) -> nn.Sequential:
         """An index learner whose first predictions are the start (or near it, in NES's own unit)."""
@@ -85,12 +103,13 @@ class IndexedOffsets(LearnedOffsets):
     @property
     def _rows(self) -> float:
         """Rows per unit of the learner's output, in the middle of the range."""
-        return rows_per_logit(self.lattice) if self.options.unit == "logit" else 1.0
+        return rows_per_logit(self.range) if self.options.unit == "logit" else 1.0
 
     @torch.no_grad()
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
-        self.routing.copy_(offsets / self.lattice.grid)
-        self.centre.copy_(logit_of(offsets.to(self.centre.dtype), self.lattice))
+        first = offsets[:: self.patches.count].clamp(max=self.range.last)
+        self.routing.copy_(first / self.lattice.grid)
+        self.centre.copy_(logit_of(first.to(self.centre.dtype), self.range))
         if self.learner is not None:
             self.learner = self._new_learner()
 
@@ -108,19 +127,20 @@ class IndexedOffsets(LearnedOffsets):
         """Offsets [grid steps]."""
         x = places.to(next(learner.parameters()).dtype)
         moved = learner(x.mean(1, keepdim=True) if self.options.reads == "pooled" else x)
-        shift = moved * (self._rows / rows_per_logit(self.lattice))
+        shift = moved * (self._rows / rows_per_logit(self.range))
         share = torch.sigmoid(self.centre.reshape(-1) + shift).mean((0, 1))
-        return share.view_as(self.routing) * (self.lattice.choices - 1)
+        return share.view_as(self.routing) * (self.range.choices - 1)
 
     def forget(self) -> None:
         """Drop the prediction of the last batch."""
         self._current = None
 
     def hard_offsets(self) -> Int[Tensor, "n g"]:
-        return self.routing.round().long().clamp_(0, self.lattice.choices - 1) * self.lattice.grid
+        steps = self.routing.round().long().clamp_(0, self.range.choices - 1)
+        return self.patches.spread(steps * self.lattice.grid)
 
     def soft_offsets(self) -> Float[Tensor, "n g"]:
-        return self.routing * self.lattice.grid
+        return self.patches.spread(self.routing * self.lattice.grid)
 
     def soft_placement(self) -> Placement:
         steps = self.routing
@@ -128,13 +148,34 @@ class IndexedOffsets(LearnedOffsets):
             # the map's value with the prediction's gradient, or the prediction
             learned = self.routing + (self._current - self._current.detach())
             steps = learned if self.options.forward == "map" else self._current
-        return between_neighbours(steps, self.lattice)
+        return between_neighbours(self.patches.spread(steps, self.lattice.grid), self.lattice)
+
+    @classmethod
+    def chosen_bits(cls, options: IndexedOptions, lattice: Lattice) -> int:
+        return Patches(lattice, options.patch).whole.table_bits
+
+    def stored_bits(self) -> int:
+        return self.range.table_bits
+
+    def hardened(self) -> Offsets:
+        if self.patches.count == 1:
+            return super().hardened()
+        table = TableOffsets(self.range, self()[:: self.patches.count].contiguous())
+        return WrappedOffsets(self.lattice, self.options.patch, table)
+
+    def packed(self) -> dict[str, Tensor]:
+        offsets = self.kept("table") if self.anchor.is_meta else self()
+        return self.range.pack(self.range.steps(offsets[:: self.patches.count].contiguous()))
+
+    def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
+        table = TableOffsets(self.range, self.range.unpack(stored))
+        return table if self.patches.count == 1 else WrappedOffsets(self.lattice, self.options.patch, table)
 
     def rated(self) -> list[nn.Parameter]:
         return [] if self.learner is None else list(self.learner.parameters())
 
     def speed(self, rate: float) -> float:
-        return rate * self._rows if self.lattice.choices > 1 else 0.0
+        return rate * self._rows if self.range.choices > 1 else 0.0
 
     def in_old_unit(self, state: Collection[str]) -> bool:
         return "routing" in state and "centre" not in state
@@ -144,10 +185,10 @@ class IndexedOffsets(LearnedOffsets):
         if self.in_old_unit({key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}):
             routing, bias = state_dict[prefix + "routing"], prefix + "learner.2.bias"
             if bias in state_dict:
-                scale = rows_per_logit(self.lattice) / self._rows
+                scale = rows_per_logit(self.range) / self._rows
                 state_dict[prefix + "centre"] = state_dict[bias].view_as(routing)
                 state_dict[bias] = torch.zeros_like(state_dict[bias])
                 state_dict[prefix + "learner.2.weight"] = state_dict[prefix + "learner.2.weight"] * scale
             else:
-                state_dict[prefix + "centre"] = logit_of(routing * self.lattice.grid, self.lattice)
+                state_dict[prefix + "centre"] = logit_of(routing * self.lattice.grid, self.range)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

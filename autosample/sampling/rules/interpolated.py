@@ -22,9 +22,9 @@ class InterpolatedOptions(LearnedOptions):
     """Settings of the rule, besides those of every learned rule.
 
     Attributes:
-        unit: What the parameter is: an offset in `positions` [rows]; the same through a `sigmoid`, which keeps it inside
-            the range, `o = last·σ(4a/last)`; or DFSNet's own `logit`, `o = last·σ(α)`. In the first two a step of Adam
-            moves an offset by at most `rate` rows, in the last by up to `rate·last/4`: positions become chaotic.
+        unit: What the parameter is: an offset in `positions` [rows]; the same through a `sigmoid`, which keeps it in
+            the range, `o = last·σ(4a/last)`; or DFSNet's own `logit`, `o = last·σ(α)`. In the first two, a step of Adam
+            moves an offset by at most `rate` rows, in the last by up to `rate·last/4`, and offsets become chaotic.
     """
 
     unit: Literal["positions", "sigmoid", "logit"] = "positions"
