@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from autosample.errors import ConfigError
@@ -16,6 +17,7 @@ from autosample.model.report import save_report
 from autosample.nn import compressed_layers
 from autosample.sampling import LearnedOffsets
 from autosample.training.freezing import progress, val_accuracy
+from autosample.training.groups import FAST
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -146,6 +148,12 @@ class OffsetLog(pl.Callback):
         speeds = {name: float(path) / steps for name, path in self._paths.items()}
         self._forget(trainer.global_step)
         self._follow(pl_module)
+        fastest = max(speeds, key=speeds.__getitem__, default="")
+        if speeds and speeds[fastest] > FAST:
+            rank_zero_warn(
+                f"learned offsets diverge in epoch {trainer.current_epoch}: they move by {speeds[fastest]:.3g} rows a "
+                f'step in "{fastest}", and above a row nets do worse than with fixed ones: lower the option rate'
+            )
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return

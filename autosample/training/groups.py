@@ -8,8 +8,8 @@ from torch import nn
 from autosample.nn import compressed_layers
 from autosample.sampling import LearnedOffsets
 
-# Rows a step of Adam, above which learned offsets do harm.
-_FAST = 1.0
+#: speed above which learned offsets become chaotic, and do harm [rows a step]
+FAST = 1.0
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def _warn_of_fast(model: nn.Module, lr: float) -> None:
     learned = {name: rule for name, rule in rules.items() if isinstance(rule, LearnedOffsets) and not rule.is_frozen}
     speeds = {name: rule.speed(rule.options.rate or lr) for name, rule in learned.items()}
     name = max(speeds, key=speeds.__getitem__, default="")
-    if speeds and speeds[name] > _FAST:
+    if speeds and speeds[name] > FAST:
         rate = learned[name].options.rate or lr
         warnings.warn(
             f"learned offsets should move by at most a row a step, got up to {speeds[name]:.3g} rows in "

@@ -169,6 +169,18 @@ def test_the_speed_of_offsets_is_logged_in_rows_a_step(classifier, digits, train
         assert 0 < float(row["speed"]) < 0.02
 
 
+def test_offsets_that_diverge_are_told(classifier, digits, trainer, tmp_path):
+    """Measured: Adam's steps are at most its rate, and near it where gradients keep their sign."""
+    options = {"unit": "positions", "rate": 30.0, "freeze_at": 1.0}
+    model = classifier(spec="dfsnet", spec_args={"options": options}, scheduler="none")
+    told = r"learned offsets diverge in epoch 0: they move by (1[0-9]|2[0-9]|30)\.?\d* rows a step in \"net.stages"
+    with (
+        pytest.warns(UserWarning, match="should move by at most a row a step, got up to 30 rows"),
+        pytest.warns(UserWarning, match=told),
+    ):
+        fit(model, trainer, digits, OffsetLog(), logger=CSVLogger(tmp_path))
+
+
 def test_rates_follow_the_schedule_of_the_weights(classifier):
     """Warm-up and decay are shares of each group's own rate, though timm's floors are absolute."""
     model = classifier(spec="dfsnet").net
