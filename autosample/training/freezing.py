@@ -126,7 +126,9 @@ def val_accuracy(trainer: pl.Trainer, module: pl.LightningModule) -> float | Non
 
 def inputs(trainer: pl.Trainer, loader: Any, limit: float) -> Iterator[tuple[Tensor, ...]]:
     """The first batches `(x, …)` of a loader, as the trainer gives them to its module; none of another kind."""
-    for batch in islice(loader or (), int(limit)):
+    for batch in islice(
+        () if loader is None else loader, int(min(limit, 2**31))
+    ):  # without a length, there are infinitely many
         batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
         if not isinstance(batch, list | tuple) or not isinstance(batch[0], Tensor):
             return

@@ -228,6 +228,20 @@ def test_offsets_that_are_not_finite_stop_the_training(classifier, digits, train
         fit(classifier(**LEARNED["dfsnet"]), trainer, digits, Poison())
 
 
+def test_validation_data_without_a_length_are_read_to_their_end(classifier, trainer, tmp_path):
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            torch.manual_seed(0)
+            yield from ((torch.randn(1, 8, 8), i % 10) for i in range(32))
+
+    loader = torch.utils.data.DataLoader(Endless(), 16)
+    train = torch.utils.data.DataLoader(list(Endless()), 16)
+    options = {"limit_train_batches": 2, "limit_val_batches": 1.0, "max_epochs": 4, "logger": CSVLogger(tmp_path)}
+    trainer(**options, callbacks=[OffsetLog()]).fit(classifier(**LEARNED["dfsnet"]), train, loader)
+    rows = table(next(tmp_path.rglob("metrics.csv")))
+    assert sum(bool(row["val/acc_before_freeze"]) for row in rows) == 1
+
+
 def test_norms_are_found_by_their_class():
     net = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm3d(2).eval())
     assert batch_norms(net) == [net[0]]
