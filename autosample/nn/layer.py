@@ -125,7 +125,7 @@ class SummaryLayer(Exact, Compressed):
         if not self.offsets.watches_input:
             out = self._reuse.forward(self, args[0] if args else kwargs.get("input"))
             return super().forward(*args, **kwargs) if out is None else out
-        self.offsets.observe(self._pooled(args[0] if args else next(iter(kwargs.values()))))
+        self.offsets.observe(self._places(args[0] if args else next(iter(kwargs.values()))))
         out = super().forward(*args, **kwargs)
         self.offsets.forget()
         return out
@@ -163,12 +163,12 @@ class SummaryLayer(Exact, Compressed):
         own = random_signs(seed, g.sampled, g.windows, self.summary.dtype)
         return own if signs is None else own * signs
 
-    def _pooled(self, x: Tensor) -> Float[Tensor, "b c"]:
-        """The layer's input, averaged over space: the input of an index learner."""
+    def _places(self, x: Tensor) -> Float[Tensor, "b p c"]:
+        """The channels of the layer's input at every place: what an index learner reads."""
         rank = len(self.geometry.kernel)
         if rank == 0:
-            return x.reshape(x.shape[0] if x.dim() > 1 else 1, -1, x.shape[-1]).mean(1)
-        return x.reshape(-1, *x.shape[-1 - rank :]).flatten(2).mean(2)
+            return x.reshape(x.shape[0] if x.dim() > 1 else 1, -1, x.shape[-1])
+        return x.reshape(-1, *x.shape[-1 - rank :]).flatten(2).transpose(1, 2)
 
     def reset_parameters(self) -> None:
         """Initialise like the torch twin: by the fan-in of the sampled filter, not by the summary's size."""
@@ -262,11 +262,11 @@ class SummaryLayer(Exact, Compressed):
 
     def settings(self) -> dict[str, Any]:
         sizes = asdict(self.geometry) | {"kernel": list(self.geometry.kernel)}
-        return {"spec": self.spec.to_dict(), "geometry": sizes}
+        return {"spec": self.spec.to_dict(), "geometry": sizes, **({"near": True} if self.offsets.near else {})}
 
     @classmethod
     def rebuilt(cls, layer: nn.Module, settings: Any, name: str) -> Compressed:
-        got = take(as_map(settings, "settings"), "settings", ("spec", "geometry"))
+        got = take({"near": False, **as_map(settings, "settings")}, "settings", ("spec", "geometry", "near"))
         spec, g = read_spec(got["spec"]), read_geometry(got["geometry"])
         shape = tuple(cast(Tensor, layer.weight).shape)
         if shape != (g.filters, g.channels, *g.kernel):
@@ -276,7 +276,9 @@ class SummaryLayer(Exact, Compressed):
             )
         if g.sampled not in (g.filters * spec.denser, g.filters):
             raise ArtifactError(f"it must sample {g.filters * spec.denser} filters, got {g.sampled}: {DAMAGED}")
-        return cls.take_over(layer.to("meta"), spec, name, geometry=g)
+        made = cls.take_over(layer.to("meta"), spec, name, geometry=g)
+        made.offsets.read_near(got["near"] is True)
+        return made
 
     def stored(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
         own = super().stored(packed)

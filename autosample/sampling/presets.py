@@ -13,15 +13,18 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "folded": {"rule": "folded", "layout": "taps", "share": "root"},
     # Yang et al. 2020: overlapping segments of the flattened filter
     "fsnet": {"rule": "strided", "layout": "flat", "windows": 1},
-    # the same with learned fractional offsets, l = (L - K)·sigmoid(alpha)
+    # the same with learned fractional offsets, l = (L - K)·sigmoid(4a / (L - K)), so that rates are in rows. With the
+    # paper's alpha = 4a / (L - K), `unit: logit`, a step is up to hundreds of rows, and nets learn badly
     "dfsnet": {
         "rule": "interpolated",
         "layout": "flat",
         "windows": 1,
-        "options": {"unit": "sigmoid", "freeze_at": 0.9},
+        "options": {"unit": "sigmoid", "rate": 0.02, "freeze_at": 0.6},
+        "by_kind": {"linear": {"options": {"rate": 0.1}}},
     },
-    # Zhou et al. 2020: offsets from an index learner, averaged into a routing map
-    "nes": {"rule": "indexed", "options": {"freeze_at": 0.9}},
+    # Zhou et al. 2020: offsets from an index learner, averaged into a routing map. Windows start at random, since those
+    # of a filter that start alike stay alike for long; the learner's unit is rows, as above
+    "nes": {"rule": "indexed", "options": {"start": "random", "unit": "sigmoid", "freeze_at": 0.6}},
     # Chen et al. 2015: every weight on its own, hashed offset and sign
     "hashednet": {"rule": "random", "layout": "flat", "window": 1, "signs": "random"},
     # vector quantisation: disjoint windows, the summary is a codebook

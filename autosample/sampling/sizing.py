@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from autosample.coding.packing import bits_for
 from autosample.errors import SpecError
 from autosample.sampling.checks import Number
 from autosample.sampling.geometry import Geometry, kind_of
-from autosample.sampling.rules import RULES, Offsets
+from autosample.sampling.rules import RULES, Lattice, Offsets
 from autosample.sampling.spec import Spec
 
 # Learned offsets may take up to this share of the bits of a float32 summary before G is lowered, unless the spec sets
@@ -50,14 +49,14 @@ def settle(spec: Spec, shape: Sequence[int], bits: int = 32) -> Spec:
         return own
     planned = _plan(own, shape)
     affordable = afford * bits * planned.length * planned.columns
-    if offset_bits(planned) > affordable:
+    if offset_bits(own, planned) > affordable:
         return own.replace(rule="random")
     return own.replace(options={"afford": None})
 
 
-def offset_bits(planned: Geometry) -> int:
-    """Bits of a stored table of offsets."""
-    return planned.sampled * planned.windows * bits_for(planned.choices)
+def offset_bits(spec: Spec, planned: Geometry) -> int:
+    """Bits of stored offsets that the spec's rule has learned."""
+    return _rule(spec).chosen_bits(spec.settings, Lattice.of(planned))
 
 
 def _plan(resolved: Spec, shape: Sequence[int]) -> Geometry:
@@ -245,4 +244,5 @@ def _room(spec: Spec, cut: Geometry) -> int:
 def _too_many_offsets(spec: Spec, planned: Geometry) -> bool:
     if not _is_learned(spec) or spec.settings.afford is not None:
         return False
-    return offset_bits(planned) > _POSITION_SHARE * 32 * planned.length * planned.columns
+    # a whole table, also for rules that need less: windows of earlier versions' checkpoints must not change
+    return Lattice.of(planned).table_bits > _POSITION_SHARE * 32 * planned.length * planned.columns

@@ -43,6 +43,8 @@ def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]
     if "spatial" not in known and (data.get("spatial") or data.get("channel")):
         old["ratio"] = (data.get("spatial") or 1) * (data.get("channel") or 1)  # what these rules computed from them
     options = {name: data[name] for name in known if data.get(name) is not None}
+    if options.get("unit") == "sigmoid" or old.get("rule") == "indexed":
+        options["unit"] = "logit"  # the papers' own unit, then the only one of these rules
     if options:
         old["options"] = options
     if data.get("by_kind"):

@@ -4,12 +4,12 @@ from autosample.system.extras import require
 
 require("train", "pytorch_lightning", "torchmetrics")
 
-from autosample.training.callbacks import HardenSchedule as HardenSchedule
 from autosample.training.callbacks import OffsetLog as OffsetLog
 from autosample.training.callbacks import PredictionFile as PredictionFile
 from autosample.training.callbacks import SizeReport as SizeReport
 from autosample.training.checkpoints import WholeCheckpoints as WholeCheckpoints
 from autosample.training.finite import FiniteCheck as FiniteCheck
+from autosample.training.freezing import HardenSchedule as HardenSchedule
 from autosample.training.groups import parameter_groups as parameter_groups
 from autosample.training.module import Classifier as Classifier
 from autosample.training.moving import MoveFilters as MoveFilters

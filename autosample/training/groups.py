@@ -1,10 +1,15 @@
 """Parameter groups: decay for summaries and weights, no decay for norms and biases, own rates for offsets."""
 
+import warnings
 from typing import Any
 
 from torch import nn
 
 from autosample.nn import compressed_layers
+from autosample.sampling import LearnedOffsets
+
+#: speed above which learned offsets become chaotic, and do harm [rows a step]
+FAST = 1.0
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -21,6 +26,7 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     """
     exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # pyright: ignore
     layers = list(compressed_layers(model).values())
+    _warn_of_fast(model, lr)
     rates = {key: rate for layer in layers for key, rate in layer.rates().items()}
     weights = {id(getattr(layer, name)) for layer in layers for name in layer.coded}
     groups: dict[tuple[str, float], dict[str, Any]] = {}
@@ -37,6 +43,21 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
         group = groups.setdefault(key, {"name": _label(*key, lr), "params": [], **settings})
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def _warn_of_fast(model: nn.Module, lr: float) -> None:
+    """Warn if a step of Adam can move learned offsets by more than a row: then they become chaotic."""
+    rules = {name: getattr(layer, "offsets", None) for name, layer in compressed_layers(model).items()}
+    learned = {name: rule for name, rule in rules.items() if isinstance(rule, LearnedOffsets) and not rule.is_frozen}
+    speeds = {name: rule.speed(rule.options.rate or lr) for name, rule in learned.items()}
+    name = max(speeds, key=speeds.__getitem__, default="")
+    if speeds and speeds[name] > FAST:
+        rate = learned[name].options.rate or lr
+        warnings.warn(
+            f"learned offsets should move by at most a row a step, got up to {speeds[name]:.3g} rows in "
+            f'"{name}" at rate {rate:g}: lower the option rate, or leave out the option unit if it is logit',
+            stacklevel=3,
+        )
 
 
 def _label(name: str, rate: float, lr: float) -> str:

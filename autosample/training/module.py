@@ -17,15 +17,15 @@ from autosample.errors import ArtifactError, ConfigError, TrainingError, one_lin
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
-from autosample.training.callbacks import HardenSchedule
 from autosample.training.data_fits import check_data
 from autosample.training.distill import check_distillation, make_teacher, taught_loss
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
+from autosample.training.freezing import HardenSchedule
 from autosample.training.groups import parameter_groups
 from autosample.training.moving import MoveFilters
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
 from autosample.training.quantizing import FakeQuantize
-from autosample.training.resuming import give_place_back, open_gradients, seed_step, set_gradients
+from autosample.training.resuming import check_units, give_place_back, open_gradients, seed_step, set_gradients
 
 # arguments that fetch or read weights, or need fetched ones
 _FETCHED = ("model_args", "warm_start", "distill", "teacher")
@@ -147,6 +147,7 @@ class Classifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_state(checkpoint.get("state_dict"))
         check_state(checkpoint.get("gradients", {}))
+        check_units(self._trainer, self.net, checkpoint["state_dict"])
         self._gradients = checkpoint.get("gradients", {})
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:

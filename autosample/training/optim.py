@@ -57,7 +57,8 @@ def build_scheduler(
     Args:
         optimizer: Optimizer whose rates the schedule sets.
         name: One of `SCHEDULERS`.
-        lr: Peak rate. Warm-up starts at 1/25 of it, and decay ends at 1/1000 of it.
+        lr: Peak rate. Warm-up starts at 1/25 of it, and decay ends at 1/1000 of it. Groups with another rate follow it
+            in proportion.
         epochs: Number of epochs.
         per_epoch: Batches per epoch.
         warmup: Share of the epochs in which the rate rises to `lr`.
@@ -70,6 +71,9 @@ def build_scheduler(
         raise ConfigError(f'no schedule of timm is called "{name}": {hint(name, SCHEDULERS)}')
     if name == "none":
         return None
+    for group in optimizer.param_groups if lr else ():
+        if group["lr"] != lr:  # timm's floors are the same for all groups: those of `lr`, times the group's share
+            group["lr_scale"], group["initial_lr"] = group["lr"] / lr, lr
     lengths: Any = {"num_epochs": epochs, "warmup_epochs": warmup * epochs, "updates_per_epoch": per_epoch}
     settings = {"warmup_lr": lr / 25, "min_lr": lr / 1000, **(args or {})}
     try:

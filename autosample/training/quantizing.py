@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from autosample.errors import ConfigError
 from autosample.model.quantize import Method, attach_quantizers, check_quantization, fix_quantizers_
 from autosample.nn import compressed_layers
-from autosample.training.callbacks import progress
+from autosample.training.freezing import progress
 
 
 class FakeQuantize(pl.Callback):

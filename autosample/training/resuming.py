@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from autosample.errors import ArtifactError
+from autosample.sampling import LearnedOffsets
 from autosample.system.seeds import mixed_seed
 
 # where the seeds of data have a rank, the seeds of steps have this number
@@ -36,6 +38,26 @@ def give_place_back(trainer: pl.Trainer) -> None:
     if loop.restarting and loop._combined_loader_states_to_load and loop._data_fetcher is not None:
         loop._load_combined_loader_states()
         iter(loop._data_fetcher)
+
+
+def check_units(trainer: pl.Trainer | None, net: nn.Module, state: Mapping[str, Any]) -> None:
+    """Raise `ArtifactError` if learned offsets of a training that goes on have another unit than in its checkpoint.
+
+    Offsets are converted, but the state of the optimizer, which holds their gradients and rates, is not.
+    """
+    if trainer is None or not trainer.training:
+        return
+    for name, rule in net.named_modules():
+        if not isinstance(rule, LearnedOffsets):
+            continue
+        start = f"net.{name}."
+        own = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+        frozen = own.get("frozen_bits", own.get("frozen"))
+        if rule.in_old_unit(own) and not (frozen is not None and bool(frozen.any())):
+            raise ArtifactError(
+                f"offsets must be learned in the unit they began with, got a checkpoint of an earlier version for "
+                f'"{name}": go on with that version, or start again (load_from_checkpoint keeps the weights)'
+            )
 
 
 def open_gradients(trainer: pl.Trainer, net: nn.Module) -> dict[str, Tensor] | None:

@@ -50,7 +50,7 @@ def test_it_is_resumed(autosample, tmp_path, monkeypatch, name):
     assert hyper["spec"] == name.partition("_")[0].replace("codebook4", "wsnet")
 
 
-@pytest.mark.parametrize("name", ["wsnet", "autosample_learned", "random"])
+@pytest.mark.parametrize("name", ["wsnet", "autosample_learned", "random", "dfsnet", "nes"])
 def test_the_module_is_loaded(name):
     known = load_file(FOLDER / f"{name}.safetensors")
     module = Classifier.load_from_checkpoint(FOLDER / f"{name}.ckpt", map_location="cpu").eval()
@@ -58,6 +58,19 @@ def test_the_module_is_loaded(name):
         getattr(layer, "freeze_", lambda: None)()
     with torch.no_grad():
         torch.testing.assert_close(module(known["x"].clone()), known["y"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dfsnet", "nes"])
+def test_a_training_in_another_unit_does_not_go_on(autosample, tmp_path, name):
+    """Its optimizer holds gradients and rates of the earlier unit. Offsets alone are converted, as above."""
+    options = ("--data=Digits", "--data.image_size=16", "--trainer.max_epochs=2", "--trainer.logger=false")
+    code, _, err = autosample(
+        "fit", *options, "--trainer.default_root_dir", tmp_path, "--ckpt_path", FOLDER / f"{name}.ckpt"
+    )
+    lines = err.splitlines()
+    assert code == 2
+    assert len(lines) == 1
+    assert "offsets must be learned in the unit they began with, got a checkpoint of an earlier version" in lines[0]
 
 
 def test_another_configuration_is_found(autosample, tmp_path):

@@ -102,7 +102,7 @@ def _move(layer):
     """Push learned offsets off the integers."""
     with torch.no_grad():
         for name, p in layer.offsets.named_parameters():
-            if name.endswith("position"):
+            if name in ("position", "centred"):
                 p.add_(0.3 * torch.rand_like(p))
         if hasattr(layer.offsets, "routing"):
             layer.offsets.routing.mul_(0.9)

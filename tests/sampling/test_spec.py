@@ -139,21 +139,21 @@ def test_what_is_asked_for_comes_before_a_preset_s_own_kinds():
 
 def test_options_are_changed_one_by_one():
     made = spec("dfsnet", ratio=8, options={"rate": 0.3})
-    assert dict(made.options) == {"unit": "sigmoid", "freeze_at": 0.9, "rate": 0.3}
-    assert dict(made.replace(options={"rate": 0.4}).options) == {"unit": "sigmoid", "freeze_at": 0.9, "rate": 0.4}
-    assert dict(made.replace(options={"rate": None}).options) == {"unit": "sigmoid", "freeze_at": 0.9}
+    assert dict(made.options) == {"unit": "sigmoid", "freeze_at": 0.6, "rate": 0.3}
+    assert dict(made.replace(options={"rate": 0.4}).options) == {"unit": "sigmoid", "freeze_at": 0.6, "rate": 0.4}
+    assert dict(made.replace(options={"rate": None}).options) == {"unit": "sigmoid", "freeze_at": 0.6}
     assert made.replace(options={"unit": None}).settings.unit == "positions"
     assert made.replace(options={}) == made.replace(options=None) == made
     assert dict(spec({"preset": "dfsnet", "options": {"rate": 1}}, options={"unit": "positions"}).options) == {
-        "unit": "positions", "freeze_at": 0.9, "rate": 1,
+        "unit": "positions", "freeze_at": 0.6, "rate": 1,
     }  # fmt: skip
 
 
 def test_a_new_rule_keeps_the_options_that_it_knows():
     made = spec("dfsnet", options={"rate": 0.3}, by_kind={"linear": {"options": {"unit": "positions", "rate": 0.5}}})
     other = made.replace(rule="categorical")
-    assert dict(other.options) == {"freeze_at": 0.9, "rate": 0.3}
-    assert dict(other.for_kind("linear").options) == {"freeze_at": 0.9, "rate": 0.5}
+    assert dict(other.options) == {"freeze_at": 0.6, "rate": 0.3}
+    assert dict(other.for_kind("linear").options) == {"freeze_at": 0.6, "rate": 0.5}
     assert dict(made.replace(rule="random").options) == {}
     kinds = spec("random", by_kind={"linear": {"rule": "interpolated", "options": {"unit": "sigmoid"}}})
     assert kinds.replace(rule="strided").for_kind("linear") == kinds.for_kind("linear")
@@ -228,7 +228,7 @@ def test_none_leaves_a_field_as_it_is():
         ("autosample", {"grid": 0}, r'grid must be .* got 0: write "window" for disjoint windows'),
         ("categorical", {"options": {"candidates": 1}}, "candidates must be a whole number of at least 2"),
         ("autosample", {"options": {"rate": 0}}, "rate must be a number above 0, got 0"),
-        ("autosample", {"options": {"unit": "rows"}}, "unit must be one of positions, sigmoid, got 'rows'"),
+        ("autosample", {"options": {"unit": "rows"}}, "unit must be one of positions, sigmoid, logit, got 'rows'"),
         ("autosample", {"options": {"start": 1}}, "start must be one of strided, random, got 1"),
         ("autosample", {"options": {"ratee": 1}}, r'rule interpolated has no option "ratee": did you mean "rate"'),
         ("random", {"options": {"rate": 1}}, r'rule random has no option "rate": it has none'),

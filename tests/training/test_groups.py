@@ -68,9 +68,9 @@ def test_a_parameter_of_the_users_may_be_called_summary():
     ("fields", "rated"),
     [
         ({"rule": "interpolated"}, {"position"}),
-        ({"rule": "interpolated", "options": {"unit": "sigmoid"}}, {"position"}),
+        ({"rule": "interpolated", "options": {"unit": "sigmoid"}}, {"centred"}),
         ({"rule": "categorical"}, {"logits"}),
-        ({"rule": "indexed"}, set()),
+        ({"rule": "indexed"}, {"weight", "bias"}),  # of the index learner
         ({"columns": "learned"}, set()),
     ],
 )

@@ -67,7 +67,8 @@ def test_choices_are_annealed(classifier, digits, trainer):
 
 
 def test_testing_runs_on_integers_whatever_the_checkpoint_holds(classifier, digits, trainer, tmp_path):
-    model = classifier(spec_args={"options": {"freeze_at": 1.0}})
+    whole = {"spec_args": {"options": {"freeze_at": 1.0}}, "model_args": {"norm": False}}  # norms change at the freeze
+    model = classifier(**whole)
     soft = []
 
     class Save(pl.Callback):
@@ -79,7 +80,7 @@ def test_testing_runs_on_integers_whatever_the_checkpoint_holds(classifier, digi
     runner.fit(model, datamodule=digits())
     assert soft == [True]
     expected = runner.test(model, datamodule=digits(), verbose=False)
-    again = classifier(spec_args={"options": {"freeze_at": 1.0}})
+    again = classifier(**whole)
     tested = trainer(limit_test_batches=2).test(again, digits(), ckpt_path=tmp_path / "soft.ckpt", verbose=False)
     assert tested == expected
     assert all(layer.offsets.is_frozen for layer in compressed_layers(again).values())

@@ -16,6 +16,11 @@ MIXED = {"mixup": 0.4}
 KINDS = {
     "mixing": {"net": {"mixup": 0.4, "cutmix": 1.0}},
     "nes, moved images": {"net": {"spec": "nes", **MIXED}, "data": {"padding": 1, "flip": True}},
+    "nes, all of the paper": {
+        "net": {"spec": "nes", "spec_args": {"options": {"reads": "places", "forward": "map"}}, **MIXED}
+    },
+    "dfsnet": {"net": {"spec": "dfsnet", **MIXED}},
+    "categorical": {"net": {"spec": "random", "spec_args": {"rule": "categorical", "options": {"start": "random"}}}},
     "kmeans": {"net": {"spec": "kmeans", "spec_args": {"rule": "categorical"}}},
     "dropout": {"net": {"model": "mlp784", "spec": "random", "model_args": {"drop_rate": 0.5}}, "size": 28},
     "linear levels": {"net": {"spec": "wsnet", "cutmix": 1.0}, "callbacks": [lambda: FakeQuantize(4, start=0.3)]},
@@ -40,6 +45,8 @@ QUICK = [
     ("until a step", 5),
     ("learned blocks", 4),
 ]
+# before and after the step in which offsets freeze
+QUICK += [("dfsnet", 6), ("nes, all of the paper", 7)]
 
 
 @pytest.fixture

@@ -26,13 +26,15 @@ from autosample.sampling.windows import Placement
 class Lattice:
     """The offsets that a rule may choose: `filters × windows` of them, multiples of `grid` up to `limit`.
 
-    `channels` and `groups` are `M` and the convolution groups of the layer, for rules that select channels or blocks.
+    A window covers `window` rows. `channels` and `groups` are `M` and the convolution groups of the layer, for rules
+    that select channels or blocks.
     """
 
     filters: int
     windows: int
     limit: int
     grid: int = 1
+    window: int = 1
     channels: int = 0
     groups: int = 1
 
@@ -40,7 +42,7 @@ class Lattice:
     def of(cls, geometry: Geometry, groups: int = 1) -> "Lattice":
         """The lattice of a layer."""
         g = geometry
-        return cls(g.sampled, g.windows, g.limit, g.grid, g.channels, groups)
+        return cls(g.sampled, g.windows, g.limit, g.grid, g.window, g.channels, groups)
 
     @property
     def choices(self) -> int:
@@ -95,9 +97,9 @@ class Lattice:
             raise ArtifactError(f"stored offsets must be below {self.choices}, got {largest}: {DAMAGED}")
         return steps.view(self.filters, self.windows, self.bits)
 
-    def random(self, seed: int, device: torch.device | None = None) -> Int[Tensor, "n g"]:
+    def random(self, seed: int | Int[Tensor, ""], device: torch.device | None = None) -> Int[Tensor, "n g"]:
         """Offsets hashed from a seed, uniform over the choices."""
-        start = torch.tensor(seed, device=device)
+        start = torch.as_tensor(seed, device=device)
         return random_offsets(start, self.filters, self.windows, self.choices) * self.grid
 
     def strided(self, device: torch.device | None = None) -> Int[Tensor, "n g"]:
@@ -153,6 +155,9 @@ class Offsets(Exact):
     spaced = False
     #: whether `observe` needs the layer's input before each sampling
     watches_input = False
+
+    #: whether a file says which neighbour of its start a window is at, and not its offset
+    near = False
 
     anchor: Tensor
     moves: Moves | None
@@ -216,6 +221,20 @@ class Offsets(Exact):
 
     def reset_parameters(self) -> None:
         """Start again, as a new rule does. Fixed rules have nothing to reset."""
+
+    @classmethod
+    def chosen_bits(cls, options: Any, lattice: Lattice) -> int:
+        """Bits that a file needs for offsets of this rule that training has chosen."""
+        return lattice.table_bits
+
+    def read_near(self, near: bool) -> None:
+        """Make a rule on the meta device expect a file of this kind, see `near`.
+
+        Raises:
+            ArtifactError: The rule has no such files.
+        """
+        if near:
+            raise ArtifactError(f"the offsets of this rule have no neighbours to choose from: {DAMAGED}")
 
     def stored_bits(self) -> int:
         """Bits that the offsets take in a file."""

@@ -1,11 +1,11 @@
 """What learned rules share: the frozen state, in buffers, so checkpoints keep it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autosample.sampling.checks import Number, check_number, check_share
@@ -23,6 +23,7 @@ class LearnedOptions(RuleOptions):
     Attributes:
         start: Initial offsets: those of the strided rule, or random ones.
         rate: Learning rate of offsets [rows, or scores of a choice, per Adam step]; `None` means that of the weights.
+            Above about one row, offsets become chaotic.
         freeze_at: Share of the training after which offsets become integers and stay.
         afford: Largest share of a summary's bits that stored offsets may take. A layer that would need more uses random
             offsets, which cost nothing; so 0 means random everywhere. `None`: use fewer windows instead.
@@ -91,6 +92,18 @@ class LearnedOffsets(Offsets):
         """The integers nearest to the learned offsets, before freezing."""
         raise NotImplementedError
 
+    def soft_offsets(self) -> Float[Tensor, "n g"]:
+        """The offsets as they are learned now, real-valued if the rule has such [rows]."""
+        return self.hard_offsets().float()
+
+    def speed(self, rate: float) -> float:
+        """The most that a step of Adam at this rate moves an offset [rows]; 0 if there is no such bound."""
+        return 0.0
+
+    def in_old_unit(self, state: Collection[str]) -> bool:
+        """Whether a state with these names is of an earlier version, which learned in another unit."""
+        return False
+
     def rated(self) -> list[nn.Parameter]:
         """The parameters that learn at the option `rate`; any others learn like the weights."""
         return list(self.parameters(recurse=False))
@@ -131,11 +144,13 @@ class LearnedOffsets(Offsets):
 
     def _apply(self, fn, recurse: bool = True):
         """Learned offsets stay float32 in half-precision models: bfloat16 cannot distinguish row 4000 from row 4016."""
-        kept = {name: p.detach() for name, p in self._parameters.items() if p is not None}
-        kept |= {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
+        kept = []
+        for part in self.modules():
+            named = {**part._parameters, **part._buffers}
+            kept += [(part, name, t.detach()) for name, t in named.items() if t is not None and t.is_floating_point()]
         super()._apply(fn, recurse)
-        for name, before in kept.items():
-            now = getattr(self, name)
+        for part, name, before in kept:
+            now = getattr(part, name)
             if now.dtype in (torch.float16, torch.bfloat16):
                 now.data, now.grad = before.to(now.device), None
         return self

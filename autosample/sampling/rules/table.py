@@ -44,7 +44,7 @@ class TableOffsets(Offsets):
 
 
 def start_offsets(
-    lattice: Lattice, start: Literal["strided", "random"], seed: int, device: torch.device | None
+    lattice: Lattice, start: Literal["strided", "random"], seed: int | Int[Tensor, ""], device: torch.device | None
 ) -> Int[Tensor, "n g"]:
     """Initial offsets of learned windows: those of the strided rule, or random ones."""
     if device is not None and torch.device(device).type == "meta":  # only its shape matters
