@@ -24,11 +24,11 @@ def declare(parser: Parser) -> None:
         default=Path("runs/quickstart"),
         help="folder for records, results.json and pictures (runs/quickstart)",
     )
-    add("--model", default="test_resnet", help="name of a net of timm or autosample (test_resnet)")
+    add("--model", default="digitnet", help="name of a net of timm or autosample (digitnet)")
     add("--ratio", type=number, default=16, help="dense weights per stored number in each converted layer (16)")
-    add("--epochs", type=whole, default=10, help="epochs per run (10)")
+    add("--epochs", type=whole, default=12, help="epochs per run (12)")
     add("--seeds", type=whole, default=3, help="runs per preset, each with its own seed (3)")
-    add("--image_size", type=whole, default=16, help="height and width of the scaled digits, in pixels (16)")
+    add("--image_size", type=whole, default=8, help="height and width of the scaled digits, in pixels (8)")
 
 
 def main(args: Sequence[str]) -> None:
