@@ -37,7 +37,12 @@ def in_the_file(model, folder) -> int:
 @pytest.mark.parametrize("preset", SAMPLING)
 @pytest.mark.parametrize(
     ("name", "share"),
-    [("digitnet", 24), ("wave4", 8), ("mlp784", 4), pytest.param("test_resnet", 2, marks=pytest.mark.slow)],
+    [
+        ("digitnet", 24),
+        pytest.param("wave4", 8, marks=pytest.mark.slow),
+        ("mlp784", 4),
+        pytest.param("test_resnet", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_bytes_are_those_of_the_saved_file(tmp_path, preset, name, share):
     model = create(name, num_classes=10)
@@ -124,7 +129,9 @@ def numbers_at(preset, ratio) -> int:
 
 
 @pytest.mark.parametrize("preset", ["wsnet", "random", "autosample"])
-@pytest.mark.parametrize("milliseconds", [0.2, 0.1, 0.03, 0.012])
+@pytest.mark.parametrize(
+    "milliseconds", [0.2, pytest.param(0.1, marks=pytest.mark.slow), pytest.param(0.03, marks=pytest.mark.slow), 0.012]
+)
 def test_latency_against_brute_force(clock, preset, milliseconds):
     report = autosample.convert_(model := digitnet(), preset, latency=milliseconds, example=X)
     found = report.budget

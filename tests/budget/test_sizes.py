@@ -17,7 +17,9 @@ def net(name):
 
 
 @pytest.mark.parametrize("preset", SAMPLING)
-@pytest.mark.parametrize(("name", "ratio"), [("digitnet", 32), ("wave4", 16), ("mlp784", 8)])
+@pytest.mark.parametrize(
+    ("name", "ratio"), [("digitnet", 32), pytest.param("wave4", 16, marks=pytest.mark.slow), ("mlp784", 8)]
+)
 def test_within_one_percent_on_the_real_net(preset, name, ratio):
     target = stored_bytes(net(name)) / ratio
     fit = fit_budget(net(name), preset, target)

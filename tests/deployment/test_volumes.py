@@ -151,7 +151,7 @@ def test_a_net_of_volumes_measured():
 
 
 @pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
-@pytest.mark.parametrize("deployed", [False, True])
+@pytest.mark.parametrize("deployed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_volumes_in_files(form, deployed, tmp_path):
     if form == "onnx":
         pytest.importorskip("onnxruntime")

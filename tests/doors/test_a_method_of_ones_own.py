@@ -115,7 +115,9 @@ def test_it_is_deployed(net):
     assert {row.plan.kind for row in fast.deployment.rows if row.name in compressed_layers(model)} == {"dense"}
 
 
-@pytest.mark.parametrize("name", ["m5", pytest.param("mlp784", marks=pytest.mark.slow), "test_resnet"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("m5", marks=pytest.mark.slow), "mlp784", pytest.param("test_resnet", marks=pytest.mark.slow)]
+)
 def test_it_is_exported_compactly(name, low_rank, tmp_path):
     model, x = made(name)
     autosample.convert_(model, "lowrank", ratio=4)

@@ -17,7 +17,7 @@ def write(form, model, folder, x, **options):
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
-@pytest.mark.parametrize("spec", ["wsnet", "products"])
+@pytest.mark.parametrize("spec", ["wsnet", pytest.param("products", marks=pytest.mark.slow)])
 def test_volumes_and_transposed_layers_are_direct(spec, form, tmp_path, monkeypatch):
     register_products(monkeypatch)
     model, x = volumes(spec)

@@ -21,7 +21,10 @@ assert "autosample" not in sys.modules
 """
 
 
-@pytest.mark.parametrize(("preset", "kind"), [("wsnet", "signal"), ("autosample", "image"), ("hashednet", "image")])
+@pytest.mark.parametrize(
+    ("preset", "kind"),
+    [("wsnet", "signal"), ("autosample", "image"), pytest.param("hashednet", "image", marks=pytest.mark.slow)],
+)
 def test_exact_and_compact(preset, kind, tmp_path):
     model, x = small_net(kind, preset)
     done = autosample.export_pt2(model, tmp_path / "model.pt2", x)

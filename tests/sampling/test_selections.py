@@ -275,7 +275,9 @@ def test_saved_models_compute_the_same(tmp_path):
     assert torch.equal(again(x), expected)
 
 
-@pytest.mark.parametrize(("form", "options"), [("onnx", BOTH), ("pt2", BOTH), ("pt2", {})])
+@pytest.mark.parametrize(
+    ("form", "options"), [("onnx", BOTH), pytest.param("pt2", BOTH, marks=pytest.mark.slow), ("pt2", {})]
+)
 def test_exported_models_compute_the_same_from_the_bits(form, options, tmp_path):
     model = nn.Sequential(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(3), nn.Flatten(1), nn.Linear(64 * 16, 62))
     convert_(model.eval(), "folded", ratio=8, share="even", include=["re:.*"], options=options)

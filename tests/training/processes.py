@@ -14,7 +14,7 @@ from autosample.cli.main import main
 from autosample.data import Digits
 from autosample.training import Classifier
 
-PRESETS = ("autosample", "dfsnet", "nes", "wsnet", "kmeans")
+PRESETS = ("autosample", "nes", "wsnet", "kmeans")
 AFFORD = {"autosample": {"afford": 10}}
 DDP = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
 FIT = (

@@ -51,8 +51,15 @@ def averaged(first: dict, states: list[dict]) -> dict[str, torch.Tensor]:
     return out
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", SPECS)
+# every way to average with one spec, and every spec with the newest of timm and torch
+EVERY = [
+    pytest.param(name, kind, marks=() if name == "autosample" or kind in ("timm V3", "torch") else pytest.mark.slow)
+    for name in SPECS
+    for kind in KINDS
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
 def test_an_average_is_the_net_of_averaged_numbers(name, kind):
     torch.manual_seed(0)
     start, update = KINDS[kind]
@@ -146,10 +153,10 @@ AVERAGES = {"EMA": lambda: EMAWeightAveraging(decay=0.9), "SWA": lambda: Stochas
 @pytest.mark.parametrize(
     ("kind", "levels", "first"),
     [
-        ("EMA", (3, "codebook"), True),
+        pytest.param("EMA", (3, "codebook"), True, marks=pytest.mark.slow),
         ("EMA", (4, "linear"), False),
         ("SWA", (4, "linear"), True),
-        ("SWA", (3, "codebook"), False),
+        pytest.param("SWA", (3, "codebook"), False, marks=pytest.mark.slow),
     ],
 )
 def test_averages_and_levels(classifier, digits, trainer, tmp_path, kind, levels, first):

@@ -48,7 +48,9 @@ def train(module, callback, watch, tmp_path, epochs=4, **options):
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*num_workers.*", "ignore:.*lr_scheduler.*")
 @pytest.mark.parametrize("preset", ["autosample", "wsnet", "dfsnet"])
-@pytest.mark.parametrize(("method", "bits"), [("linear", 8), ("linear", 4), ("codebook", 3)])
+@pytest.mark.parametrize(
+    ("method", "bits"), [pytest.param("linear", 8, marks=pytest.mark.slow), ("linear", 4), ("codebook", 3)]
+)
 def test_the_quantised_model_is_what_was_shown(tmp_path, preset, method, bits):
     module, watch = classifier(preset), Watch()
     before = {name: layer.summary.detach().clone() for name, layer in compressed_layers(module).items()}

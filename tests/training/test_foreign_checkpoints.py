@@ -152,7 +152,7 @@ def test_the_verbs_fetch_nothing(tmp_path, monkeypatch, capsys):
     data[HYPER]["distill"] = 0.5
     torch.save(data, path)
     assert main(["fit", *more, f"--ckpt_path={path}"]) == 2
-    assert "distill needs a dense net with trained weights, got none" in capsys.readouterr().err
+    assert "distill needs a net with trained weights, got none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

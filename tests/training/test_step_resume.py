@@ -40,7 +40,6 @@ QUICK = [
     ("mixing", 2),
     ("mixing", 5),
     ("codebook", 7),
-    ("no workers", 3),
     ("accumulated", 1),
     ("until a step", 5),
     ("learned blocks", 4),
