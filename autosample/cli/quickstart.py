@@ -49,6 +49,7 @@ def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, ima
     from autosample.experiments.ablate import default_console, inline_runner, run_grid
     from autosample.experiments.collect import rows, write_tables
     from autosample.experiments.figures import draw
+    from autosample.experiments.latency import with_latencies
     from autosample.experiments.parse import make_grid
     from autosample.system.tables import make_table
 
@@ -57,6 +58,7 @@ def quickstart(out: Path, model: str, ratio: float, epochs: int, seeds: int, ima
     records = run_grid(grid, out, inline_runner(), console)
     if len(records) < len(grid.cells):
         raise ConfigError(f"{len(grid.cells) - len(records)} of {len(grid.cells)} runs failed: see {out}/failed")
+    records = with_latencies(grid, records, (1, image_size, image_size))
     write_tables(grid, records, out)
     draw(grid, records, out)
     dense, *others = rows(grid, records)
@@ -77,7 +79,6 @@ def _settings(model: str, ratio: float, epochs: int, seeds: int, image_size: int
         "presets": ["dense", *({"preset": method, "seed": 0} for method in METHODS[1:])],
         "ratios": [ratio],
         "seeds": seeds,
-        "latency": True,
     }
 
 
