@@ -18,7 +18,12 @@ def net(name):
 
 @pytest.mark.parametrize("preset", SAMPLING)
 @pytest.mark.parametrize(
-    ("name", "ratio"), [("digitnet", 32), pytest.param("wave4", 16, marks=pytest.mark.slow), ("mlp784", 8)]
+    ("name", "ratio"),
+    [
+        ("digitnet", 32),
+        pytest.param("wave4", 16, marks=pytest.mark.slow),
+        pytest.param("mlp784", 8, marks=pytest.mark.slow),
+    ],
 )
 def test_within_one_percent_on_the_real_net(preset, name, ratio):
     target = stored_bytes(net(name)) / ratio

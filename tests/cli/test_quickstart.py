@@ -26,6 +26,11 @@ def clock(sides, rounds):
     return [Timing(1e-6 * i, 1e-6 * i, 1e-6 * i, rounds) for i in range(1, len(sides) + 1)]
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(latency, "time_in_turn", clock)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("quickstart")

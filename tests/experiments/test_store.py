@@ -114,6 +114,7 @@ def test_the_claim_of_a_killed_process_is_free_again(tmp_path, grid):
     mine.close([cell])
 
 
+@pytest.mark.slow
 def test_the_claim_of_a_process_killed_behind_its_record_is_swept(tmp_path, grid, record):
     done, held = grid().cells[:2]
     for cell in (done, held):

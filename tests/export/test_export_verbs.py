@@ -75,7 +75,7 @@ def test_mistakes_end_with_one_line(folder, capsys, args, said):
 
 
 def test_export(folder, capsys, tmp_path):
-    for kind, name in (("onnx", "a.onnx"), ("onnx-int8-weights", "b.onnx"), ("pt2", "c.pt2")):
+    for kind, name in (("onnx", "a.onnx"), ("pt2", "c.pt2")):
         assert main(["export", str(folder / "sounds"), "--format", kind, "--out", str(tmp_path / name)]) == 0
         assert "times the stored" in capsys.readouterr().out
     assert main(["export", str(folder / "images"), "--format", "artifact", "--out", str(tmp_path / "again")]) == 0
@@ -83,6 +83,13 @@ def test_export(folder, capsys, tmp_path):
     x = torch.randn(2, 1, 4000)
     expected = autosample.load(folder / "sounds")(x).detach()
     torch.testing.assert_close(onnx_runner(tmp_path / "a.onnx")((x,))[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_export_of_levels(folder, capsys, tmp_path):
+    out = tmp_path / "b.onnx"
+    assert main(["export", str(folder / "sounds"), "--format", "onnx-int8-weights", "--out", str(out)]) == 0
+    assert "times the stored" in capsys.readouterr().out
 
 
 def test_export_with_int8_arithmetic(folder, capsys, tmp_path):

@@ -24,7 +24,7 @@ def parts(path) -> tuple[list[str], dict[str, tuple[int, ...]]]:
 
 
 # a net with all kinds of layers for each way to store a weight; all others are slow tests
-QUICK = {(preset, "mixed") for preset in ("folded", "kmeans")}
+QUICK = {(preset, "mixed") for preset in ("folded",)}
 EVERY = [
     pytest.param(preset, kind, marks=[] if (preset, kind) in QUICK else [pytest.mark.slow])
     for preset in sorted(autosample.PRESETS)

@@ -52,6 +52,7 @@ def test_folded_layers_take_batches_of_any_size(layers, shape, other, tmp_path):
         torch.testing.assert_close(got, model.double()(x.double()).float(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_needs_nothing_but_torch(tmp_path):
     model, x = small_net("signal", "wsnet")
     done = autosample.export_pt2(model, tmp_path / "model.pt2", x)

@@ -277,6 +277,7 @@ print(bool(deploy(nn.Linear(2, 2), torch.randn(1, 2), fuse=False).deployment.no_
 """
 
 
+@pytest.mark.slow
 def test_a_deployed_model_says_that_it_does_without(tmp_path):
     environment = os.environ | {"CXX": "no-such-compiler", "TORCH_EXTENSIONS_DIR": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", WITHOUT]

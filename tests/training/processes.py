@@ -1,6 +1,7 @@
 """Run by test_processes.py, in two processes: Lightning starts this file again for the second.
 
-First the verbs `fit` and `predict`, as users call them, then one net after the other whose state each process saves.
+First the verbs `fit` and `predict`, as users call them, then nets of the presets on the command line, whose state each
+process saves.
 """
 
 import sys
@@ -14,7 +15,7 @@ from autosample.cli.main import main
 from autosample.data import Digits
 from autosample.training import Classifier
 
-PRESETS = ("autosample", "nes", "wsnet", "kmeans")
+PRESETS = ("autosample", "dfsnet", "nes", "wsnet", "kmeans")
 AFFORD = {"autosample": {"afford": 10}}
 DDP = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
 FIT = (
@@ -75,6 +76,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     main([*FIT, *DDP])
     main([*options("predict", Path("runs/fit/digits/version_0")), *DDP])
-    for name in PRESETS:
+    for name in sys.argv[1:]:
         train(name, Path(name))
     print("done", file=sys.stderr)

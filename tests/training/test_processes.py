@@ -17,11 +17,14 @@ SCRIPT = Path(__file__).with_name("processes.py")
 LOG = Path("runs/fit/digits/version_0")
 
 
-def ran(folder: Path) -> None:
-    """Run the script in a folder; what it printed is in `printed`. Its processes are killed after five minutes."""
+def ran(folder: Path, presets: tuple[str, ...]) -> None:
+    """Run the script in a folder, with nets of these presets. What it printed is in `printed`.
+
+    Its processes are killed after five minutes.
+    """
     with (folder / "printed").open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, SCRIPT],
+            [sys.executable, SCRIPT, *presets],
             cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=out,
@@ -84,23 +87,23 @@ def check_both_end_with_the_same_parameters_and_buffers(folder: Path, preset: st
     assert (len(frozen) > 0) == (preset != "wsnet")
 
 
-def check_they_see_different_examples(folder: Path) -> None:
-    first, second = (torch.load(folder / "autosample" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+def check_they_see_different_examples(folder: Path, preset: str) -> None:
+    first, second = (torch.load(folder / preset / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert not set(first["seen"]) & set(second["seen"])
 
 
 @pytest.mark.slow
-@pytest.mark.ddp
-def test_two_processes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("presets", [pytest.param(("nes",), marks=pytest.mark.ddp), PRESETS], ids=["one", "all"])
+def test_two_processes(tmp_path, monkeypatch, presets):
     """One test for all, as starting them takes most of the time."""
     both, alone = tmp_path / "both", tmp_path / "alone"
     both.mkdir()
     alone.mkdir()
-    ran(both)
+    ran(both, presets)
     monkeypatch.chdir(alone)
     check_files_and_lines_come_once(both)
     check_the_accuracy_is_that_of_the_checkpoint(both, alone)
     check_the_predictions_are_those_of_one_process(both, alone)
-    for preset in PRESETS:
+    for preset in presets:
         check_both_end_with_the_same_parameters_and_buffers(both, preset)
-    check_they_see_different_examples(both)
+    check_they_see_different_examples(both, presets[0])
