@@ -1,6 +1,6 @@
 """Born-again networks: each generation learns from the one before (Furlanello et al. 2018)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,35 +85,31 @@ class Generations:
 
         Also writes `results.json`, and the ensemble of all of them to `ensemble`.
         """
-        rows, sums, members = [], torch.zeros(()), []
+        rows, sums, members, stored = [], torch.zeros(()), [], 0
         for number in range(self.first, self.count + 1):
             model, config = load_any(self.folder(number) / "model")
             answers = load_file(self.folder(number) / "test.safetensors")
-            row = {"net": f"generation {number}", "stored_bytes": config.stored_bytes}
-            rows.append({**row, "accuracy": _accuracy(answers["probabilities"], answers["labels"])})
+            right = _accuracy(answers["probabilities"], answers["labels"])
+            rows.append({"net": f"generation {number}", "stored_bytes": config.stored_bytes, "accuracy": right})
             if number:
-                sums, members = sums + answers["probabilities"].double(), [*members, model]
+                sums, stored = sums + answers["probabilities"].double(), stored + (config.stored_bytes or 0)
+                members.append(model)
             if len(members) > 1:
-                stored = sum(r["stored_bytes"] for r in rows if r["net"] != "generation 0" and "generation" in r["net"])
                 right = _accuracy(sums, answers["labels"])
                 rows.append({"net": f"ensemble of {len(members)}", "stored_bytes": stored, "accuracy": right})
         if len(members) > 1:
-            save(Ensemble(members).eval(), self.out / "ensemble", config=None)
+            about = {"preprocessing": config.preprocessing, "class_names": config.class_names}
+            save(Ensemble(members).eval(), self.out / "ensemble", **about)
         write_json(self.out / "results.json", {"loss": self.loss, "teacher": self.teacher, "rows": rows})
         return rows
 
 
+@torch.no_grad()
 def _answers(model: torch.nn.Module, data: Any) -> dict[str, Tensor]:
     """The model's probabilities and the labels of all test examples."""
-    parts = [(model(x).softmax(-1), y) for x, y in _batches(data)]
+    parts = [(model(x.float()).softmax(-1), y) for x, y in data.test_dataloader()]
     scores, labels = zip(*parts, strict=True)
     return {"probabilities": torch.cat(scores).float(), "labels": torch.cat(labels)}
-
-
-@torch.no_grad()
-def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    for x, y in data.test_dataloader():
-        yield x.float(), y
 
 
 def _accuracy(scores: Tensor, labels: Tensor) -> float:

@@ -41,6 +41,8 @@ class HardenSchedule(pl.Callback):
     ) -> None:
         for layer in compressed_layers(pl_module).values():
             layer.advance_(progress(trainer))
+        if not self._learning:  # counting looks at every module, and most presets learn no selections
+            return
         before, self._learning = self._learning, count_learning(pl_module)
         if self._learning < before:  # this callback has frozen some, or another one has
             self._momenta = {norm: norm.momentum for norm in batch_norms(pl_module)}
@@ -126,9 +128,8 @@ def val_accuracy(trainer: pl.Trainer, module: pl.LightningModule) -> float | Non
 
 def inputs(trainer: pl.Trainer, loader: Any, limit: float) -> Iterator[tuple[Tensor, ...]]:
     """The first batches `(x, …)` of a loader, as the trainer gives them to its module; none of another kind."""
-    for batch in islice(
-        () if loader is None else loader, int(min(limit, 2**31))
-    ):  # without a length, there are infinitely many
+    most = int(min(limit, 2**31))  # a loader without a length may have infinitely many
+    for batch in islice(() if loader is None else loader, most):
         batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
         if not isinstance(batch, list | tuple) or not isinstance(batch[0], Tensor):
             return

@@ -18,13 +18,21 @@ class MoveFilters(pl.Callback):
     depend on, so this callback has no state to save.
     """
 
+    def __init__(self) -> None:
+        self._needed = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._needed = bool(moving_layers(pl_module))  # looking for them looks at every module
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        begin_step(pl_module, trainer.global_step, trainer.optimizers)
+        if self._needed:
+            begin_step(pl_module, trainer.global_step, trainer.optimizers)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        end_backward(pl_module, lambda gradient: trainer.strategy.reduce(gradient, reduce_op="mean"))
+        if self._needed:
+            end_backward(pl_module, lambda gradient: trainer.strategy.reduce(gradient, reduce_op="mean"))
 
 
 def moving_layers(model: nn.Module) -> list[SummaryLayer]:

@@ -54,6 +54,11 @@ def test_each_generation_learns_from_the_one_before(autosample, tmp_path):
     ]  # fmt: skip
     assert [s["model"]["distill"] for s in settings] == [0.0, "ban+l", "ban+l"]
     assert [s["seed_everything"] for s in settings] == [0, 1, 2]
+    first, ensemble = (
+        json.loads((out / name / "config.json").read_text()) for name in ("generation-1/model", "ensemble")
+    )
+    for name in ("preprocessing", "class_names"):  # so `predict` reads files as in training
+        assert ensemble[name] == first[name]
     # what is there is kept; what was stopped goes on from its last checkpoint
     before = {path: path.stat().st_mtime for path in out.rglob("generation-1/**/*")}
     (out / "generation-2/test.safetensors").unlink()
