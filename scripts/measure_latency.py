@@ -1,21 +1,26 @@
 """Measures the latency of a grid's deployed nets: `python scripts/measure_latency.py GRID [--rounds N]`.
 
-Measures one net per method and size of the grid, at batch 1 on one thread, in turn with the dense net. The weights are
-not trained, because their values do not change the time. The times of all rounds go to
-results/ablation/NAME/latency.json. If the grid's records are there (`python scripts/publish.py`), overview.png is
-drawn beside them; `--draw` only draws. Run it on an idle machine. It takes about a minute per net.
+Measures one net per method and size of the grid, at batch 1 on one thread, in turn with the dense net: deployed, and as
+an ONNX file in onnxruntime, float32. The weights are not trained, because their values do not change the time; only the
+ranks of `low-rank` depend on them a little. The times of all rounds go to results/ablation/NAME/latency.json. If the
+grid's records are there (`python scripts/publish.py`), overview.png is drawn beside them; `--draw` only draws. Run it
+on an idle machine. It takes up to a minute per net.
 """
 
 import argparse
 import json
+import tempfile
+from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from autosample import deploy, harden_
+from autosample import deploy, export_onnx, harden_
+from autosample.errors import ExportError
 from autosample.experiments.collect import grouped
 from autosample.experiments.figures import draw_overview
 from autosample.experiments.grid import Cell, Grid
@@ -25,31 +30,53 @@ from autosample.experiments.parse import read_grid
 from autosample.experiments.record import as_record
 from autosample.experiments.resolve import resolve
 from autosample.experiments.run import make_data
+from autosample.export.formats.onnx import onnx_runner
 from autosample.system.files import write_json
 from autosample.system.machine import hardware
-from autosample.system.timing import ratio, time_in_turn
+from autosample.system.timing import Timing, ratio, time_in_turn
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def measure(cell: Cell, dense: torch.nn.Module, shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Times of a cell's deployed net and of the deployed dense net, measured in turn [ms]."""
+    """Times of a cell's net and of the dense net, both deployed and in onnxruntime, measured in turn [ms]."""
     torch.manual_seed(cell.seed)
     net = resolve(cell, shape).net()
+    net = net.eval() if cell.preset in UNCOMPRESSED else harden_(net).eval()
     x = torch.randn(1, *shape)
-    fast = deploy(net.eval() if cell.preset in UNCOMPRESSED else harden_(net).eval(), x)
+    plain, fast = deploy(dense, x), deploy(net, x)
+    sides = [partial(plain, x), partial(fast, x), in_onnxruntime(dense, x), in_onnxruntime(net, x)]
     with torch.inference_mode():
-        base, taken = time_in_turn([lambda: dense(x), lambda: fast(x)], rounds=rounds, budget=60.0)
-    spread = ratio(base, taken)
+        base, taken, base_file, file = time_in_turn(sides, rounds=rounds, budget=60.0)
     return {
         "method": cell.label,
         "size": str(cell.size or ""),
+        **against(base, taken),
+        "onnxruntime": against(base_file, file),
+        "plans": [[row.name, row.plan.kind] for row in fast.deployment.rows],
+    }
+
+
+def in_onnxruntime(net: torch.nn.Module, x: torch.Tensor) -> Callable[[], object]:
+    """Runs a net as an ONNX file in float32, on as many threads as torch."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            export_onnx(net, path, x)
+        except ExportError:  # levels of few bits have no compact form in float32; the time is that of dense weights
+            export_onnx(net, path, x, dense=True)
+        return partial(onnx_runner(path, torch.get_num_threads()), (x,))
+
+
+def against(base: Timing, taken: Timing) -> dict[str, Any]:
+    """A net's times and those of the dense net [ms], and their ratio."""
+    spread = ratio(base, taken)
+    return {
         **milliseconds(taken),
         "dense": milliseconds(base),
         "speedup": {"median": spread.median, "low": spread.low, "high": spread.high},
         "times_ms": [round(1e3 * t, 5) for t in taken.times],
         "dense_times_ms": [round(1e3 * t, 5) for t in base.times],
-        "plans": [[row.name, row.plan.kind] for row in fast.deployment.rows],
     }
 
 
@@ -59,7 +86,7 @@ def measured(grid: Grid, rounds: int) -> dict[str, Any]:
     first = groups[0]
     data = make_data(first.data, first.data_args, seed=0, fold=first.fold, holdout=0.0)
     bare = next(cell for cell in groups if cell.preset == "dense")
-    dense = deploy(resolve(bare).recipe.build().eval(), torch.randn(1, *data.input_shape))
+    dense = resolve(bare).recipe.build().eval()
     rows = []
     for cell in groups:
         rows.append(measure(cell, dense, data.input_shape, rounds))

@@ -35,8 +35,7 @@ def main() -> None:
 def redo_tables(results: Mapping[str, Any], folder: Path) -> None:
     """Write `table.md` from the kept rows and tests."""
     tests = [Paired(**{"method" if k == "rule" else k: v for k, v in test.items()}) for test in results["tests"]]
-    compare = tests[0].method if tests else ""
-    write_text(folder / "table.md", markdown(results["title"], compare, results["rows"], tests))
+    write_text(folder / "table.md", markdown(results["title"], results["rows"], tests))
 
 
 def series(results: Mapping[str, Any]) -> dict[str, dict[str, list[tuple[float, float]]]]:

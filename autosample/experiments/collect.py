@@ -120,11 +120,11 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, floa
 
 
 def paired_tests(grid: Grid, records: Mapping[str, Record]) -> list[Paired]:
-    """Compare `grid.compare` with every other method, at each size. Dense nets take part at every size."""
+    """Compare each of `grid.compare` with every other method, at each size. Dense nets take part at every size."""
     groups = grouped(grid)
     found = []
     for (data, model, label, size), mine in groups.items():
-        if label != grid.compare:
+        if label not in grid.compare:
             continue
         for other in grid.labels:
             theirs = groups.get((data, model, other, size)) or groups.get((data, model, other, ""))
@@ -156,10 +156,11 @@ def _pair(
     )
 
 
-def markdown(title: str, compare: str, table: Sequence[Mapping[str, Any]], tests: Sequence[Paired]) -> str:
-    """A title and both tables as Markdown."""
-    parts = [f"{title}\n", table_markdown(table), *([tests_markdown(compare, tests)] if tests else [])]
-    return "\n".join(parts)
+def markdown(title: str, table: Sequence[Mapping[str, Any]], tests: Sequence[Paired]) -> str:
+    """A title, the table of results, and a table of tests for each method that was compared."""
+    compared = dict.fromkeys(test.method for test in tests)
+    parts = [tests_markdown(name, [test for test in tests if test.method == name]) for name in compared]
+    return "\n".join([f"{title}\n", table_markdown(table), *parts])
 
 
 def table_markdown(table: Sequence[Mapping[str, Any]]) -> str:
@@ -221,7 +222,7 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
 def write_tables(grid: Grid, records: Mapping[str, Record], out: Path) -> str:
     """Write `table.md`, `table.csv`, `tests.csv` and `results.json` to a folder. Returns the Markdown."""
     table, tests = rows(grid, records), paired_tests(grid, records)
-    text = markdown(grid.title, grid.compare, table, tests)
+    text = markdown(grid.title, table, tests)
     write_text(out / "table.md", text)
     write_text(out / "table.csv", to_csv(table))
     write_text(out / "tests.csv", to_csv([asdict(test) for test in tests]))

@@ -128,13 +128,13 @@ class Grid:
         name: Name of the ablation and of its folder.
         title: Title of tables and pictures.
         cells: Cells in the order in which they run: seed by seed, so a grid that is stopped has complete seeds.
-        compare: Label that all others are tested against.
+        compare: Labels of the methods that are tested against all others.
     """
 
     name: str
     title: str
     cells: tuple[Cell, ...]
-    compare: str
+    compare: tuple[str, ...]
 
     @property
     def labels(self) -> list[str]:

@@ -84,10 +84,16 @@ def make_grid(config: Mapping[str, Any]) -> Grid:
     cells.sort(key=lambda cell: repeats.index(cell.repetition))
     _check_twice(cells)
     labels = [method["label"] for method in methods]
-    compare = c["compare"] or ("autosample" if "autosample" in labels else labels[-1])
-    if compare not in labels:
-        raise ConfigError(f'compare must be the label of a preset, got "{compare}": {hint(compare, labels)}')
-    return Grid(str(c["name"]), str(c["title"] or c["name"]), tuple(cells), compare)
+    return Grid(str(c["name"]), str(c["title"] or c["name"]), tuple(cells), _compared(c["compare"], labels))
+
+
+def _compared(value: Any, labels: list[str]) -> tuple[str, ...]:
+    """The labels to test against all others: by default those of the two presets that are advised."""
+    compare = _list(value) if value else [name for name in ("autosample", "folded") if name in labels] or [labels[-1]]
+    for label in compare:
+        if label not in labels:
+            raise ConfigError(f'compare must be labels of presets, got "{label}": {hint(str(label), labels)}')
+    return tuple(compare)
 
 
 def _known(given: Any, keys: Sequence[str] | Mapping[str, Any], what: str) -> None:

@@ -93,7 +93,8 @@ def _methods(found: Mapping[str, Any], size: str) -> dict[str, Row]:
 
 def _summary_row(found: Mapping[str, Any], size: str, folder: str) -> str:
     rows = _methods(found, size)
-    tests = {_method(t["against"]): t for t in found["tests"] if t["size"] == size}
+    ours_first = [t for t in found["tests"] if t["size"] == size and _method(t["method"]) == "autosample"]
+    tests = {_method(t["against"]): t for t in ours_first}
     ours = rows["autosample"]
     cells = [
         f"[{ours['data']}](../results/ablation/{folder}/table.md)",
@@ -165,9 +166,29 @@ def ablations() -> str:
     for folder in kept_ablations():
         title, methods, *tests = (folder / "table.md").read_text().strip().split("\n\n")
         about = source(json.loads((folder / "about.json").read_text()))
-        picture = f"![accuracy against stored bytes](../results/ablation/{folder.name}/accuracy.png)"
-        parts += [f"## {title}", methods, *tests, about, picture]
+        parts += [f"## {title}", methods, *tests, about, *_latencies(folder)]
     return "\n\n".join(parts) or "No records yet: `bash scripts/reproduce_mnist.sh DATA_ROOT` and others make them."
+
+
+def _latencies(folder: Path) -> list[str]:
+    """Times of the nets of an ablation, if they were measured, and a picture: with times if there are any."""
+    named = f"../results/ablation/{folder.name}"
+    if not (folder / "latency.json").exists():
+        return [f"![accuracy against stored bytes]({named}/accuracy.png)"]
+    record = json.loads((folder / "latency.json").read_text())
+    lines = [
+        f"| {row['size']} | `{row['method']}` | {_time(row)} | {_time(row['onnxruntime'])} |" for row in record["rows"]
+    ]
+    heads = "size | method | >deployed [ms] | >faster than dense | >onnxruntime [ms] | >faster than dense"
+    note = f"Batch 1, float32, {record['threads']} thread; ratios with quartiles, against the dense net in turn; "
+    picture = f"![accuracy against stored bytes and against time]({named}/overview.png)"
+    return [table(heads, lines), f"{note}{source(record)}", picture]
+
+
+def _time(row: Row) -> str:
+    """Median time, and the ratio to the dense net's."""
+    faster = row["speedup"]
+    return f"{row['median']:.3g} | {faster['median']:.2f} ({faster['low']:.2f}–{faster['high']:.2f})"
 
 
 def quantised_table() -> str:

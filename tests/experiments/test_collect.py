@@ -50,6 +50,19 @@ def test_tests_are_those_of_scipy(table):
     assert not dense.equal_bytes
 
 
+def test_several_methods_are_compared_with_all_others(grid, record, tmp_path):
+    made = grid(presets=["dense", "random", "autosample", "folded"], seeds=3)
+    assert made.compare == ("autosample", "folded")
+    records = {cell.id: record(cell, 0.9 + 0.01 * cell.seed + 0.02 * (cell.label == "folded")) for cell in made.cells}
+    found = {(test.method, test.against): test.difference for test in paired_tests(made, records)}
+    assert found[("folded", "autosample")] == pytest.approx(2.0)
+    assert len(found) == 6
+    title, _, ours, folded = write_tables(made, records, tmp_path).split("\n\n")
+    assert "`autosample` against" in ours
+    assert "| 8x a layer | `random` | +2.00 | 3 of 3 |" in folded
+    assert title == "small"
+
+
 def test_paired_p_on_given_numbers():
     a, b = [97.0, 96.3, 97.3, 98.7, 95.0, 96.1], [86.3, 97.0, 94.7, 91.0, 90.3, 92.2]
     t, w = paired_p(a, b)

@@ -119,6 +119,35 @@ def test_documents_are_filled_between_their_marks(script, finished):
     assert "](../results/ablation/small/accuracy.png)" in text
 
 
+def test_times_stand_below_the_accuracies_of_the_same_nets(script, finished, tmp_path):
+    script("publish").publish(finished, "")
+    folder = tmp_path / "results/ablation/small"
+    times = {"median": 0.5, "speedup": {"median": 2.0, "low": 1.9, "high": 2.1}}
+    files = {"median": 1.25, "speedup": {"median": 3.0, "low": 2.5, "high": 3.5}}
+    about = {"command": "python measure.py", "date": "2026-01-04", "hardware": "a processor", "torch": "0"}
+    kept = {**about, "threads": 1, "rows": [{"size": "8x", "method": "wsnet", **times, "onnxruntime": files}]}
+    (folder / "latency.json").write_text(json.dumps(kept))
+    text = script("doctables.accuracy").ablations()
+    assert "| 8x | `wsnet` | 0.5 | 2.00 (1.90–2.10) | 1.25 | 3.00 (2.50–3.50) |" in text
+    assert "Batch 1, float32, 1 thread;" in text
+    assert "](../results/ablation/small/overview.png)" in text
+    assert "accuracy.png" not in text
+
+
+@pytest.mark.slow
+def test_times_of_a_grid_are_measured_in_turn_with_the_dense_net(script, grid):
+    made = grid(presets=["dense", "wsnet", {"preset": "dense", "quantize": {"bits": 4}}], seeds=1)
+    record = script("measure_latency").measured(made, rounds=3)
+    assert [(row["method"], row["size"]) for row in record["rows"]] == [
+        ("dense", ""), ("dense 4 bits", ""), ("wsnet", "8x a layer")
+    ]  # fmt: skip
+    for row in record["rows"]:
+        for side in (row, row["onnxruntime"]):
+            ratios = [base / taken for base, taken in zip(side["dense_times_ms"], side["times_ms"], strict=True)]
+            assert side["speedup"]["median"] == pytest.approx(sorted(ratios)[1], rel=1e-3)
+    assert dict(record["rows"][2]["plans"])
+
+
 @pytest.mark.parametrize(
     ("recorded", "shown"),
     [

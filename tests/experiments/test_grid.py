@@ -153,7 +153,7 @@ def test_only(grid):
         ({"holdout": 1}, r"holdout must be a share in \[0, 1\)"),
         ({"test": False}, "test: false needs held-out data"),
         ({"latency": 3}, "latency must be true or false"),
-        ({"compare": "autosampel"}, 'compare must be the label of a preset, got "autosampel"'),
+        ({"compare": "autosampel"}, 'compare must be labels of presets, got "autosampel"'),
     ],
 )  # fmt: skip
 def test_mistakes_name_the_nearest(grid, changes, message):
