@@ -31,8 +31,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+def is_quick(item: pytest.Function, every: pytest.Mark) -> bool:
+    """Whether a variant of a test with `every(n, first=0)` is quick.
+
+    Variants are quick on diagonals: of two or more parameters, every value is tested.
+    """
+    steps, first = (*every.args, 0)[:2]
+    # names that are set together count once
+    names = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    together = {name for group in names for name in (group.split(",") if isinstance(group, str) else group)[1:]}
+    return sum(i for name, i in item.callspec.indices.items() if name not in together) % steps == first
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this machine lacks: a GPU, real data. Start with the tests that take longest."""
+    for item in items:
+        if (every := item.get_closest_marker("every")) and not is_quick(item, every):
+            item.add_marker("slow")
     items.sort(key=lambda item: not (item.get_closest_marker("ddp") or item.path.stem in ("test_wheel", "test_extras")))
     missing = {
         "gpu": None if torch.cuda.is_available() else "no CUDA device",

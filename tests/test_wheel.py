@@ -76,6 +76,7 @@ def test_configurations_are_found_by_name(installed, tmp_path):
     assert int(count) == len(names())
 
 
+@pytest.mark.slow
 def test_it_trains_in_an_empty_folder(installed, tmp_path):
     run(sys.executable, "-W", "ignore", "-m", "autosample", *FIT, cwd=tmp_path, env=installed)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]

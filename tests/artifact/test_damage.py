@@ -104,7 +104,7 @@ def test_hostile_values_with_right_checksums(original, copied):
     ]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for path in paths:
-        for value in rng.sample(EVIL, 2):
+        for value in rng.sample(EVIL, 1):
             changed = copy.deepcopy(data)
             _put(changed, path, value)
             sign(copied, changed)

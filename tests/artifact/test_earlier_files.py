@@ -45,6 +45,7 @@ def _one_thread():
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+@pytest.mark.every(3)
 def test_saved_models_give_the_same_outputs(folder, tmp_path):
     known, model = _read(folder / "expected.safetensors"), load(folder)
     with torch.no_grad():

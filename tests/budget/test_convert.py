@@ -132,6 +132,7 @@ def numbers_at(preset, ratio) -> int:
 @pytest.mark.parametrize(
     "milliseconds", [0.2, pytest.param(0.1, marks=pytest.mark.slow), pytest.param(0.03, marks=pytest.mark.slow), 0.012]
 )
+@pytest.mark.every(2)
 def test_latency_against_brute_force(clock, preset, milliseconds):
     report = autosample.convert_(model := digitnet(), preset, latency=milliseconds, example=X)
     found = report.budget

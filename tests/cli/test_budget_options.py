@@ -123,6 +123,7 @@ def test_mistakes_of_report(autosample, clock, options, message):
         (("--model.ratio=null", "--model.latency=5"), "that the dense model takes here, deployed, got 5 ms: use the"),
     ],
 )
+@pytest.mark.every(2)
 def test_mistakes_of_fit(fit, clock, options, message):
     ended = fit(*options)
     assert ended.code == 2

@@ -29,6 +29,7 @@ def as_before(state, module):
 
 @pytest.mark.filterwarnings("ignore:Found keys that are not in the model state dict")  # fake quantization's
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.every(2)
 def test_it_is_resumed(autosample, tmp_path, monkeypatch, name):
     monkeypatch.chdir(Path(__file__).parents[2])
     known, words = RUNS[name], RUNS[name]["command"].split()

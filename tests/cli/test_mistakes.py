@@ -52,6 +52,7 @@ def check(ended, pattern, folder=None):
 
 
 @pytest.mark.parametrize("option", FIT)
+@pytest.mark.every(2)
 def test_options(fit, tmp_path, option):
     check(fit(option), FIT[option], tmp_path)
 
@@ -115,6 +116,7 @@ def test_checkpoints_of_something_else(autosample, trained, tmp_path):
 
 @pytest.mark.parametrize("verb", ["fit", "test"])
 @pytest.mark.parametrize("change", ["ratio=4", "spec=random", "model=test_resnet", "include=[stages.3.conv]"])
+@pytest.mark.every(2)
 def test_checkpoints_of_another_configuration(autosample, trained, tmp_path, verb, change):
     checkpoint = trained / "checkpoints" / "last.ckpt"
     options = (f"--model.{change}", "--ckpt_path", checkpoint, "--trainer.default_root_dir", tmp_path)

@@ -81,6 +81,7 @@ def test_two_nets(name, preset):
 
 @pytest.mark.parametrize("plan", ["reuse", "fused"])
 @pytest.mark.parametrize("name", ["m5", "resnet18"])
+@pytest.mark.every(2)
 def test_two_nets_with_a_plan(name, plan, monkeypatch):
     force(monkeypatch, plan)
     check_net(name, NETS[name], "wsnet", plan=plan, graphs=name == "m5")

@@ -293,6 +293,7 @@ NETS = {
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("preset", ["wsnet", "nes"])
+@pytest.mark.every(2)
 def test_nets_with_layers_of_their_own(name, preset, monkeypatch):
     force(monkeypatch, "reuse")
     options, include, layer, reason = NETS[name]

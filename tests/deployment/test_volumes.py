@@ -150,8 +150,9 @@ def test_a_net_of_volumes_measured():
         assert error(fast(x), model.double()(x.double())) < 1e-5
 
 
-@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
-@pytest.mark.parametrize("deployed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("deployed", [False, True])
 def test_volumes_in_files(form, deployed, tmp_path):
     if form == "onnx":
         pytest.importorskip("onnxruntime")

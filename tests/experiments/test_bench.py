@@ -253,6 +253,7 @@ def test_timing_is_fair_and_ratios_are_taken_round_by_round():
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_peak_memory_counts_what_a_call_needs():
     two = nn.Sequential(nn.Conv1d(1, 64, 1), nn.Sigmoid())  # 16 MiB of output each
     peak, why = peak_memory(Side("two", two, (torch.randn(1, 1, 2**16),)), 1)

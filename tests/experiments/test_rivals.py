@@ -134,6 +134,7 @@ def test_ranks_follow_the_energy_and_only_chosen_layers_change():
      ("wave4", 0), ("wave4", 4)],
 )  # fmt: skip
 @pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.every(2)
 def test_sizes_are_met(rival, model, bits):
     def plain(net):
         return sum(t.nbytes for t in net.state_dict().values())

@@ -160,6 +160,7 @@ def test_a_dense_state_is_refused_and_not_dropped(strict):
 
 @every_spec
 @pytest.mark.parametrize("state", ["converted", "hardened", "quantised", "loaded"])
+@pytest.mark.every(2)
 def test_densify(spec, state, tmp_path):
     stock = timm.create_model("digitnet", num_classes=10).eval()
     model = net(spec)

@@ -166,6 +166,7 @@ def test_a_ratio_that_is_out_of_reach_is_told():
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+@pytest.mark.every(2)
 def test_multiply_adds_are_those_of_the_dense_layer(preset, variant):
     dense, x = Net().eval(), image()
     with FlopCounterMode(display=False) as counter:

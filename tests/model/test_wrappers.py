@@ -35,6 +35,7 @@ def gradients(model, call=None) -> list[torch.Tensor]:
 
 @every_spec
 @pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.every(2)
 def test_checkpointing(name, reentrant):
     model = net(name).train()
     plain = gradients(copy.deepcopy(model))
@@ -74,6 +75,7 @@ def test_functional_call(name):
 
 
 @every_spec
+@pytest.mark.every(2, 1)
 def test_an_ensemble_in_one_call(name):
     models = [net(name, seed).eval() for seed in range(2)]
     parameters, buffers = torch.func.stack_module_state(models)
@@ -84,6 +86,7 @@ def test_an_ensemble_in_one_call(name):
 
 
 @every_spec
+@pytest.mark.every(2, 1)
 def test_stochastic_weight_averaging(name):
     """Parameters are averaged, and statistics of batch norm are measured again for the averaged weights."""
     model = net(name)
@@ -111,6 +114,7 @@ def test_stochastic_weight_averaging(name):
 
 
 @every_spec
+@pytest.mark.every(2, 1)
 def test_weight_norm_of_what_is_stored(name):
     """The stored numbers can be written as length and direction, as any parameter of torch."""
     model = net(name).eval()
@@ -130,6 +134,7 @@ def test_weight_norm_of_what_is_stored(name):
 
 
 @every_spec
+@pytest.mark.every(2)
 def test_precisions_of_a_whole_model(name):
     model = net(name).eval()
     dense = autosample.densify(model).double()(X.double())
