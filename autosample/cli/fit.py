@@ -32,6 +32,7 @@ from autosample.training.callbacks import (
     PredictionFile,
     RateLog,
     SizeReport,
+    WaitLog,
     last_checkpoint,
 )
 from autosample.training.checkpoints import WholeCheckpoints
@@ -216,7 +217,7 @@ def _plain(value: Any) -> Any:
 
 def _callbacks() -> list[pl.Callback]:
     kept = [BestCheckpoint(), last_checkpoint()]
-    return [*kept, SizeReport(), OffsetLog(), RateLog(), PredictionFile()]
+    return [*kept, SizeReport(), OffsetLog(), RateLog(), WaitLog(), PredictionFile()]
 
 
 def _names_data(options: Sequence[str]) -> bool:

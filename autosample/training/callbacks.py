@@ -1,6 +1,7 @@
 """Callbacks: checkpoints, the size report, a log of moved offsets, predictions."""
 
 import csv
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,35 @@ class RateLog(LearningRateMonitor):
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.loggers:
             super().on_train_epoch_start(trainer, *args, **kwargs)
+
+
+class WaitLog(pl.Callback):
+    """Logs the share of each epoch of training that waits for data, as `train/data_wait`. Validation does not count.
+
+    Waiting is from the end of a batch to the start of the next one. On an accelerator steps end before their work does,
+    so this is an upper bound there.
+    """
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._waited, self._worked = 0.0, 0.0
+        self._mark = time.perf_counter()
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self._waited += now - self._mark
+        self._mark = now
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self._worked += now - self._mark
+        self._mark = now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._worked:
+            pl_module.log("train/data_wait", self._waited / (self._waited + self._worked))
 
 
 class OffsetLog(pl.Callback):

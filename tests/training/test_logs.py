@@ -2,12 +2,13 @@ import csv
 import json
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from autosample.nn import compressed_layers
 from autosample.training import Classifier, OffsetLog, PredictionFile, SizeReport
-from autosample.training.callbacks import BestCheckpoint, last_checkpoint
+from autosample.training.callbacks import BestCheckpoint, WaitLog, last_checkpoint
 
 
 def read(path):
@@ -46,6 +47,46 @@ def test_the_written_report_is_that_of_the_model(classifier, digits, trainer, tm
     assert all(row.name in (folder / "report.md").read_text() for row in expected.rows)
     logged = next(line for line in read(folder / "metrics.csv") if line["size/stored_bytes"])
     assert float(logged["size/stored_bytes"]) == expected.stored_bytes
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """Four batches; each moves a clock."""
+
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds = clock, seconds
+
+    def __iter__(self):
+        for _ in range(4):
+            self.clock[0] += self.seconds
+            yield torch.ones(1, 1)
+
+
+class Timed(pl.LightningModule):
+    """A training step moves a clock by 1, one of validation by 100."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock, self.fc = clock, torch.nn.Linear(1, 1)
+
+    def training_step(self, batch):
+        self.clock[0] += 1
+        return self.fc(batch).sum()
+
+    def validation_step(self, batch):
+        self.clock[0] += 100
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"val_check_interval": 2}])
+def test_the_share_of_time_that_waits_for_data(trainer, monkeypatch, options):
+    clock = [0]
+    monkeypatch.setattr("autosample.training.callbacks.time.perf_counter", lambda: clock[0])
+    loaders = (torch.utils.data.DataLoader(Batches(clock, seconds), batch_size=None) for seconds in (3, 7))
+    runner = trainer(max_epochs=2, limit_train_batches=4, callbacks=[WaitLog()], **options)
+    runner.fit(Timed(clock), *loaders)
+    assert runner.callback_metrics["train/data_wait"] == 12 / 16
 
 
 def test_predictions_are_written_in_order(classifier, digits, trainer, tmp_path):
