@@ -24,6 +24,7 @@ from autosample.training.freezing import HardenSchedule
 from autosample.training.groups import parameter_groups
 from autosample.training.moving import MoveFilters
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
+from autosample.training.precision import warn_of_slow_precision
 from autosample.training.quantizing import FakeQuantize
 from autosample.training.resuming import check_units, give_place_back, open_gradients, seed_step, set_gradients
 
@@ -175,6 +176,7 @@ class Classifier(pl.LightningModule):
     def _check(self) -> None:
         if self.trainer.training:
             rehearse(self.hparams)
+            warn_of_slow_precision(self.trainer)
         check_data(getattr(self.trainer, "datamodule", None), self.net, self.hparams)
 
     def configure_callbacks(self) -> list[pl.Callback]:

@@ -1,5 +1,7 @@
 """Settings of the first day: each ends in one line, or works."""
 
+import warnings
+
 import pytest
 import torch
 from PIL import Image
@@ -81,6 +83,25 @@ def test_precisions(precision, tmp_path, monkeypatch, capsys):
     numbers = {name: t for name, t in state.items() if t.is_floating_point()}
     assert all(t.isfinite().all() for t in numbers.values())
     assert numbers["net.head.fc.weight"].dtype == PRECISIONS[precision]
+
+
+@pytest.mark.filterwarnings("default:this CPU has no bf16:UserWarning")
+@pytest.mark.parametrize(
+    ("processor", "precision", "warns"),
+    [
+        ({"flags": "fma avx avx2"}, "bf16-mixed", True),
+        ({"flags": "fma avx avx2"}, "32-true", False),
+        ({"flags": "avx512f avx512_bf16"}, "bf16-mixed", False),
+        ({"Features": "asimd bf16 sve"}, "bf16-mixed", False),
+        ({}, "bf16-mixed", False),
+    ],
+)
+def test_a_precision_that_the_processor_lacks(classifier, digits, trainer, monkeypatch, processor, precision, warns):
+    monkeypatch.setattr("autosample.system.machine._cpuinfo", lambda field: processor.get(field, ""))
+    runner = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0, precision=precision)
+    with warnings.catch_warnings(record=True) as said:
+        runner.fit(classifier(), datamodule=digits())
+    assert any(str(warning.message).startswith("this CPU has no bf16 arithmetic") for warning in said) == warns
 
 
 def test_a_precision_of_another_package(tmp_path, monkeypatch, capsys):
