@@ -9,5 +9,4 @@ SPECS = {
     "selections": {"preset": "folded", "options": {"assignment": "energy", "permutation": "energy"}},
     "signs": {"preset": "random", "signs": "random"},
     "shuffled columns": {"preset": "random", "columns": "shuffle", "layout": "taps"},
-    "learned columns": {"preset": "random", "columns": "learned", "layout": "taps"},
 }

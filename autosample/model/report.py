@@ -295,7 +295,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
 
 
 def _making(layer: nn.Module) -> int:
-    """Operations that compute the weight from its summary (densify, learned columns)."""
+    """Operations that compute the weight from its summary (densify)."""
     if not isinstance(layer, Compressed):
         return 0
     from torch.utils.flop_counter import FlopCounterMode

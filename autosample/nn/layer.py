@@ -35,16 +35,13 @@ from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import SEED_BITS, layer_seed, random_signs
 from autosample.sampling.keeping import keep_most
 from autosample.sampling.presets import PRESETS
-from autosample.sampling.rules import RULES, Lattice, LearnedOffsets, LearnedOptions, Offsets
+from autosample.sampling.rules import RULES, Lattice, LearnedOffsets, Offsets
 from autosample.sampling.sample import sample_weight
 from autosample.sampling.sizing import plan_geometry
 from autosample.sampling.spec import Spec
 from autosample.sampling.windows import Placement
 from autosample.system.checking import as_map, take
 from autosample.system.difference import relative_error
-
-# For channel selections that are learned over fixed offsets, where the rule has no such setting.
-_FREEZE_AT = LearnedOptions.freeze_at
 
 
 class SummaryLayer(Exact, Compressed):
@@ -138,9 +135,9 @@ class SummaryLayer(Exact, Compressed):
         return summary
 
     def _idle_parameters(self) -> list[Tensor]:
-        """Parameters of frozen rules: they are not used any more, but stay in the optimizer."""
-        idle = [p for part in self.learned_parts() if part.is_frozen for p in part.parameters()]
-        return [p for p in idle if p.requires_grad]
+        """Parameters of a frozen rule: they are not used any more, but stay in the optimizer."""
+        idle = self.offsets.learned and self.offsets.is_frozen
+        return [p for p in self.offsets.parameters() if p.requires_grad] if idle else []
 
     @property
     def sign_seed(self) -> Tensor | None:
@@ -178,8 +175,6 @@ class SummaryLayer(Exact, Compressed):
         if isinstance(self.bias, Tensor):
             nn.init.uniform_(self.bias, -bound, bound)
         self.offsets.reset_parameters()
-        if self.columns is not None:
-            self.columns.reset_parameters()
 
     def _reset_mixing(self) -> None:
         if self.densify is not None:
@@ -217,13 +212,9 @@ class SummaryLayer(Exact, Compressed):
         weight = sample_weight(summary, self.geometry, placement, columns=self.columns, factors=self.signs())
         return self.offsets.selection().weight(weight)
 
-    def learned_parts(self) -> list[Any]:
-        """The rule and the selection, if they are learned."""
-        return [part for part in (self.offsets, self.columns) if part is not None and part.learned]
-
     @property
     def learns_until(self) -> float:
-        return getattr(self.spec.settings, "freeze_at", _FREEZE_AT) if self.learned_parts() else 0.0
+        return self.spec.settings.freeze_at if self.offsets.learned else 0.0
 
     def advance_(self, progress: float) -> None:
         until = self.learns_until
@@ -233,14 +224,12 @@ class SummaryLayer(Exact, Compressed):
             self.offsets.anneal(progress / until)
 
     def freeze_(self) -> None:
-        for part in self.learned_parts():
-            part.freeze()
+        if self.offsets.learned:
+            self.offsets.freeze()
 
     def harden_(self) -> None:
         self.freeze_()
         self.offsets = self.offsets.hardened()
-        if self.columns is not None:
-            self.columns = self.columns.hardened()
         self.fix_levels_()
 
     def learned_offsets(self) -> Tensor | None:
@@ -250,8 +239,7 @@ class SummaryLayer(Exact, Compressed):
         return self.offsets(), self.geometry.window, self.geometry.length
 
     def rates(self) -> dict[int, float | None]:
-        parts = [part for part in (self.offsets, self.columns) if part is not None]
-        rates: dict[int, float | None] = {id(p): None for part in parts for p in part.parameters()}
+        rates: dict[int, float | None] = {id(p): None for p in self.offsets.parameters()}
         if isinstance(self.offsets, LearnedOffsets):
             rates |= {id(p): self.offsets.options.rate for p in self.offsets.rated()}
         return rates

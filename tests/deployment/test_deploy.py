@@ -34,7 +34,7 @@ LAYERS = {
 }  # fmt: skip
 OPTIONS = {
     "denser": {"denser": 2}, "shuffle": {"columns": "shuffle", "windows": 2},
-    "learned": {"columns": "learned", "windows": 2}, "signs": {"signs": "random"},
+    "table": {"columns": "table", "windows": 2}, "signs": {"signs": "random"},
     "all": {"signs": "random", "denser": 2, "columns": "shuffle", "windows": 2},
 }  # fmt: skip
 

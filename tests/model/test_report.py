@@ -71,7 +71,7 @@ def row(result, name) -> Row:
 VARIANTS = {
     "plain": {},
     "everything": {"signs": "random", "columns": "shuffle"},
-    "learned columns": {"columns": "learned"},
+    "table of columns": {"columns": "table"},
     "grid": {"grid": 2},
 }
 
@@ -189,7 +189,7 @@ def test_multiply_adds_are_those_of_the_dense_layer(preset, variant):
 
 
 def test_multiply_adds_leave_out_how_weights_are_made():
-    """Mixing matrices and learned columns are matrix products; a layer called twice makes its weight twice."""
+    """Mixing matrices are matrix products; a layer called twice makes its weight twice."""
 
     class Twice(nn.Module):
         def __init__(self):
@@ -200,13 +200,12 @@ def test_multiply_adds_leave_out_how_weights_are_made():
             return self.query @ self.conv(self.conv(x))
 
     dense, x = Twice(), torch.randn(1, 32, 20)
-    for options in ({"denser": 2}, {"columns": "learned"}, {"denser": 2, "columns": "learned"}):
-        model, _ = convert(dense, "wsnet", ratio=8, **options)
-        assert ("denser" in options) == (model.conv.densify is not None)
-        result = report(model, x)
-        assert row(result, "conv").macs == 2 * 20 * 32 * 32 * 9
-        assert row(result, "(rest)").macs == 32 * 32 * 20
-        assert result.macs == report(dense, x).macs
+    model, _ = convert(dense, "wsnet", ratio=8, denser=2)
+    assert model.conv.densify is not None
+    result = report(model, x)
+    assert row(result, "conv").macs == 2 * 20 * 32 * 32 * 9
+    assert row(result, "(rest)").macs == 32 * 32 * 20
+    assert result.macs == report(dense, x).macs
 
 
 def test_examples_of_several_inputs_and_layers_that_are_not_called():

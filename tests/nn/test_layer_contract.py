@@ -168,7 +168,7 @@ def test_functional_call_and_vmap(preset, kind):
     torch.testing.assert_close(each["summary"], expected)
 
 
-@pytest.mark.parametrize("columns", ["shuffle", "learned"])
+@pytest.mark.parametrize("columns", ["shuffle", "table"])
 @pytest.mark.parametrize("preset", ["wsnet", "random", "autosample"])
 def test_channel_selection(preset, columns):
     layer = build(preset, "conv1d", columns=columns, windows=2)
