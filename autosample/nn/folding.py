@@ -21,7 +21,7 @@ from autosample.reuse.planner import MARGIN, Plan, timed
 from autosample.reuse.schedule import Frame
 from autosample.reuse.timings import signature
 from autosample.sampling.folds import Folds, convolve, multiply
-from autosample.sampling.rules.folded import apart
+from autosample.sampling.rules.blocks import apart
 from autosample.sampling.windows import Placement, cut_windows
 
 # Costs in multiply-adds of a convolution: a call of the operators, and one number moved.

@@ -16,7 +16,7 @@ from autosample.coding.written import Packed, Rounding, keep, kept, signed_step,
 from autosample.reuse.task import Slice, Task, Widened
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_signs
-from autosample.sampling.rules.folded import apart
+from autosample.sampling.rules.blocks import apart
 from autosample.sampling.selection import Selection
 
 
