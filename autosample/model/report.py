@@ -256,7 +256,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
     """Multiply-adds of one forward pass by layer name; `None` holds those outside convolutions and linear layers.
 
     Counted by `torch.utils.flop_counter`. A summary layer counts as its dense layer, without the sampling of the
-    weight; a deployed layer counts what it still computes.
+    weight; a deployed layer, and one with a weight for each example, count what they compute.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -296,7 +296,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
 
 def _making(layer: nn.Module) -> int:
     """Operations that compute the weight from its summary (densify)."""
-    if not isinstance(layer, Compressed):
+    if not isinstance(layer, Compressed) or not layer.has_weight:
         return 0
     from torch.utils.flop_counter import FlopCounterMode
 

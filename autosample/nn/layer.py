@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autosample.coding.exact import Exact
 from autosample.coding.written import Rounding
-from autosample.errors import DAMAGED, ArtifactError
+from autosample.errors import DAMAGED, ArtifactError, ConversionError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
 from autosample.nn.folding import folded_plan, layer_folds, signs_of
@@ -99,12 +99,23 @@ class SummaryLayer(Exact, Compressed):
             device=device,
         )
         self.columns = build_columns(spec.columns, g, layer_seed(spec.seed, f"{name}/columns"), device)
+        if self.offsets.mixture is not None and layer_folds(self) is None:
+            self.offsets.mixture = None  # only folds can be mixed without a weight for each example
         if device.type != "meta":
             with torch.no_grad():
                 self.summary.normal_(std=float(like.detach().std(unbiased=False)))
             self._reset_mixing()
 
+    @property
+    def has_weight(self) -> bool:
+        return self.offsets.mixture is None
+
     def dense_weight(self) -> Tensor:
+        if not self.has_weight:
+            raise ConversionError(
+                f"a layer of rule {self.spec.rule} has a weight for each example, got a request for one: call the "
+                'layer, or convert with rule "folded"'
+            )
         sampled = sample_weight(
             self.summary_in_use(),
             self.geometry,
@@ -188,6 +199,8 @@ class SummaryLayer(Exact, Compressed):
         """
         g = self.geometry
         target = self.summary.dtype
+        if self.offsets.mixture is not None:
+            self.offsets.reset_parameters()  # the weight of the start
         weight = weight.detach().to(torch.promote_types(target, torch.float32))
         if self.densify is not None:
             # at first, every filter is one sampled filter; the other sampled ones are spread between them
@@ -311,8 +324,9 @@ class SummaryLayer(Exact, Compressed):
         elif self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
             rule = f"{self.spec.rule} offsets"  # learned offsets would have cost too much
         size = f"asked {asked:g}x, the layer allows {g.ratio:.3g}x" if far else ""
+        static = "one mixture of folds for all examples" if self.spec.rule == "conditioned" and self.has_weight else ""
         fit = "" if self._error_in_order is None else f"fit error {self._error_in_order:.3f} without selections"
-        notes = tuple(note for note in (size, rule, fit, *self.coding_notes()) if note)
+        notes = tuple(note for note in (size, rule, static, fit, *self.coding_notes()) if note)
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
 
     def _whole(self) -> bool:

@@ -17,6 +17,7 @@ from autosample.sampling.checks import check_choice
 from autosample.sampling.folds import Folds
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_offsets
+from autosample.sampling.mixture import Mixture
 from autosample.sampling.moves import Moves
 from autosample.sampling.selection import IN_ORDER, Selection
 from autosample.sampling.windows import Placement
@@ -161,6 +162,7 @@ class Offsets(Exact):
 
     anchor: Tensor
     moves: Moves | None
+    mixture: Mixture | None
 
     def __init__(
         self,
@@ -175,6 +177,7 @@ class Offsets(Exact):
         self.lattice, self.seeded_with = lattice, seed
         self.options = self.Options() if options is None else options
         self.moves = None  # how blocks of filters are learned, if they are
+        self.mixture = None  # what mixes folds for each example, if something does
         # empty and never saved: it only follows the layer from device to device
         self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)
 
