@@ -10,3 +10,7 @@ SPECS = {
     "signs": {"preset": "random", "signs": "random"},
     "shuffled columns": {"preset": "random", "columns": "shuffle", "layout": "taps"},
 }
+#: Those whose layers have one weight for all inputs. `conditioned` has another one for each; see test_conditioned.py.
+WITH_WEIGHT = {name: spec for name, spec in SPECS.items() if name != "conditioned"}
+#: The same of all presets that compress.
+PRESETS_WITH_WEIGHT = [name for name in autosample.PRESETS if name not in ("dense", "conditioned")]

@@ -37,7 +37,7 @@ class Mixture(nn.Module):
 
     def __init__(self, folds: Folds, experts: int, hidden: int, device: torch.device | None = None) -> None:
         super().__init__()
-        self.folds, self.experts, self.hidden = folds, experts, hidden
+        self.folds, self.experts, self.hidden, self.learns = folds, experts, hidden, True
         self.reader = nn.Parameter(torch.empty(hidden, folds.windows, device=device))
         self.chooser = nn.Parameter(torch.empty(experts - 1, hidden + 1, device=device))
         self.reset()
@@ -65,7 +65,7 @@ class Mixture(nn.Module):
     def mixed(self, means: Float[Tensor, "r m"], signs: Float[Tensor, "e bg"]) -> Float[Tensor, "r b g"]:
         """The same where no autocast is on, in operators that can be exported."""
         f, x = self.folds, means
-        reader, chooser = self.reader.to(x.dtype), self.chooser.to(x.dtype)
+        reader, chooser = (self._as_stored(own).to(x.dtype) for own in (self.reader, self.chooser))
         if surplus := f.windows * f.columns - f.channels:
             x = F.pad(x, (0, surplus))
         strengths = F.layer_norm(x.view(-1, f.windows, f.columns).mean(-1), (f.windows,))
@@ -73,6 +73,10 @@ class Mixture(nn.Module):
         shares = torch.tanh(F.linear(hidden, chooser[:, :-1], chooser[:, -1]))
         own = torch.ones_like(shares[:, :1])
         return (torch.cat([own, shares], 1) @ signs.to(x.dtype)).view(-1, f.blocks, f.windows)
+
+    def _as_stored(self, numbers: Tensor) -> Tensor:
+        """Numbers that still learn, as a file will hold them; gradients pass unchanged."""
+        return numbers + (numbers.to(_STORED).to(numbers) - numbers).detach() if self.learns else numbers
 
     def packed(self) -> dict[str, Tensor]:
         """The numbers as a file holds them."""
@@ -85,6 +89,7 @@ class Mixture(nn.Module):
     def fixed(self, stored: Mapping[str, Tensor]) -> "Mixture":
         """A learner with the numbers of `packed`, that learns no more."""
         made = Mixture(self.folds, self.experts, self.hidden, torch.device("meta"))
+        made.learns = False
         for name in ("reader", "chooser"):
             del made._parameters[name]
             made.register_buffer(name, stored[name].float())

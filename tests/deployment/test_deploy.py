@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from deploying import PLANS, check, error, expected, force, kinds, possible, scramble
+from every_spec import PRESETS_WITH_WEIGHT
 from torch import nn
 
 from autosample import PRESETS, convert_, deploy, harden_
@@ -62,7 +63,7 @@ def chain(preset="wsnet", *, bias=True, **changes) -> tuple[nn.Sequential, torch
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["dense", *PRESETS_WITH_WEIGHT])
 def test_layers(preset, kind, plan, monkeypatch):
     layer, x = build(kind, preset)
     force(monkeypatch, plan)

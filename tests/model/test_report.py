@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 import safetensors.torch
 import torch
+from every_spec import PRESETS_WITH_WEIGHT
 from rich.console import Console
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -165,7 +166,7 @@ def test_a_ratio_that_is_out_of_reach_is_told():
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+@pytest.mark.parametrize("preset", PRESETS_WITH_WEIGHT)
 def test_multiply_adds_are_those_of_the_dense_layer(preset, variant):
     dense, x = Net().eval(), image()
     with FlopCounterMode(display=False) as counter:

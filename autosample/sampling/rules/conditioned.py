@@ -54,7 +54,7 @@ class ConditionedOffsets(BlockOffsets):
             self.mixture = Mixture(folds, experts, self.options.hidden, device)
 
     def reset_parameters(self) -> None:
-        if self.mixture is not None and self.mixture.reader.requires_grad:
+        if self.mixture is not None and self.mixture.learns:
             self.mixture.reset()
 
     def stored_bits(self) -> int:
