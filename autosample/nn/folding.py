@@ -85,7 +85,7 @@ def folded_forward(layer: Any, x: Tensor) -> Tensor | None:
 def _matrix(layer: Any, folds: Folds, x: Tensor, dtype: torch.dtype) -> Float[Tensor, "*r b g"]:
     """The signs of the blocks, or those of each example."""
     if (mixture := layer.offsets.mixture) is None:
-        return folds.matrix(dtype, x.device)
+        return layer.offsets.matrix(dtype, x.device)
     means = mean_rows(x, folds) if issubclass(layer.dense_class, nn.Linear) else mean_maps(x, folds)
     return mixture(means, mixture.signs(means.dtype, x.device))
 
@@ -95,7 +95,8 @@ def signs_of(layer: Any, dtype: torch.dtype) -> Float[Tensor, "n g"] | None:
     folds: Folds | None = layer.folds
     if folds is None:
         return None
-    signs = layer.offsets.selection().outputs(folds.signs(dtype, layer.summary.device), 0)
+    matrix = layer.offsets.matrix(dtype, layer.summary.device)
+    signs = layer.offsets.selection().outputs(matrix.index_select(0, folds.block(matrix.device)), 0)
     return signs if layer.offsets.moves is None else layer.offsets.moves.watched(signs)
 
 
@@ -122,7 +123,8 @@ def folded_plan(
     x = cast(Tensor, known)
     if not measure and costs[0] > MARGIN * costs[1]:
         return Plan("dense", f"the best other plan, folded, is predicted at {costs[1] / costs[0]:.2f}x"), None
-    fuse = fuse and fused.takes(x.device, x.dtype)
+    # the kernel knows only rows of a Hadamard matrix
+    fuse = fuse and layer.offsets.signs is None and fused.takes(x.device, x.dtype)
     modules = _modules(layer, folds, frame, pad, after, fuse=fuse)
     if not measure:
         kind = "folded fused" if "folded fused" in modules else "folded"
@@ -170,15 +172,14 @@ def _modules(
 ) -> dict[str, nn.Module]:
     """The inference modules that compute the layer, by kind of plan."""
     filters, bias = _filters(layer, after)
-    selection = layer.offsets.selection()
+    own = {"bias": bias, "relu": after.relu, "selection": layer.offsets.selection(), "mixture": layer.offsets.mixture}
+    own["signs"] = None if layer.offsets.signs is None else layer.offsets.matrix(filters.dtype).detach()
     modules: dict[str, nn.Module] = {}
     if fuse and folds.groups == 1 and (frame is None or len(frame.kernel) < 3) and fused.available():
         modules["folded fused"] = fused_folds(layer, folds, frame, pad, after)
     if frame is None:
-        own = {"bias": bias, "relu": after.relu, "selection": selection, "mixture": layer.offsets.mixture}
         return {"folded": FoldedLinear(folds, filters, **own), **modules}
-    more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool, "selection": selection}
-    more["mixture"] = layer.offsets.mixture
+    more = {**own, "pad": pad, "pool": after.pool}
     return {
         **{_KINDS[way]: FoldedConv(folds, frame, filters, **more, way=way) for way in ways(frame, folds)},
         **modules,

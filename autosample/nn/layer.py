@@ -199,8 +199,9 @@ class SummaryLayer(Exact, Compressed):
         """
         g = self.geometry
         target = self.summary.dtype
-        if self.offsets.mixture is not None:
-            self.offsets.reset_parameters()  # the weight of the start
+        for part in (self.offsets.mixture, self.offsets.signs):
+            if part is not None:
+                part.reset()  # the signs of the start
         weight = weight.detach().to(torch.promote_types(target, torch.float32))
         if self.densify is not None:
             # at first, every filter is one sampled filter; the other sampled ones are spread between them
@@ -253,9 +254,7 @@ class SummaryLayer(Exact, Compressed):
 
     def rates(self) -> dict[int, float | None]:
         rates: dict[int, float | None] = {id(p): None for p in self.offsets.parameters()}
-        if isinstance(self.offsets, LearnedOffsets):
-            rates |= {id(p): self.offsets.options.rate for p in self.offsets.rated()}
-        return rates
+        return rates | {id(p): self.spec.settings.rate for p in self.offsets.rated()}
 
     def held(self) -> dict[str, Any]:
         strides = {"strides": "any"} if self.offsets.spaced else {}

@@ -42,6 +42,7 @@ class Folded(Deployed, ABC):
         relu: Whether a ReLU follows.
         selection: What is selected; filters and bias come sorted by block.
         mixture: What mixes the signs for each example, if something does.
+        signs: The signs of the blocks, `(B, G)`, if they are not rows of a Hadamard matrix.
     """
 
     matrix: Tensor
@@ -58,12 +59,14 @@ class Folded(Deployed, ABC):
         relu: bool,
         selection: Selection,
         mixture: Mixture | None = None,
+        signs: Float[Tensor, "k g"] | None = None,
     ) -> None:
         super().__init__()
         self.folds, self.relu, self.mixture = folds, relu, mixture
         self._taps, self._stored = taps, stored.numel()
         if mixture is None:
-            self.register_buffer("matrix", folds.matrix(stored.dtype, stored.device))
+            usual = folds.matrix(stored.dtype, stored.device)
+            self.register_buffer("matrix", usual if signs is None else signs.clone())
         else:
             self._stored += mixture.reader.numel() + mixture.chooser.numel()
             self.register_buffer("matrix", mixture.signs(stored.dtype, stored.device))
@@ -104,7 +107,7 @@ class FoldedMaps(Folded):
     """A convolution with folds, for inference; its children say how they keep the filters.
 
     Args:
-        folds, stored, bias, relu, selection, mixture: As for `Folded`.
+        folds, stored, bias, relu, selection, mixture, signs: As for `Folded`.
         frame: Where the filters are applied.
         pad: Sizes and mode of `torch.nn.functional.pad` before the layer, if the padding is not zeros.
         pool: Size and stride of the max-pool that follows (1-D only).
@@ -124,8 +127,9 @@ class FoldedMaps(Folded):
         way: Way = "grouped",
         selection: Selection = IN_ORDER,
         mixture: Mixture | None = None,
+        signs: Float[Tensor, "k g"] | None = None,
     ) -> None:
-        super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu, selection, mixture)
+        super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu, selection, mixture, signs)
         self.frame, self.pad, self.pool, self.way = frame, pad, pool, way
 
     def forward(
@@ -204,7 +208,7 @@ class FoldedConv(FoldedMaps):
         folds, frame: What to compute.
         filters: One window of the summary per filter, `(N, Q, *kernel)`, with a norm's factors.
         bias: `(N,)` or `None`.
-        pad, relu, pool, way, selection, mixture: As for `FoldedMaps`.
+        pad, relu, pool, way, selection, mixture, signs: As for `FoldedMaps`.
     """
 
     filters: Tensor
@@ -242,9 +246,10 @@ class FoldedLinear(FoldedRows):
         relu: bool = False,
         selection: Selection = IN_ORDER,
         mixture: Mixture | None = None,
+        signs: Float[Tensor, "k g"] | None = None,
     ) -> None:
         filters = folds.spread(filters.detach()).clone()
-        super().__init__(folds, 1, filters, bias, relu, selection, mixture)
+        super().__init__(folds, 1, filters, bias, relu, selection, mixture, signs)
         self.register_buffer("filters", filters)
 
     def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q"], Float[Tensor, " n"] | None]:

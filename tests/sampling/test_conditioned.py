@@ -183,7 +183,7 @@ def test_it_is_saved_at_the_bits_that_are_reported_and_loads_equal(tmp_path):
     assert row.macs == 3 * 36 * 32 * 9 * g.columns + 3 * 64 * blocks * g.windows * g.columns + mixing_macs
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_it_is_exported(form, tmp_path):
     """Files are run, and compared with torch at other batch sizes, before they are kept."""
     write = autosample.export_onnx if form == "onnx" else autosample.export_pt2

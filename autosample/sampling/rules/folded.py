@@ -9,16 +9,17 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from autosample.coding.packing import bits_for, from_bits, pack_bits, unpack_bits
-from autosample.errors import DAMAGED, ArtifactError
-from autosample.sampling.checks import Number, check_share, check_whole
+from autosample.errors import DAMAGED, ArtifactError, SpecError
+from autosample.sampling.checks import Number, check_number, check_share, check_whole
 from autosample.sampling.folds import Folds
 from autosample.sampling.moves import Moves
 from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.rules.blocks import BlockOffsets, BlockOptions
 from autosample.sampling.selection import IN_ORDER, Selection, slots_of
+from autosample.sampling.signs import LearnedSigns
 
 # What can be selected; each is an option.
 _SELECTED = ("assignment", "permutation")
@@ -34,13 +35,21 @@ class FoldedOptions(BlockOptions):
             Costs the bits of a block's number for each filter.
         permutation: The order of the channels before they are folded: `fixed`, or chosen by a warm start, by `energy`.
             Costs the bits of a channel's number for each channel.
+        signs: The signs with which a block adds up the channel groups: `fixed`, rows of a Hadamard matrix, or `learned`
+            from there, straight-through. Costs a bit for each block and channel group.
+        mixing: Folds that a block sees: `one`, or `two`, the second one with a learned share. Costs 16 bits a block.
+        rate: Learning rate of the numbers whose signs are learned; they begin at 1 or −1. `None` means that of the
+            weights.
         every: Steps between moves of learned filters.
         moves: Largest share of the filters that change places at once.
-        freeze_at: Share of the training after which learned filters stay.
+        freeze_at: Share of the training after which learned filters and signs stay.
     """
 
     assignment: Literal["fixed", "energy", "learned"] = "fixed"
     permutation: Literal["fixed", "energy"] = "fixed"
+    signs: Literal["fixed", "learned"] = "fixed"
+    mixing: Literal["one", "two"] = "one"
+    rate: Number | None = 0.02
     every: int = 50
     moves: Number = 0.1
     freeze_at: Number = 0.6
@@ -49,7 +58,11 @@ class FoldedOptions(BlockOptions):
         super().__post_init__()
         check_whole("every", self.every, least=1, fix="50 is usual")
         check_share("moves", self.moves, fix="0.1 is usual")
+        check_number("rate", self.rate, above=0.0, fix="0.02 is usual with Adam")
         check_share("freeze_at", self.freeze_at, fix="0.6 is usual")
+        if self.assignment == "learned" and (self.signs, self.mixing) != ("fixed", "one"):
+            got = f"signs {self.signs} and mixing {self.mixing}"
+            raise SpecError(f"filters move between fixed signs, got assignment learned with {got}: use energy")
 
 
 class FoldedOffsets(BlockOffsets):
@@ -75,8 +88,11 @@ class FoldedOffsets(BlockOffsets):
                     self.keep(name, self._usual(name, folds).to(self.anchor.device), width)
             if self.options.assignment == "learned":
                 self.moves = Moves(folds, self.options.every, self.options.moves, device)
-                self.learned = True
                 self._thaw()
+            signs, second = self.options.signs == "learned", self.options.mixing == "two"
+            if signs or second:
+                self.signs = LearnedSigns(folds, signs, second, device)
+            self.learned = self.moves is not None or signs
 
     @staticmethod
     def _usual(name: str, folds: Folds) -> Tensor:
@@ -120,22 +136,27 @@ class FoldedOffsets(BlockOffsets):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether learned blocks no longer change."""
-        return self.moves is None or self.moves.is_frozen
+        """Whether learned blocks and signs no longer change."""
+        return all(part.is_frozen for part in (self.moves, self.signs) if part is not None)
 
     def followed(self) -> Int[Tensor, "n g"]:
+        if self.signs is not None:
+            return from_bits(self.signs.present())
         return from_bits(self._bits("assignment"))[:, None]
 
     def freeze(self) -> None:
-        """Keep the present blocks, and stop learning them."""
+        """Keep the present blocks and signs, and stop learning them."""
+        if self.signs is not None:
+            self.signs.freeze()
         if self.moves is not None and not self.moves.is_frozen:
             self.keep_bits("assignment", self._bits("assignment").clone())
             self.moves.freeze()
 
     def train(self, mode: bool = True):
         """Switch modes. An average of models (EMA) that received the buffers of a frozen model notices it here."""
-        if self.moves is not None:
-            self.moves.notice()
+        for part in (self.moves, self.signs):
+            if part is not None:
+                part.notice()
         return super().train(mode)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
@@ -147,24 +168,42 @@ class FoldedOffsets(BlockOffsets):
         if self.moves is not None:
             self.moves.reset()
             self._thaw()
+        if self.signs is not None:
+            self.signs.reset()
+
+    def rated(self) -> list[nn.Parameter]:
+        learned = None if self.signs is None else self.signs.leaning
+        return [learned] if isinstance(learned, nn.Parameter) else []
 
     def hardened(self) -> Offsets:
-        if self.moves is None:
+        made = self._bare()
+        if self.signs is not None:
+            made.signs = self.signs.fixed(self.signs.packed()).to(self.anchor.device)
+        return made
+
+    def _bare(self) -> "FoldedOffsets":
+        """The rule with its blocks and channels, but without what learns."""
+        if self.moves is None and self.signs is None:
             return self
-        options = replace(self.options, assignment="energy")
+        assignment = "energy" if self.moves is not None else self.options.assignment
+        options = replace(self.options, assignment=assignment, signs="fixed", mixing="one")
         made = FoldedOffsets(self.lattice, options, seed=self.seeded_with, device=self.anchor.device)
         for name in self.selects:
             made.keep_bits(name, self._bits(name).clone())
         return made
 
     def stored_bits(self) -> int:
-        return sum(self._bits(name).numel() for name in self.selects)
+        signs = 0 if self.signs is None else self.signs.stored_bits()
+        return sum(self._bits(name).numel() for name in self.selects) + signs
 
     def packed(self) -> dict[str, Tensor]:
-        return {name: pack_bits(self._bits(name)) for name in self.selects}
+        signs = {} if self.signs is None else self.signs.packed()
+        return {**{name: pack_bits(self._bits(name)) for name in self.selects}, **signs}
 
     def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
-        made, folds = self.hardened(), self.folds()
+        made, folds = self._bare(), self.folds()
+        if self.signs is not None:
+            made.signs = self.signs.fixed(stored)
         for name in self.selects:
             assert folds is not None
             count, width = self._bits(name).shape
