@@ -14,10 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autosample.coding.fixed import at_steps, from_steps, to_steps
 from autosample.sampling.folds import Folds, hadamard
-
-# Shares need few digits: the learner is stored in half precision.
-_STORED = torch.float16
 
 
 class Mixture(nn.Module):
@@ -65,7 +63,9 @@ class Mixture(nn.Module):
     def mixed(self, means: Float[Tensor, "r m"], signs: Float[Tensor, "e bg"]) -> Float[Tensor, "r b g"]:
         """The same where no autocast is on, in operators that can be exported."""
         f, x = self.folds, means
-        reader, chooser = (self._as_stored(own).to(x.dtype) for own in (self.reader, self.chooser))
+        reader, chooser = self.reader.to(x.dtype), self.chooser.to(x.dtype)
+        if self.learns:
+            reader, chooser = at_steps(reader), at_steps(chooser)
         if surplus := f.windows * f.columns - f.channels:
             x = F.pad(x, (0, surplus))
         strengths = F.layer_norm(x.view(-1, f.windows, f.columns).mean(-1), (f.windows,))
@@ -74,17 +74,13 @@ class Mixture(nn.Module):
         own = torch.ones_like(shares[:, :1])
         return (torch.cat([own, shares], 1) @ signs.to(x.dtype)).view(-1, f.blocks, f.windows)
 
-    def _as_stored(self, numbers: Tensor) -> Tensor:
-        """Numbers that still learn, as a file will hold them; gradients pass unchanged."""
-        return numbers + (numbers.to(_STORED).to(numbers) - numbers).detach() if self.learns else numbers
-
     def packed(self) -> dict[str, Tensor]:
         """The numbers as a file holds them."""
-        return {name: getattr(self, name).detach().to(_STORED) for name in ("reader", "chooser")}
+        return {name: to_steps(getattr(self, name)) for name in ("reader", "chooser")}
 
     def stored_bits(self) -> int:
         """Bits of these numbers."""
-        return 8 * _STORED.itemsize * (self.reader.numel() + self.chooser.numel())
+        return 16 * (self.reader.numel() + self.chooser.numel())
 
     def fixed(self, stored: Mapping[str, Tensor]) -> "Mixture":
         """A learner with the numbers of `packed`, that learns no more."""
@@ -92,7 +88,7 @@ class Mixture(nn.Module):
         made.learns = False
         for name in ("reader", "chooser"):
             del made._parameters[name]
-            made.register_buffer(name, stored[name].float())
+            made.register_buffer(name, from_steps(stored[name]))
         return made
 
 

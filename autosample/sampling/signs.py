@@ -12,11 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from autosample.coding.exact import Exact
+from autosample.coding.fixed import at_steps, from_steps, to_steps
 from autosample.coding.packing import pack_bits, unpack_bits
 from autosample.sampling.folds import Folds, hadamard
-
-# A share needs few digits.
-_STORED = torch.float16
 
 
 class LearnedSigns(Exact):
@@ -98,20 +96,19 @@ class LearnedSigns(Exact):
                 leaning = self.leaning.to(dtype)
                 matrix = matrix + (leaning - leaning.detach())
         if self.share is not None:
-            share = self.share + (self.share.to(_STORED).to(self.share) - self.share).detach()  # as a file holds it
             rows = torch.arange(1, self.folds.blocks + 1, device=self.device)
-            matrix = matrix + share.to(dtype)[:, None] * hadamard(rows, self.folds.windows, dtype)
+            matrix = matrix + at_steps(self.share.to(dtype))[:, None] * hadamard(rows, self.folds.windows, dtype)
         return matrix
 
     def stored_bits(self) -> int:
         """Bits that a file needs."""
-        share = 0 if self.share is None else 8 * _STORED.itemsize * self.share.numel()
+        share = 0 if self.share is None else 16 * self.share.numel()
         return share + (self.folds.blocks * self.folds.windows if self.signs else 0)
 
     def packed(self) -> dict[str, Tensor]:
         """The tensors that a file needs."""
         signs = {"signs": pack_bits(self.present())} if self.signs else {}
-        return signs if self.share is None else {**signs, "share": self.share.detach().to(_STORED)}
+        return signs if self.share is None else {**signs, "share": to_steps(self.share)}
 
     def fixed(self, stored: Mapping[str, Tensor]) -> "LearnedSigns":
         """The signs that `stored`, the result of `packed`, describes; they learn no more."""
@@ -122,5 +119,5 @@ class LearnedSigns(Exact):
             made.keep_bits("positive", bits.view(self.folds.blocks, self.folds.windows, 1))
         if self.second:
             del made.share
-            made.register_buffer("share", stored["share"].float())
+            made.register_buffer("share", from_steps(stored["share"]))
         return made

@@ -8,6 +8,7 @@ from scipy.linalg import hadamard
 from torch import nn
 
 import autosample
+from autosample.coding.fixed import at_steps
 from autosample.errors import SpecError
 from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear
 from autosample.nn.folding import _modules, layer_folds
@@ -42,7 +43,7 @@ def matrix_of(layer) -> torch.Tensor:
     own = rows[: layer.folds.blocks] if signs.leaning is None else torch.where(signs.leaning.double() >= 0, 1.0, -1.0)
     if signs.share is None:
         return own
-    return own + signs.share.detach().half().double()[:, None] * rows.roll(-1, 0)[: layer.folds.blocks]
+    return own + at_steps(signs.share.detach().double())[:, None] * rows.roll(-1, 0)[: layer.folds.blocks]
 
 
 def weight_of(layer) -> torch.Tensor:

@@ -21,7 +21,7 @@ class ConditionedOptions(BlockOptions):
     Attributes:
         experts: Folds that are mixed for each block of filters; at most as many as there are rows of signs.
         hidden: Numbers between the two linear layers of the learner. It stores `hidden·G + (experts − 1)·(hidden + 1)`
-            numbers of 16 bits.
+            numbers of 16 bits, from −8 to 8.
     """
 
     experts: int = 4
