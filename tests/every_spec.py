@@ -7,6 +7,7 @@ SPECS = {
     "autosample, learned": {"preset": "autosample", "options": {"afford": 10}},
     "categorical": {"preset": "dfsnet", "rule": "categorical"},
     "selections": {"preset": "folded", "options": {"assignment": "energy", "permutation": "energy"}},
+    "learned signs": {"preset": "folded", "options": {"signs": "learned", "mixing": "two"}},
     "signs": {"preset": "random", "signs": "random"},
     "shuffled columns": {"preset": "random", "columns": "shuffle", "layout": "taps"},
 }

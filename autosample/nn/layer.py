@@ -238,8 +238,7 @@ class SummaryLayer(Exact, Compressed):
             self.offsets.anneal(progress / until)
 
     def freeze_(self) -> None:
-        if self.offsets.learned:
-            self.offsets.freeze()
+        self.offsets.freeze()
 
     def harden_(self) -> None:
         self.freeze_()

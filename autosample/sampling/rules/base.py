@@ -235,6 +235,9 @@ class Offsets(Exact):
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
         """Move to these offsets, as near as the rule can, for a warm start. Fixed rules ignore it."""
 
+    def freeze(self) -> None:
+        """Make what is learned integers, and stop learning it. Fixed rules have nothing to freeze."""
+
     def reset_parameters(self) -> None:
         """Start again, as a new rule does. Fixed rules have nothing to reset."""
 
