@@ -53,7 +53,7 @@ class SignedConv(Conv):
         x, matrix = selection.inputs(x, 1, self.folds.groups), _signs(self)
         if self.mixture is not None:  # it reads the input without its padding
             inner = x if self.pad is None else F.pad(x, [-n for n in self.pad[0]])
-            matrix = self.mixture.mixed(mean_maps(inner, self.folds), matrix)
+            matrix = self.mixture(mean_maps(inner, self.folds), matrix)
         x, padding = self.padded(x)
         stride, dilation = two(self.frame.stride), two(self.frame.dilation)
         y = convolve(x, filters, kept(self, "bias"), matrix, self.folds, stride, padding, dilation)
@@ -77,7 +77,7 @@ class SignedLinear(nn.Module):
         selection, folds = self.sampled.selection(), self.folds
         filters = folds.spread(selection.sort(self.sampled.filters()))
         x, matrix = selection.inputs(input, -1), _signs(self)
-        matrix = matrix if self.mixture is None else self.mixture.mixed(mean_rows(x, folds), matrix)
+        matrix = matrix if self.mixture is None else self.mixture(mean_rows(x, folds), matrix)
         y = multiply(x, filters, None, matrix, folds)
         y, bias = selection.outputs(y, -1), kept(self, "bias")
         y = y if bias is None else y + bias

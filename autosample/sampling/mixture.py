@@ -57,11 +57,10 @@ class Mixture(nn.Module):
         kind = means.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
-                return self.mixed(means, signs)
-        return self.mixed(means, signs)
+                return self._mixed(means, signs)
+        return self._mixed(means, signs)
 
-    def mixed(self, means: Float[Tensor, "r m"], signs: Float[Tensor, "e bg"]) -> Float[Tensor, "r b g"]:
-        """The same where no autocast is on, in operators that can be exported."""
+    def _mixed(self, means: Float[Tensor, "r m"], signs: Float[Tensor, "e bg"]) -> Float[Tensor, "r b g"]:
         f, x = self.folds, means
         reader, chooser = self.reader.to(x.dtype), self.chooser.to(x.dtype)
         if self.learns:
