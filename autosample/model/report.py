@@ -38,7 +38,7 @@ class Row:
         dense_params, stored_params: Count of weights and biases, dense and stored.
         dense_bytes, stored_bytes: The same in bytes, with offsets at the bits they need.
         ratio: Dense weights divided by stored numbers (weights only).
-        position_bits: Bits of all offsets and selections.
+        position_bits: Bits of all offsets, selections and learners of signs.
         multiplicity: Average number of weights per element of the summary.
         macs: Multiply-adds of one forward pass as a dense layer, or `None` without an example.
         fit_error: `‖W − Ŵ‖/‖W‖` after a warm start.

@@ -204,7 +204,7 @@ def test_none_leaves_a_field_as_it_is():
     [
         ("wsnett", {}, r'no preset is called "wsnett": did you mean "wsnet"'),
         ("AutoSample", {}, r'did you mean "autosample"\?'),
-        ("x", {}, "known: assigned, autosample, categorical, dense"),
+        ("x", {}, "known: assigned, autosample, categorical, conditioned, dense"),
         ("wsnet", {"ration": 8}, r'a spec has no field "ration": did you mean "ratio"'),
         ("wsnet", {"rule": "interpolate"}, r'rule must name an offset rule, got .*did you mean "interpolated"\?'),
         ("wsnet", {"columns": "learnt"}, r"columns must be one of tile, shuffle, table, got "),
