@@ -267,7 +267,7 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
         return spec(preset.get("preset", "autosample"), **merged(own, given))
     given.pop("preset", None)
     if not isinstance(preset, str) or preset not in {*PRESETS, *RULES}:
-        raise SpecError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, *RULES])}')
+        raise SpecError(f'no preset is called "{preset}": {hint(str(preset), sorted({*PRESETS, *RULES}))}')
     check_names(given)
     if preset == "dense":
         # every weight is stored, at any ratio of the grid
