@@ -52,6 +52,8 @@ def scramble(model: nn.Module) -> nn.Module:
             for name, p in module.offsets.named_parameters():
                 if name.endswith("position"):
                     p.add_(0.3 * torch.rand_like(p))
+            if module.offsets.mixture is not None:
+                module.offsets.mixture.chooser.normal_()
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)

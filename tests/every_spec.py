@@ -7,7 +7,11 @@ SPECS = {
     "autosample, learned": {"preset": "autosample", "options": {"afford": 10}},
     "categorical": {"preset": "dfsnet", "rule": "categorical"},
     "selections": {"preset": "folded", "options": {"assignment": "energy", "permutation": "energy"}},
+    "learned signs": {"preset": "folded", "options": {"signs": "learned", "mixing": "two"}},
     "signs": {"preset": "random", "signs": "random"},
     "shuffled columns": {"preset": "random", "columns": "shuffle", "layout": "taps"},
-    "learned columns": {"preset": "random", "columns": "learned", "layout": "taps"},
 }
+#: Those whose layers have one weight for all inputs. `conditioned` has another one for each; see test_conditioned.py.
+WITH_WEIGHT = {name: spec for name, spec in SPECS.items() if name != "conditioned"}
+#: The same of all presets that compress.
+PRESETS_WITH_WEIGHT = [name for name in autosample.PRESETS if name not in ("dense", "conditioned")]

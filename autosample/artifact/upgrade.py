@@ -100,7 +100,7 @@ def upgraded_tensors(
 
 
 def upgraded_state(state: Mapping[str, Tensor], path: object) -> dict[str, Tensor]:
-    """The state of a checkpoint without what only the training with options of 0.1.0 needed.
+    """The state of a checkpoint without what only the training with earlier options needed.
 
     Raises:
         ArtifactError: Its layers had gains or offsets of two rules, which change what is stored.
@@ -110,7 +110,14 @@ def upgraded_state(state: Mapping[str, Tensor], path: object) -> dict[str, Tenso
             f'this version reads no checkpoint with gains or the rule "separable", got {path}: export it with version '
             "0.1.0 (autosample export CHECKPOINT --format artifact) and load the result"
         )
-    return {key: value for key, value in state.items() if not key.endswith("offsets.width")}
+    chosen = {key.removesuffix("logits"): logits for key, logits in state.items() if key.endswith("columns.logits")}
+    kept = {key: value for key, value in state.items() if not key.endswith(("offsets.width", "columns.logits"))}
+    for start, logits in chosen.items():
+        frozen = [kept.pop(start + name) for name in ("frozen", "frozen_bits") if start + name in kept]
+        if not any(bool(flag.any()) for flag in frozen):
+            kept.pop(f"{start}chosen_bits", None)
+            kept[f"{start}chosen"] = logits.argmax(-1)  # what the highest score selects
+    return kept
 
 
 def _is_sum(old: Mapping[str, Any]) -> bool:

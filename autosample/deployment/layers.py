@@ -12,6 +12,7 @@ from autosample.deployment.few import few_channels_plan, has_few_channels
 from autosample.deployment.folding import Following, swap
 from autosample.deployment.parts import in_parts
 from autosample.deployment.verify import Example, arguments
+from autosample.errors import ConversionError
 from autosample.nn import Compressed, outer_modules
 from autosample.nn.kinds import is_plain
 from autosample.nn.lineage import Lineage, remember
@@ -91,7 +92,12 @@ def _plan(
         found = _few(layer, follow, x) if measure and fuse and not own else None
         return _Planned(*(found or (Plan("dense", own or "not converted"), None)), follow, None)
     source = copy.deepcopy(layer)
-    if own or dense:
+    if not layer.has_weight and ("forward" in vars(layer) or any(getattr(layer, hooks) for hooks in HOOKS)):
+        raise ConversionError(
+            "deploy replaces layers with a weight for each example, got one with hooks or a forward pass of its own: "
+            "remove these first"
+        )
+    if (own or dense) and layer.has_weight:
         return _Planned(Plan("dense", own or "the whole model is faster with dense layers"), None, follow, source)
     inside = follow.disjoint
     after = inside.after(cast(Tensor | None, layer.bias))

@@ -17,7 +17,7 @@ from autosample.export.folds import SignedConv, SignedLinear
 from autosample.export.forms import by_product, choose_form, signs_pay
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
 from autosample.export.rows import RowSums
-from autosample.nn import Compressed, compressed_layers
+from autosample.nn import Compressed, SummaryLayer, compressed_layers
 from autosample.nn.folding import layer_folds
 from autosample.nn.kinds import is_kind, is_plain
 from autosample.nn.lineage import Lineage, forget, lineage_of
@@ -152,12 +152,13 @@ def _sampled(
     source = origin.layer
     weight = source.written(origin.after.scale, rounding)
     folds = layer_folds(source) if isinstance(weight, SampledWeight) else None
-    if folds is not None and shape is not None and signs_pay(source, folds, shape):
+    if folds is not None and (not source.has_weight or (shape is not None and signs_pay(source, folds, shape))):
         assert isinstance(weight, SampledWeight)
+        after, mixture = origin.after, cast(SummaryLayer, source).offsets.mixture
         if isinstance(source, nn.Linear):
-            return SignedLinear(weight, origin.after.shift, origin.after.relu, folds), "signed"
+            return SignedLinear(weight, after.shift, after.relu, folds, mixture), "signed"
         if isinstance(source, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            return SignedConv(source, weight, origin.after.shift, origin, folds), "signed"
+            return SignedConv(source, weight, after.shift, origin, folds, mixture), "signed"
     replaced = isinstance(layer, Deployed)  # its weight is not where torch's layers have it
     if not (replaced or isinstance(source, nn.Conv1d | nn.Conv2d)) or not is_plain(source.dense_class):
         return with_weight(layer, weight), "direct"

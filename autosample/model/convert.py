@@ -170,9 +170,12 @@ def densify_(model: Model) -> Model:
     names and shapes of the model before `convert_`. Layers that share their stored numbers share their weight.
 
     Raises:
-        ConversionError: The model has no compressed layer.
+        ConversionError: The model has no compressed layer, or one with a weight for each example.
     """
     layers = compressed_layers(model)
+    for layer in layers.values():
+        if not layer.has_weight:
+            layer.dense_weight()  # says why, before anything is changed
     if not layers:
         raise ConversionError("densify_ needs a converted model, got one without compressed layers: use it as it is")
     shared: dict[tuple[int, ...], nn.Parameter] = {}

@@ -38,7 +38,7 @@ class Row:
         dense_params, stored_params: Count of weights and biases, dense and stored.
         dense_bytes, stored_bytes: The same in bytes, with offsets at the bits they need.
         ratio: Dense weights divided by stored numbers (weights only).
-        position_bits: Bits of all offsets and selections.
+        position_bits: Bits of all offsets, selections and learners of signs.
         multiplicity: Average number of weights per element of the summary.
         macs: Multiply-adds of one forward pass as a dense layer, or `None` without an example.
         fit_error: `‖W − Ŵ‖/‖W‖` after a warm start.
@@ -256,7 +256,7 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
     """Multiply-adds of one forward pass by layer name; `None` holds those outside convolutions and linear layers.
 
     Counted by `torch.utils.flop_counter`. A summary layer counts as its dense layer, without the sampling of the
-    weight; a deployed layer counts what it still computes.
+    weight; a deployed layer, and one with a weight for each example, count what they compute.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -295,8 +295,8 @@ def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, in
 
 
 def _making(layer: nn.Module) -> int:
-    """Operations that compute the weight from its summary (densify, learned columns)."""
-    if not isinstance(layer, Compressed):
+    """Operations that compute the weight from its summary (densify)."""
+    if not isinstance(layer, Compressed) or not layer.has_weight:
         return 0
     from torch.utils.flop_counter import FlopCounterMode
 

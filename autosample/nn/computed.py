@@ -66,8 +66,17 @@ class ComputedWeight(nn.Module):
         """
         return computed(self.dense_weight())
 
+    @property
+    def has_weight(self) -> bool:
+        """Whether there is one weight for all inputs."""
+        return True
+
     def dense_weight(self) -> Tensor:
-        """What `weight` shows, as an ordinary tensor."""
+        """What `weight` shows, as an ordinary tensor.
+
+        Raises:
+            ConversionError: The layer has another weight for each input.
+        """
         raise NotImplementedError
 
     def fit_(self, weight: Tensor) -> float:

@@ -10,7 +10,7 @@ class Facts:
     Attributes:
         method: Name of its preset.
         dense, stored: Count of dense weights, and of the numbers stored instead.
-        position_bits: Bits of all stored offsets and selections.
+        position_bits: Bits of all stored offsets, selections and learners of signs.
         multiplicity: Average number of weights per stored number.
         notes: More remarks for the reader.
     """

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,8 @@ from autosample.reuse.planner import MARGIN, Plan, timed
 from autosample.reuse.schedule import Frame
 from autosample.reuse.timings import signature
 from autosample.sampling.folds import Folds, convolve, multiply
-from autosample.sampling.rules.folded import apart
+from autosample.sampling.mixture import mean_maps, mean_rows
+from autosample.sampling.rules.blocks import apart
 from autosample.sampling.windows import Placement, cut_windows
 
 # Costs in multiply-adds of a convolution: a call of the operators, and one number moved.
@@ -68,7 +69,7 @@ def folded_forward(layer: Any, x: Tensor) -> Tensor | None:
     selection = layer.offsets.selection()
     x = selection.inputs(x, channel, folds.groups)
     filters = selection.sort(folded_filters(layer, layer.summary_in_use()))
-    matrix = folds.matrix(filters.dtype, x.device)
+    matrix = _matrix(layer, folds, x, filters.dtype)
     bias = None if layer.bias is None else selection.sort(layer.bias)
     if axes == 0:
         return selection.outputs(multiply(x, folds.spread(filters), bias, matrix, folds), -1)
@@ -81,12 +82,21 @@ def folded_forward(layer: Any, x: Tensor) -> Tensor | None:
     return selection.outputs(y, 1)
 
 
+def _matrix(layer: Any, folds: Folds, x: Tensor, dtype: torch.dtype) -> Float[Tensor, "*r b g"]:
+    """The signs of the blocks, or those of each example."""
+    if (mixture := layer.offsets.mixture) is None:
+        return layer.offsets.matrix(dtype, x.device)
+    means = mean_rows(x, folds) if issubclass(layer.dense_class, nn.Linear) else mean_maps(x, folds)
+    return mixture(means, mixture.signs(means.dtype, x.device))
+
+
 def signs_of(layer: Any, dtype: torch.dtype) -> Float[Tensor, "n g"] | None:
     """The signs of a layer's folds as factors of its windows; `None` without folds."""
     folds: Folds | None = layer.folds
     if folds is None:
         return None
-    signs = layer.offsets.selection().outputs(folds.signs(dtype, layer.summary.device), 0)
+    matrix = layer.offsets.matrix(dtype, layer.summary.device)
+    signs = layer.offsets.selection().outputs(matrix.index_select(0, folds.block(matrix.device)), 0)
     return signs if layer.offsets.moves is None else layer.offsets.moves.watched(signs)
 
 
@@ -102,29 +112,25 @@ def folded_plan(
 ) -> tuple[Plan, nn.Module | None]:
     """The plan of a layer with folds for an input like `x`; arguments and result as for `summary_plan`."""
     axes = len(layer.geometry.kernel)
-    if x is None or x.dim() < axes + 1:
+    known = x if x is not None and x.dim() > axes else None
+    if known is None and layer.has_weight:
         return Plan("dense", "the example does not reach it"), None
     frame, pad = (None, None) if axes == 0 else layer_frame(layer)
-    places = x.numel() // (folds.channels * folds.groups)
-    out = places if frame is None else places * math.prod(frame.out(x.shape[-axes:])) / math.prod(x.shape[-axes:])
-    macs = float(layer.geometry.taps * layer.geometry.filters * out)
-    sums = places * folds.groups * folds.blocks * folds.columns
-    read, made = places * folds.groups * folds.channels, layer.geometry.filters * out
-    selection = layer.offsets.selection()
-    again = 2 * read * (selection.channels is not None) + 2 * made * (selection.slots is not None)
-    costs = (
-        macs * folds.columns + sums * folds.windows + _MOVE * (2 * sums + read + made + again) + _CALL,
-        macs * folds.channels + _MOVE * (read + made) + _CALL / 2,
-    )
-    saving = macs * folds.channels / max(macs * folds.columns + sums * folds.windows, 1)
+    costs, saving = _costs(layer, folds, known, frame)
+    if not layer.has_weight:
+        module = _modules(layer, folds, frame, pad, after, fuse=False)["folded"]
+        return Plan("folded", "its weight depends on the input", saving=saving), module
+    x = cast(Tensor, known)
     if not measure and costs[0] > MARGIN * costs[1]:
         return Plan("dense", f"the best other plan, folded, is predicted at {costs[1] / costs[0]:.2f}x"), None
-    fuse = fuse and fused.takes(x.device, x.dtype)
+    # the kernel knows only rows of a Hadamard matrix
+    fuse = fuse and layer.offsets.signs is None and fused.takes(x.device, x.dtype)
     modules = _modules(layer, folds, frame, pad, after, fuse=fuse)
     if not measure:
         kind = "folded fused" if "folded fused" in modules else "folded"
         return Plan(kind, f"{costs[1] / costs[0]:.1f}x predicted", saving=saving), modules[kind]
     shape = tuple(x.shape) if axes == 0 or x.dim() > axes + 1 else (1, *x.shape)
+    selection = layer.offsets.selection()
     key = signature(
         x.device,
         x.dtype,
@@ -142,18 +148,38 @@ def folded_plan(
     return timed(key, modules, dense, x.new_empty(()).expand(shape), dict.fromkeys(modules, saving))
 
 
+def _costs(layer: Any, folds: Folds, x: Tensor | None, frame: Frame | None) -> tuple[tuple[float, float], float]:
+    """Costs of the folds and of the dense layer for an input like `x`, and the multiply-adds of these, as a ratio."""
+    if x is None:
+        return (0.0, 0.0), 1.0
+    axes = 0 if frame is None else len(frame.kernel)
+    places = x.numel() // (folds.channels * folds.groups)
+    out = places if frame is None else places * math.prod(frame.out(x.shape[-axes:])) / math.prod(x.shape[-axes:])
+    macs = float(layer.geometry.taps * layer.geometry.filters * out)
+    sums = places * folds.groups * folds.blocks * folds.columns
+    read, made = places * folds.groups * folds.channels, layer.geometry.filters * out
+    selection = layer.offsets.selection()
+    again = 2 * read * (selection.channels is not None) + 2 * made * (selection.slots is not None)
+    costs = (
+        macs * folds.columns + sums * folds.windows + _MOVE * (2 * sums + read + made + again) + _CALL,
+        macs * folds.channels + _MOVE * (read + made) + _CALL / 2,
+    )
+    return costs, macs * folds.channels / max(macs * folds.columns + sums * folds.windows, 1)
+
+
 def _modules(
     layer: Any, folds: Folds, frame: Frame | None, pad: Any, after: After, *, fuse: bool
 ) -> dict[str, nn.Module]:
     """The inference modules that compute the layer, by kind of plan."""
     filters, bias = _filters(layer, after)
-    selection = layer.offsets.selection()
+    own = {"bias": bias, "relu": after.relu, "selection": layer.offsets.selection(), "mixture": layer.offsets.mixture}
+    own["signs"] = None if layer.offsets.signs is None else layer.offsets.matrix(filters.dtype).detach()
     modules: dict[str, nn.Module] = {}
     if fuse and folds.groups == 1 and (frame is None or len(frame.kernel) < 3) and fused.available():
         modules["folded fused"] = fused_folds(layer, folds, frame, pad, after)
     if frame is None:
-        return {"folded": FoldedLinear(folds, filters, bias=bias, relu=after.relu, selection=selection), **modules}
-    more = {"bias": bias, "pad": pad, "relu": after.relu, "pool": after.pool, "selection": selection}
+        return {"folded": FoldedLinear(folds, filters, **own), **modules}
+    more = {**own, "pad": pad, "pool": after.pool}
     return {
         **{_KINDS[way]: FoldedConv(folds, frame, filters, **more, way=way) for way in ways(frame, folds)},
         **modules,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autosample.coding.exact import Exact
 from autosample.coding.written import Rounding
-from autosample.errors import DAMAGED, ArtifactError
+from autosample.errors import DAMAGED, ArtifactError, ConversionError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts
 from autosample.nn.folding import folded_plan, layer_folds, signs_of
@@ -35,16 +35,13 @@ from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import SEED_BITS, layer_seed, random_signs
 from autosample.sampling.keeping import keep_most
 from autosample.sampling.presets import PRESETS
-from autosample.sampling.rules import RULES, Lattice, LearnedOffsets, LearnedOptions, Offsets
+from autosample.sampling.rules import RULES, Lattice, LearnedOffsets, Offsets
 from autosample.sampling.sample import sample_weight
 from autosample.sampling.sizing import plan_geometry
 from autosample.sampling.spec import Spec
 from autosample.sampling.windows import Placement
 from autosample.system.checking import as_map, take
 from autosample.system.difference import relative_error
-
-# For channel selections that are learned over fixed offsets, where the rule has no such setting.
-_FREEZE_AT = LearnedOptions.freeze_at
 
 
 class SummaryLayer(Exact, Compressed):
@@ -102,12 +99,23 @@ class SummaryLayer(Exact, Compressed):
             device=device,
         )
         self.columns = build_columns(spec.columns, g, layer_seed(spec.seed, f"{name}/columns"), device)
+        if self.offsets.mixture is not None and layer_folds(self) is None:
+            self.offsets.mixture = None  # only folds can be mixed without a weight for each example
         if device.type != "meta":
             with torch.no_grad():
                 self.summary.normal_(std=float(like.detach().std(unbiased=False)))
             self._reset_mixing()
 
+    @property
+    def has_weight(self) -> bool:
+        return self.offsets.mixture is None
+
     def dense_weight(self) -> Tensor:
+        if not self.has_weight:
+            raise ConversionError(
+                f"a layer of rule {self.spec.rule} has a weight for each example, got a request for one: call the "
+                'layer, or convert with rule "folded"'
+            )
         sampled = sample_weight(
             self.summary_in_use(),
             self.geometry,
@@ -138,9 +146,9 @@ class SummaryLayer(Exact, Compressed):
         return summary
 
     def _idle_parameters(self) -> list[Tensor]:
-        """Parameters of frozen rules: they are not used any more, but stay in the optimizer."""
-        idle = [p for part in self.learned_parts() if part.is_frozen for p in part.parameters()]
-        return [p for p in idle if p.requires_grad]
+        """Parameters of a frozen rule: they are not used any more, but stay in the optimizer."""
+        idle = self.offsets.learned and self.offsets.is_frozen
+        return [p for p in self.offsets.parameters() if p.requires_grad] if idle else []
 
     @property
     def sign_seed(self) -> Tensor | None:
@@ -178,8 +186,6 @@ class SummaryLayer(Exact, Compressed):
         if isinstance(self.bias, Tensor):
             nn.init.uniform_(self.bias, -bound, bound)
         self.offsets.reset_parameters()
-        if self.columns is not None:
-            self.columns.reset_parameters()
 
     def _reset_mixing(self) -> None:
         if self.densify is not None:
@@ -193,6 +199,9 @@ class SummaryLayer(Exact, Compressed):
         """
         g = self.geometry
         target = self.summary.dtype
+        for part in (self.offsets.mixture, self.offsets.signs):
+            if part is not None:
+                part.reset()  # the signs of the start
         weight = weight.detach().to(torch.promote_types(target, torch.float32))
         if self.densify is not None:
             # at first, every filter is one sampled filter; the other sampled ones are spread between them
@@ -217,13 +226,9 @@ class SummaryLayer(Exact, Compressed):
         weight = sample_weight(summary, self.geometry, placement, columns=self.columns, factors=self.signs())
         return self.offsets.selection().weight(weight)
 
-    def learned_parts(self) -> list[Any]:
-        """The rule and the selection, if they are learned."""
-        return [part for part in (self.offsets, self.columns) if part is not None and part.learned]
-
     @property
     def learns_until(self) -> float:
-        return getattr(self.spec.settings, "freeze_at", _FREEZE_AT) if self.learned_parts() else 0.0
+        return self.spec.settings.freeze_at if self.offsets.learned else 0.0
 
     def advance_(self, progress: float) -> None:
         until = self.learns_until
@@ -233,14 +238,11 @@ class SummaryLayer(Exact, Compressed):
             self.offsets.anneal(progress / until)
 
     def freeze_(self) -> None:
-        for part in self.learned_parts():
-            part.freeze()
+        self.offsets.freeze()
 
     def harden_(self) -> None:
         self.freeze_()
         self.offsets = self.offsets.hardened()
-        if self.columns is not None:
-            self.columns = self.columns.hardened()
         self.fix_levels_()
 
     def learned_offsets(self) -> Tensor | None:
@@ -250,11 +252,8 @@ class SummaryLayer(Exact, Compressed):
         return self.offsets(), self.geometry.window, self.geometry.length
 
     def rates(self) -> dict[int, float | None]:
-        parts = [part for part in (self.offsets, self.columns) if part is not None]
-        rates: dict[int, float | None] = {id(p): None for part in parts for p in part.parameters()}
-        if isinstance(self.offsets, LearnedOffsets):
-            rates |= {id(p): self.offsets.options.rate for p in self.offsets.rated()}
-        return rates
+        rates: dict[int, float | None] = {id(p): None for p in self.offsets.parameters()}
+        return rates | {id(p): self.spec.settings.rate for p in self.offsets.rated()}
 
     def held(self) -> dict[str, Any]:
         strides = {"strides": "any"} if self.offsets.spaced else {}
@@ -323,8 +322,9 @@ class SummaryLayer(Exact, Compressed):
         elif self.spec.rule != PRESETS.get(self.spec.preset, {}).get("rule", self.spec.preset):
             rule = f"{self.spec.rule} offsets"  # learned offsets would have cost too much
         size = f"asked {asked:g}x, the layer allows {g.ratio:.3g}x" if far else ""
+        static = "one mixture of folds for all examples" if self.spec.rule == "conditioned" and self.has_weight else ""
         fit = "" if self._error_in_order is None else f"fit error {self._error_in_order:.3f} without selections"
-        notes = tuple(note for note in (size, rule, fit, *self.coding_notes()) if note)
+        notes = tuple(note for note in (size, rule, static, fit, *self.coding_notes()) if note)
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
 
     def _whole(self) -> bool:

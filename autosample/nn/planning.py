@@ -34,8 +34,6 @@ def reusable(layer: Any) -> str:
 def layer_task(layer: Any) -> Task | None:
     """The task of a convolution at its present offsets; `None` if offsets are not integers or share no work."""
     placement = layer.offsets.placement()
-    if not getattr(layer.columns, "is_frozen", True):
-        return None  # a learned choice of columns needs the weight
     if placement.weights is not None or placement.base.is_meta:
         return None
     return make_task(

@@ -5,6 +5,7 @@ from typing import Any
 from autosample.errors import DAMAGED, ArtifactError, SpecError, hint, one_line
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.spec import Spec
+from autosample.sampling.upgrade import chosen_columns
 from autosample.system.checking import as_int, as_list, as_map, as_plain, as_text, take
 
 _NUMBERS = ("filters", "channels", "windows", "length", "grid", "sampled")
@@ -20,7 +21,7 @@ def read_spec(data: Any, where: str = "spec") -> Spec:
     if not isinstance(given.get("preset", ""), str):
         raise ArtifactError(f"{where}.preset must be text, got {given['preset']!r:.80}: {DAMAGED}")
     try:
-        return Spec.from_dict(given)
+        return Spec.from_dict(chosen_columns(given))
     except (SpecError, TypeError) as error:
         raise ArtifactError(f"{where} is not valid: {one_line(error)}") from error
 

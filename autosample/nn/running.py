@@ -83,6 +83,11 @@ class Reuse:
         """The layer's output by folds or by reuse; `None` if its weight should be materialised."""
         if not isinstance(x, Tensor):
             return None
+        if not layer.has_weight:
+            out = folded_forward(layer, x)
+            if out is None:
+                raise RuntimeError(f"a layer of {layer.folds} cannot compute an input of shape {tuple(x.shape)}")
+            return out
         if torch.compiler.is_compiling():
             # a plan needs known offsets, and a graph must not outlive them; deployed layers can be compiled
             return folded_forward(layer, x)

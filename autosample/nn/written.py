@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from autosample.coding.written import Packed, Rounding, keep, kept, signed_step, stores
 from autosample.reuse.task import Slice, Task, Widened
+from autosample.sampling.folds import hadamard
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_signs
-from autosample.sampling.rules.folded import apart
+from autosample.sampling.rules.blocks import apart
 from autosample.sampling.selection import Selection
+from autosample.sampling.signs import LearnedSigns
 
 
 class PlainWeight(nn.Module):
@@ -81,6 +83,8 @@ class SampledWeight(nn.Module):
         super().__init__()
         self.geometry, self.folds = layer.geometry, layer.folds
         self.selection = StoredSelection(layer.offsets.selection())
+        signs = layer.offsets.signs
+        self.matrix = None if signs is None else StoredSigns(signs)
         keep(self, "summary", layer.summary, rounding, layer.quantizer("summary"))
         keep(self, "mix", layer.densify, rounding, layer.quantizer("densify"))
         keep(self, "scale", scale)
@@ -101,7 +105,11 @@ class SampledWeight(nn.Module):
 
     def factors(self) -> Float[Tensor, "n #g"] | None:
         """Signs, and the norm's scale if no mixing of filters follows."""
-        signs = None if self.folds is None else self.selection().outputs(self.folds.signs(torch.float32), 0)
+        folds = self.folds
+        signs = None if folds is None else folds.signs(torch.float32)
+        if folds is not None and self.matrix is not None:
+            signs = self.matrix().index_select(0, folds.block())
+        signs = None if signs is None else self.selection().outputs(signs, 0)
         if self.sign_seed is not None:
             own = random_signs(self.sign_seed, self.geometry.sampled, self.geometry.windows, torch.float32)
             signs = own if signs is None else own * signs
@@ -177,6 +185,23 @@ class StoredSelection(nn.Module):
     def forward(self) -> Selection:
         slots = None if self.slots is None else self.slots()
         return Selection(slots, None if self.channels is None else self.channels())
+
+
+class StoredSigns(nn.Module):
+    """Learned signs of blocks in an exported graph."""
+
+    def __init__(self, signs: LearnedSigns) -> None:
+        super().__init__()
+        self.folds = signs.folds
+        self.positive = Packed(signs.present()[..., 0].long().cpu()) if signs.signs else None
+        keep(self, "share", signs.share)
+
+    def forward(self) -> Float[Tensor, "b g"]:
+        f, share = self.folds, kept(self, "share")
+        matrix = f.matrix(torch.float32) if self.positive is None else self.positive().float() * 2 - 1
+        if share is None:
+            return matrix
+        return matrix + share[:, None] * hadamard(torch.arange(1, f.blocks + 1), f.windows, torch.float32)
 
 
 def _steps(owner: nn.Module, *names: str) -> Float[Tensor, "*n"] | None:

@@ -12,6 +12,7 @@ from autosample.reuse.deployed import Deployed
 from autosample.reuse.layer import in_autocast
 from autosample.reuse.schedule import Frame
 from autosample.sampling.folds import LAST, Folds, add_up, convolve, multiply
+from autosample.sampling.mixture import Mixture, mean_maps, mean_rows
 from autosample.sampling.selection import IN_ORDER, Selection, repeated
 
 #: How a convolution multiplies: as one with groups, in torch's usual layout or with channels last, or as a product of
@@ -40,6 +41,8 @@ class Folded(Deployed, ABC):
         bias: As the operators of `autosample.sampling.folds` take it, or `None`.
         relu: Whether a ReLU follows.
         selection: What is selected; filters and bias come sorted by block.
+        mixture: What mixes the signs for each example, if something does.
+        signs: The signs of the blocks, `(B, G)`, if they are not rows of a Hadamard matrix.
     """
 
     matrix: Tensor
@@ -55,11 +58,18 @@ class Folded(Deployed, ABC):
         bias: Float[Tensor, " n"] | None,
         relu: bool,
         selection: Selection,
+        mixture: Mixture | None = None,
+        signs: Float[Tensor, "k g"] | None = None,
     ) -> None:
         super().__init__()
-        self.folds, self.relu = folds, relu
+        self.folds, self.relu, self.mixture = folds, relu, mixture
         self._taps, self._stored = taps, stored.numel()
-        self.register_buffer("matrix", folds.matrix(stored.dtype, stored.device))
+        if mixture is None:
+            usual = folds.matrix(stored.dtype, stored.device)
+            self.register_buffer("matrix", usual if signs is None else signs.clone())
+        else:
+            self._stored += mixture.reader.numel() + mixture.chooser.numel()
+            self.register_buffer("matrix", mixture.signs(stored.dtype, stored.device))
         if bias is None:  # no empty buffer: `torch.export` fails on these
             self.bias = None
         else:
@@ -97,7 +107,7 @@ class FoldedMaps(Folded):
     """A convolution with folds, for inference; its children say how they keep the filters.
 
     Args:
-        folds, stored, bias, relu, selection: As for `Folded`.
+        folds, stored, bias, relu, selection, mixture, signs: As for `Folded`.
         frame: Where the filters are applied.
         pad: Sizes and mode of `torch.nn.functional.pad` before the layer, if the padding is not zeros.
         pool: Size and stride of the max-pool that follows (1-D only).
@@ -116,8 +126,10 @@ class FoldedMaps(Folded):
         pool: int = 1,
         way: Way = "grouped",
         selection: Selection = IN_ORDER,
+        mixture: Mixture | None = None,
+        signs: Float[Tensor, "k g"] | None = None,
     ) -> None:
-        super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu, selection)
+        super().__init__(folds, torch.Size(frame.kernel).numel(), stored, bias, relu, selection, mixture, signs)
         self.frame, self.pad, self.pool, self.way = frame, pad, pool, way
 
     def forward(
@@ -133,28 +145,31 @@ class FoldedMaps(Folded):
                 f"expected {wanted} channels and {axes} spatial axes, got an input of shape {tuple(input.shape)}"
             )
         x = self.selection.inputs(input, 1)
-        y = self._run(in_autocast(x if self.pad is None else F.pad(x, self.pad[0], self.pad[1])), shortcut)
+        matrix = self.matrix if self.mixture is None else self.mixture(mean_maps(x, folds), self.matrix)
+        y = self._run(in_autocast(x if self.pad is None else F.pad(x, self.pad[0], self.pad[1])), shortcut, matrix)
         return self.selection.outputs(y, 1)
 
-    def _run(self, x: Float[Tensor, "b c *size"], shortcut: Tensor | None) -> Float[Tensor, "b n *out"]:
+    def _run(
+        self, x: Float[Tensor, "b c *size"], shortcut: Tensor | None, matrix: Float[Tensor, "*r k g"]
+    ) -> Float[Tensor, "b n *out"]:
         """The layer on its padded input, with what was folded in, by standard operators."""
-        y = self._product(x) if self.way == "product" else self._convolution(x)
+        y = self._product(x, matrix) if self.way == "product" else self._convolution(x, matrix)
         y = y if shortcut is None else y.add_(shortcut)
         y = F.relu(y, inplace=not y.requires_grad) if self.relu or shortcut is not None else y
         return y if self.pool == 1 else F.max_pool2d(y.unsqueeze(2), (1, self.pool)).squeeze(2)
 
-    def _convolution(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *out"]:
+    def _convolution(self, x: Float[Tensor, "b c *size"], matrix: Tensor) -> Float[Tensor, "b n *out"]:
         f, padding = self.frame, tuple(before for before, _ in self.frame.padding)
         if any(before != after for before, after in f.padding):
             x, padding = F.pad(x, [n for pair in reversed(f.padding) for n in pair]), (0,) * len(padding)
         return convolve(
-            x, *self.placed(x.dtype), self.matrix, self.folds, f.stride, padding, f.dilation, last=self.way == "last"
+            x, *self.placed(x.dtype), matrix, self.folds, f.stride, padding, f.dilation, last=self.way == "last"
         )
 
-    def _product(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b n *size"]:
+    def _product(self, x: Float[Tensor, "b c *size"], matrix: Tensor) -> Float[Tensor, "b n *size"]:
         folds = self.folds
         blocks = folds.groups * folds.blocks
-        sums = add_up(x, self.matrix, folds).reshape(x.shape[0], blocks, folds.columns, -1)
+        sums = add_up(x, matrix, folds).reshape(x.shape[0], blocks, folds.columns, -1)
         filters = self.placed(sums.dtype)[0].reshape(blocks, folds.largest, folds.columns).to(sums.dtype)
         y = (filters @ sums).reshape(x.shape[0], folds.filters, *x.shape[2:])
         return y if self.bias is None else y.add_(self.bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2)))
@@ -173,11 +188,12 @@ class FoldedRows(Folded):
         if input.dim() == 0 or input.shape[-1] != self.folds.channels:
             raise RuntimeError(f"expected {self.folds.channels} features, got an input of shape {tuple(input.shape)}")
         x = self.selection.inputs(in_autocast(input), -1)
-        return self.selection.outputs(self._run(x), -1)
+        matrix = self.matrix if self.mixture is None else self.mixture(mean_rows(x, self.folds), self.matrix)
+        return self.selection.outputs(self._run(x, matrix), -1)
 
-    def _run(self, x: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
+    def _run(self, x: Float[Tensor, "*batch m"], matrix: Float[Tensor, "*r k g"]) -> Float[Tensor, "*batch n"]:
         """The layer with what was folded in, by standard operators."""
-        y = multiply(x, *self.placed(x.dtype), self.matrix, self.folds)
+        y = multiply(x, *self.placed(x.dtype), matrix, self.folds)
         return F.relu(y, inplace=not y.requires_grad) if self.relu else y
 
     def extra_repr(self) -> str:
@@ -192,7 +208,7 @@ class FoldedConv(FoldedMaps):
         folds, frame: What to compute.
         filters: One window of the summary per filter, `(N, Q, *kernel)`, with a norm's factors.
         bias: `(N,)` or `None`.
-        pad, relu, pool, way, selection: As for `FoldedMaps`.
+        pad, relu, pool, way, selection, mixture, signs: As for `FoldedMaps`.
     """
 
     filters: Tensor
@@ -229,9 +245,11 @@ class FoldedLinear(FoldedRows):
         bias: Float[Tensor, " n"] | None = None,
         relu: bool = False,
         selection: Selection = IN_ORDER,
+        mixture: Mixture | None = None,
+        signs: Float[Tensor, "k g"] | None = None,
     ) -> None:
         filters = folds.spread(filters.detach()).clone()
-        super().__init__(folds, 1, filters, bias, relu, selection)
+        super().__init__(folds, 1, filters, bias, relu, selection, mixture, signs)
         self.register_buffer("filters", filters)
 
     def placed(self, dtype: torch.dtype) -> tuple[Float[Tensor, "p q"], Float[Tensor, " n"] | None]:

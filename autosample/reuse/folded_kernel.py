@@ -182,9 +182,9 @@ class FusedFolds(_InKernel, FoldedMaps):
             filters = filters * self.factors.to(dtype).view(-1, *[1] * (filters.dim() - 1))
         return self.folds.spread(filters), None if self.bias is None else self.folds.spread(self.bias.to(dtype))
 
-    def _run(self, x: Float[Tensor, "b c *size"], shortcut: Tensor | None) -> Float[Tensor, "b n *out"]:
+    def _run(self, x: Float[Tensor, "b c *size"], shortcut: Tensor | None, matrix: Tensor) -> Float[Tensor, "b n *out"]:
         if not self._fits(x) or (shortcut is not None and not self._fits(shortcut)):
-            return super()._run(x, shortcut)
+            return super()._run(x, shortcut, matrix)
         check_pool(self.frame, x, self.pool)
         if shortcut is None:
             return fused.window_conv(x, self.bank, self.rows, self.factors, self.bias, self.program)
@@ -231,9 +231,9 @@ class FusedFoldedLinear(_InKernel, FoldedRows):
         places = self.bank.to(dtype).transpose(1, 2).reshape(self.folds.blocks, -1, self.folds.columns)
         return places[:, : self.folds.largest].flatten(0, 1), self.bias
 
-    def _run(self, x: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n"]:
+    def _run(self, x: Float[Tensor, "*batch m"], matrix: Tensor) -> Float[Tensor, "*batch n"]:
         if not self._fits(x):
-            return super()._run(x)
+            return super()._run(x, matrix)
         rows = x.reshape(-1, self.folds.channels)
         y = torch.ops.autosample.folded_linear(rows, self.bank, self.bias, self.program)
         return y.view(*x.shape[:-1], self.folds.filters)

@@ -8,23 +8,20 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from autosample.coding.exact import Exact
 from autosample.coding.packing import bits_for, pack, unpack
 from autosample.errors import DAMAGED, ArtifactError
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import SEED_BITS, random_columns
-from autosample.sampling.rules.learned import is_set
 
 
 class Columns(Exact):
-    """Reads column `table()[g, q]` for the `q`-th channel of window `g`.
+    """Reads column `table()[g, q]` for the `q`-th channel of window `g`. Here nothing is stored.
 
     To add a selection, write a subclass and add a row to `COLUMNS`.
     """
-
-    learned = False
 
     def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
         super().__init__()
@@ -47,31 +44,14 @@ class Columns(Exact):
 
     def stored_bits(self) -> int:
         """Bits that the selection takes in a file."""
-        return self.windows * self.columns * bits_for(self.columns)
+        return 0
 
     def packed(self) -> dict[str, Tensor]:
         """The tensors that a file needs to restore the selection."""
-        return {"table": pack(self.table(), bits_for(self.columns))} if self.columns > 1 else {}
+        return {}
 
     def restored(self, stored: Mapping[str, Tensor]) -> "Columns":
-        """The hardened selection from `stored`, the tensors that `packed` returned.
-
-        Raises:
-            ArtifactError: A column does not exist.
-        """
-        count = self.windows * self.columns
-        chosen = torch.zeros(count, dtype=torch.long)
-        if self.columns > 1:
-            chosen = unpack(stored["table"], bits_for(self.columns), count)
-        if count and int(chosen.max()) >= self.columns:
-            raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: {DAMAGED}")
-        return TableColumns(chosen.view(self.windows, self.columns))
-
-    def reset_parameters(self) -> None:
-        """Start again, as a new selection does. Fixed ones have nothing to reset."""
-
-    def hardened(self) -> "Columns":
-        """The selection without the parts that only learning needs."""
+        """The selection from `stored`, the tensors that `packed` returned."""
         return self
 
 
@@ -101,74 +81,40 @@ class ShuffledColumns(Columns):
 
 
 class TableColumns(Columns):
-    """A selection stored as integers."""
+    """A selection stored as integers, at first `m mod Q`: that of files in which it was learned."""
 
-    def __init__(self, table: Int[Tensor, "g q"]) -> None:
-        super().__init__(table.shape[0], table.shape[1])
-        self.keep("chosen", table, bits_for(self.columns))
+    def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
+        super().__init__(windows, columns)
+        self.keep("chosen", self.fresh("chosen").to(device), bits_for(columns))
+
+    def fresh(self, name: str) -> Tensor:
+        return torch.arange(self.columns).repeat(self.windows, 1)
 
     def table(self) -> Int[Tensor, "g q"]:
         return self.kept("chosen")
 
+    def stored_bits(self) -> int:
+        return self.windows * self.columns * bits_for(self.columns)
 
-class LearnedColumns(Columns):
-    """Every channel chooses a column by a straight-through softmax, starting from `m mod Q`."""
+    def packed(self) -> dict[str, Tensor]:
+        return {"table": pack(self.table(), bits_for(self.columns))} if self.columns > 1 else {}
 
-    learned = True
+    def restored(self, stored: Mapping[str, Tensor]) -> Columns:
+        """The selection from a file.
 
-    def __init__(self, windows: int, columns: int, seed: int = 0, device: torch.device | None = None) -> None:
-        super().__init__(windows, columns)
-        self.logits = nn.Parameter(torch.eye(columns, device=device).repeat(windows, 1, 1))
-        self._thaw()
-
-    def table(self) -> Int[Tensor, "g q"]:
-        return self.kept("chosen") if self.is_frozen else self.logits.argmax(-1)
-
-    def widen(self, summary: Float[Tensor, "l q"]) -> Float[Tensor, "gl q"]:
-        if self.is_frozen:
-            return super().widen(summary)
-        soft = torch.softmax(self.logits, -1)
-        hard = torch.nn.functional.one_hot(self.logits.argmax(-1), self.columns).to(soft.dtype)
-        choice = hard + (soft - soft.detach())
-        return torch.einsum("lp,gqp->glq", summary, choice.to(summary.dtype)).reshape(-1, self.columns)
-
-    def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.logits.copy_(torch.eye(self.columns, device=self.logits.device).expand_as(self.logits))
-        self._thaw()
-
-    def _thaw(self) -> None:
-        # zero until they are frozen, as for learned offsets
-        device = self.logits.device
-        self.keep("chosen", torch.zeros(self.windows, self.columns, device=device), bits_for(self.columns))
-        self.keep("frozen", torch.zeros((), device=device), 1)
-        self.is_frozen = False
-
-    def freeze(self) -> None:
-        """Keep the present choice and stop learning it."""
-        if not is_set(self.get_buffer("frozen_bits")):
-            with torch.no_grad():
-                self.keep("chosen", self.logits.argmax(-1), bits_for(self.columns))
-            self.keep("frozen", torch.ones((), device=self.logits.device), 1)
-        self.is_frozen = True
-
-    def train(self, mode: bool = True):
-        """Switch modes. A copy that received frozen buffers notices it here, as for offsets."""
-        self.is_frozen = is_set(self.get_buffer("frozen_bits"))
-        return super().train(mode)
-
-    def hardened(self) -> Columns:
-        return TableColumns(self.table())
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.is_frozen = is_set(self.get_buffer("frozen_bits"))
-        if not self.is_frozen:
-            self._thaw()  # version 0.1.0 kept the start here
+        Raises:
+            ArtifactError: A column does not exist.
+        """
+        if self.columns > 1:
+            chosen = unpack(stored["table"], bits_for(self.columns), self.windows * self.columns)
+            if int(chosen.max()) >= self.columns:
+                raise ArtifactError(f"stored columns must be below {self.columns}, got {int(chosen.max())}: {DAMAGED}")
+            self.keep("chosen", chosen.view(self.windows, self.columns), bits_for(self.columns))
+        return self
 
 
 #: The class behind each name that a spec's `columns` can have; `tile` is `m mod Q` and needs none.
-COLUMNS: dict[str, type[Columns] | None] = {"tile": None, "shuffle": ShuffledColumns, "learned": LearnedColumns}
+COLUMNS: dict[str, type[Columns] | None] = {"tile": None, "shuffle": ShuffledColumns, "table": TableColumns}
 
 
 def build_columns(choice: str, geometry: Geometry, seed: int, device: torch.device | None) -> Columns | None:

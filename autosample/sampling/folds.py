@@ -102,9 +102,12 @@ class Folds:
 
 
 def add_up(
-    x: Float[Tensor, "batch c *size"], matrix: Float[Tensor, "b g"], folds: Folds
+    x: Float[Tensor, "batch c *size"], matrix: Float[Tensor, "*r b g"], folds: Folds
 ) -> Float[Tensor, "batch d *size"]:
-    """The signed sums of the channel groups: `groups·M` channels become `groups·B·Q`, a block's `Q` side by side."""
+    """The signed sums of the channel groups: `groups·M` channels become `groups·B·Q`, a block's `Q` side by side.
+
+    `matrix` may have one entry for each example and convolution group, `(batch·groups, B, G)`.
+    """
     size, q = x.shape[2:], folds.columns
     parts = x.reshape(x.shape[0] * folds.groups, folds.channels, -1)
     if surplus := folds.windows * q - folds.channels:
@@ -115,13 +118,20 @@ def add_up(
 
 
 def add_up_features(
-    x: Float[Tensor, "*batch m"], matrix: Float[Tensor, "b g"], folds: Folds
+    x: Float[Tensor, "*batch m"], matrix: Float[Tensor, "*r b g"], folds: Folds
 ) -> Float[Tensor, "b rows q"]:
-    """The same for the features of a linear layer, block by block; `rows` counts the vectors."""
+    """The same for the features of a linear layer, block by block; `rows` counts the vectors.
+
+    `matrix` may have one entry for each example along the first axis, `(batch, B, G)`.
+    """
     q = folds.columns
     rows = x.reshape(-1, folds.channels)
     if surplus := folds.windows * q - folds.channels:
         rows = F.pad(rows, (0, surplus))
+    if matrix.dim() == 3:
+        parts = rows.view(matrix.shape[0], -1, folds.windows, q).transpose(1, 2).flatten(2)
+        sums = (matrix.to(x.dtype) @ parts).view(matrix.shape[0], folds.blocks, -1, q)
+        return sums.transpose(0, 1).flatten(1, 2)
     # one product for all rows: with the groups first, it is twice as fast as one per row
     parts = rows.view(-1, folds.windows, q).transpose(0, 1).reshape(folds.windows, -1)
     return (matrix.to(x.dtype) @ parts).view(folds.blocks, -1, q)
@@ -131,7 +141,7 @@ def convolve(
     x: Float[Tensor, "batch c *size"],
     filters: Float[Tensor, "p q *kernel"],
     bias: Float[Tensor, " p"] | None,
-    matrix: Float[Tensor, "b g"],
+    matrix: Float[Tensor, "*r b g"],
     folds: Folds,
     stride: tuple[int, ...],
     padding: tuple[int, ...] | str,
@@ -153,7 +163,7 @@ def multiply(
     x: Float[Tensor, "*batch m"],
     filters: Float[Tensor, "p q"],
     bias: Float[Tensor, " n"] | None,
-    matrix: Float[Tensor, "b g"],
+    matrix: Float[Tensor, "*r b g"],
     folds: Folds,
 ) -> Float[Tensor, "*batch n"]:
     """The linear layer with the folded weight; `filters` as `Folds.spread` gives them."""

@@ -17,6 +17,7 @@ _GONE = {
     "spread": 'the rule "separable" is gone, and preset "wsnet" uses the rule "strided"',
     "gumbel": f'use "categorical"; {_LOG}',
     "separable": 'preset "wsnet" now uses the rule "strided"',
+    "columns: learned": f'use "shuffle", or rule "folded" with options={{"assignment": "learned"}}; {_LOG}',
 }
 
 
@@ -24,7 +25,7 @@ def moved(name: str, value: Any = None) -> str:
     """One line on what replaces a field, an option or a rule that a spec does not have; empty if nothing does.
 
     Args:
-        name: The unknown name.
+        name: The unknown name, or `field: word`.
         value: What it was set to.
     """
     if any(name == field.name for rule in RULES.values() for field in fields(rule.Options)):

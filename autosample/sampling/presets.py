@@ -11,6 +11,8 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     # ours: each block of filters sees the channel groups added up with signs of its own, so its work is that of its
     # numbers
     "folded": {"rule": "folded", "layout": "taps", "share": "root"},
+    # after Li et al. 2024 (KernelWarehouse): the same, with folds that a small learner mixes for each example
+    "conditioned": {"rule": "conditioned", "layout": "taps", "share": "root"},
     # Yang et al. 2020: overlapping segments of the flattened filter
     "fsnet": {"rule": "strided", "layout": "flat", "windows": 1},
     # the same with learned fractional offsets, l = (L - K)·sigmoid(4a / (L - K)), so that rates are in rows. With the

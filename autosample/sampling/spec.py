@@ -47,7 +47,7 @@ class Spec:
         window: Length of a window in the `flat` layout, instead of `windows`; `row` is one row of the kernel.
         grid: Step of the admissible offsets [summary rows]; `window` makes windows disjoint (a codebook).
         columns: Which summary column an input channel reads: `tile` is WSNet's `m mod Q`, `shuffle` a seeded
-            permutation per window, `learned` a straight-through choice.
+            permutation per window, `table` stored integers, as in models that learned them.
         signs: `random` multiplies every window by a seeded sign.
         denser: WSNet's `D`: sample `D·N` filters, then mix them down to `N` by a learned matrix.
         seed: Seed of everything pseudo-random.
@@ -208,7 +208,9 @@ def _check(s: Spec) -> None:
     check_whole("denser", 0 if s.denser is None else s.denser, least=1, fix="2 samples twice as many filters")
     check_whole("seed", -1 if s.seed is None else s.seed, least=0, fix="0 is usual")
     for name, words in _CHOICES.items():
-        check_choice(name, getattr(s, name), words)
+        if isinstance(value := getattr(s, name), str) and (gone := moved(f"{name}: {value}")):
+            raise SpecError(gone)
+        check_choice(name, value, words)
     _check_rule(s)
     _check_kinds(s)
 
@@ -265,7 +267,7 @@ def spec(preset: "str | Spec | Mapping[str, Any] | Path" = "autosample", /, **ch
         return spec(preset.get("preset", "autosample"), **merged(own, given))
     given.pop("preset", None)
     if not isinstance(preset, str) or preset not in {*PRESETS, *RULES}:
-        raise SpecError(f'no preset is called "{preset}": {hint(str(preset), [*PRESETS, *RULES])}')
+        raise SpecError(f'no preset is called "{preset}": {hint(str(preset), sorted({*PRESETS, *RULES}))}')
     check_names(given)
     if preset == "dense":
         # every weight is stored, at any ratio of the grid

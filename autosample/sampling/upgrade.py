@@ -23,6 +23,11 @@ _DROPPED = ("along", "across", "spread", "kernel", "radius", "scale_gradient", "
 _RULES = {"separable": "strided", "gumbel": "categorical"}
 
 
+def chosen_columns(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec's fields in which columns that were learned are a table: files hold what was chosen."""
+    return {**data, "columns": "table"} if data.get("columns") == "learned" else dict(data)
+
+
 def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]:
     """Plain data of a spec (or of some of its fields) in the present form; present data are returned unchanged.
 
@@ -30,8 +35,9 @@ def upgraded(data: Mapping[str, Any], rule: str | None = None) -> dict[str, Any]
         data: Spec fields by name.
         rule: The rule if `data` does not name one: the preset's for changes to it, `strided` for a whole spec.
     """
+    data = chosen_columns(data)
     if "options" in data:
-        return dict(data)
+        return data
     old = {name: value for name, value in data.items() if name not in (*_EVERY, *_DROPPED, "by_kind")}
     if "rule" in data:
         old["rule"] = _RULES.get(data["rule"], data["rule"])

@@ -11,7 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autosample.nn import compressed_layers
 from autosample.sampling import LearnedOffsets
-from autosample.sampling.columns import LearnedColumns
 
 # Batches whose statistics make up a batch norm's, where no training follows.
 _BATCHES = 20
@@ -84,7 +83,7 @@ def progress(trainer: pl.Trainer, steps: int | None = None) -> float:
 
 def count_learning(module: nn.Module) -> int:
     """How many learned selections of a model are not frozen."""
-    return sum(isinstance(m, LearnedOffsets | LearnedColumns) and not m.is_frozen for m in module.modules())
+    return sum(isinstance(m, LearnedOffsets) and not m.is_frozen for m in module.modules())
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -37,7 +37,7 @@ DIAGONAL = [
     ("kmeans", "everything", "digitnet", {}),
     ("random", "everything", "test_resnet", {"columns": "shuffle", "signs": "random"}),
     ("autosample", "linear 8", "test_resnet", {"signs": "random"}),
-    ("autosample", "none", "m5", {"columns": "learned", "grid": 2}),
+    ("autosample", "none", "m5", {"columns": "table", "grid": 2}),
     ("autosample", "everything", "test_resnet", {"rule": "categorical"}),
     ("wsnet", "none", "digitnet", {"ratio": None, "options": {"spatial": 3, "channel": 4}}),
 ]

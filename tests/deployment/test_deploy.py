@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from deploying import PLANS, check, error, expected, force, kinds, possible, scramble
+from every_spec import PRESETS_WITH_WEIGHT
 from torch import nn
 
 from autosample import PRESETS, convert_, deploy, harden_
@@ -34,7 +35,7 @@ LAYERS = {
 }  # fmt: skip
 OPTIONS = {
     "denser": {"denser": 2}, "shuffle": {"columns": "shuffle", "windows": 2},
-    "learned": {"columns": "learned", "windows": 2}, "signs": {"signs": "random"},
+    "table": {"columns": "table", "windows": 2}, "signs": {"signs": "random"},
     "all": {"signs": "random", "denser": 2, "columns": "shuffle", "windows": 2},
 }  # fmt: skip
 
@@ -62,7 +63,7 @@ def chain(preset="wsnet", *, bias=True, **changes) -> tuple[nn.Sequential, torch
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["dense", *PRESETS_WITH_WEIGHT])
 @pytest.mark.every(2)
 def test_layers(preset, kind, plan, monkeypatch):
     layer, x = build(kind, preset)

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from every_spec import PRESETS_WITH_WEIGHT
 from nets import NAMES, Net, distance, image, row
 from torch import nn
 
@@ -67,7 +68,7 @@ def test_single_layers(layer, shape):
     assert layer(torch.randn(shape)).isfinite().all()
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+@pytest.mark.parametrize("preset", PRESETS_WITH_WEIGHT)
 def test_a_fresh_summary_has_the_scale_of_the_weight(preset):
     model = nn.Conv2d(32, 64, 3)
     nn.init.normal_(model.weight, std=0.37)
@@ -76,7 +77,7 @@ def test_a_fresh_summary_has_the_scale_of_the_weight(preset):
     assert model.weight.std().item() == pytest.approx(0.37, rel=0.15)
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+@pytest.mark.parametrize("preset", PRESETS_WITH_WEIGHT)
 def test_a_warm_start_lowers_the_error_and_reports_it(preset):
     model = Net()
     dense = {name: model.get_submodule(name).weight.detach().clone() for name in NAMES}
@@ -116,11 +117,10 @@ def test_frozen_layers_stay_frozen():
     model = Net()
     model.block.requires_grad_(False)
     for preset in ("autosample", "nes", "wsnet"):
-        twin, _ = convert(model, preset, ratio=4, columns="learned")
+        twin, _ = convert(model, preset, ratio=4)
         learned = {name for name, p in twin.named_parameters() if p.requires_grad}
         assert not any(name.startswith("block") for name in learned)
         assert "stem.summary" in learned
-        assert "stem.columns.logits" in learned
         twin(image()).sum().backward()
         assert all(p.grad is None for p in twin.block.parameters())
 

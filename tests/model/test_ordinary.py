@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from every_spec import SPECS
+from every_spec import SPECS, WITH_WEIGHT
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval, prune
 from torchvision.models import resnet18
@@ -158,7 +158,7 @@ def test_a_dense_state_is_refused_and_not_dropped(strict):
 # --- dense again -----------------------------------------------------------------------------------------------------
 
 
-@every_spec
+@pytest.mark.parametrize("spec", WITH_WEIGHT.values(), ids=WITH_WEIGHT.keys())
 @pytest.mark.parametrize("state", ["converted", "hardened", "quantised", "loaded"])
 @pytest.mark.every(2)
 def test_densify(spec, state, tmp_path):

@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 import safetensors.torch
 import torch
+from every_spec import PRESETS_WITH_WEIGHT
 from rich.console import Console
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -71,7 +72,7 @@ def row(result, name) -> Row:
 VARIANTS = {
     "plain": {},
     "everything": {"signs": "random", "columns": "shuffle"},
-    "learned columns": {"columns": "learned"},
+    "table of columns": {"columns": "table"},
     "grid": {"grid": 2},
 }
 
@@ -165,7 +166,7 @@ def test_a_ratio_that_is_out_of_reach_is_told():
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "dense"])
+@pytest.mark.parametrize("preset", PRESETS_WITH_WEIGHT)
 @pytest.mark.every(2)
 def test_multiply_adds_are_those_of_the_dense_layer(preset, variant):
     dense, x = Net().eval(), image()
@@ -190,7 +191,7 @@ def test_multiply_adds_are_those_of_the_dense_layer(preset, variant):
 
 
 def test_multiply_adds_leave_out_how_weights_are_made():
-    """Mixing matrices and learned columns are matrix products; a layer called twice makes its weight twice."""
+    """Mixing matrices are matrix products; a layer called twice makes its weight twice."""
 
     class Twice(nn.Module):
         def __init__(self):
@@ -201,13 +202,12 @@ def test_multiply_adds_leave_out_how_weights_are_made():
             return self.query @ self.conv(self.conv(x))
 
     dense, x = Twice(), torch.randn(1, 32, 20)
-    for options in ({"denser": 2}, {"columns": "learned"}, {"denser": 2, "columns": "learned"}):
-        model, _ = convert(dense, "wsnet", ratio=8, **options)
-        assert ("denser" in options) == (model.conv.densify is not None)
-        result = report(model, x)
-        assert row(result, "conv").macs == 2 * 20 * 32 * 32 * 9
-        assert row(result, "(rest)").macs == 32 * 32 * 20
-        assert result.macs == report(dense, x).macs
+    model, _ = convert(dense, "wsnet", ratio=8, denser=2)
+    assert model.conv.densify is not None
+    result = report(model, x)
+    assert row(result, "conv").macs == 2 * 20 * 32 * 32 * 9
+    assert row(result, "(rest)").macs == 32 * 32 * 20
+    assert result.macs == report(dense, x).macs
 
 
 def test_examples_of_several_inputs_and_layers_that_are_not_called():

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from every_spec import SPECS
+from every_spec import SPECS, WITH_WEIGHT
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, parametrizations
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -18,6 +18,7 @@ from autosample.nn import compressed_layers
 
 X, Y = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 10
 every_spec = pytest.mark.parametrize("name", SPECS)
+every_weight = pytest.mark.parametrize("name", WITH_WEIGHT)
 
 
 def net(name, seed=0):
@@ -57,7 +58,7 @@ def test_clipped_gradients(name):
         torch.testing.assert_close(p.grad, g / 2, rtol=1e-4, atol=1e-7)
 
 
-@every_spec
+@every_weight
 def test_channels_last(name):
     model = net(name).eval()
     expected = autosample.densify(model)(X)
@@ -65,7 +66,7 @@ def test_channels_last(name):
     torch.testing.assert_close(model(X.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
 
 
-@every_spec
+@every_weight
 def test_functional_call(name):
     """A state that is passed in counts, and not the model's own."""
     model, other = net(name).eval(), net(name, seed=1).eval()
@@ -74,7 +75,7 @@ def test_functional_call(name):
     torch.testing.assert_close(got, autosample.densify(other)(X), rtol=1e-4, atol=1e-5)
 
 
-@every_spec
+@every_weight
 @pytest.mark.every(2, 1)
 def test_an_ensemble_in_one_call(name):
     models = [net(name, seed).eval() for seed in range(2)]
@@ -85,7 +86,7 @@ def test_an_ensemble_in_one_call(name):
         torch.testing.assert_close(out, autosample.densify(model)(X), rtol=1e-4, atol=1e-5)
 
 
-@every_spec
+@every_weight
 @pytest.mark.every(2, 1)
 def test_stochastic_weight_averaging(name):
     """Parameters are averaged, and statistics of batch norm are measured again for the averaged weights."""
@@ -113,7 +114,7 @@ def test_stochastic_weight_averaging(name):
     torch.testing.assert_close(average.eval()(X), dense.eval()(X), rtol=1e-3, atol=2e-3 if name == "nes" else 1e-4)
 
 
-@every_spec
+@every_weight
 @pytest.mark.every(2, 1)
 def test_weight_norm_of_what_is_stored(name):
     """The stored numbers can be written as length and direction, as any parameter of torch."""
@@ -133,7 +134,7 @@ def test_weight_norm_of_what_is_stored(name):
     torch.testing.assert_close(layer(x), own(x, layer.weight, layer.bias, **stride), rtol=1e-4, atol=1e-5)
 
 
-@every_spec
+@every_weight
 @pytest.mark.every(2)
 def test_precisions_of_a_whole_model(name):
     model = net(name).eval()

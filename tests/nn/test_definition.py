@@ -39,7 +39,7 @@ def drawn(seed: int) -> tuple[nn.Module, dict, Tensor]:
     for name, values in (
         ("denser", [1, 1, 1, 2, 3]),
         ("signs", ["none", "none", "random"]),
-        ("columns", ["tile", "tile", "shuffle", "learned"]),
+        ("columns", ["tile", "tile", "shuffle", "table"]),
         ("layout", ["auto", "taps", "flat"]),
         ("windows", [None, None, 2, 4]),
     ):

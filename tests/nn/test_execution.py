@@ -58,7 +58,7 @@ def test_reuse_equals_the_weight(preset: str, kind: str) -> None:
         {"signs": "random"},
         {"signs": "random", "windows": 1},
         {"columns": "shuffle"},
-        {"columns": "learned"},
+        {"columns": "table"},
         {"signs": "random", "columns": "shuffle"},
         {"preset": "wsnet", "denser": 2, "ratio": None, "options": {"spatial": 2, "channel": 2}},
         {"preset": "wsnet", "denser": 2, "signs": "random"},
@@ -69,17 +69,6 @@ def test_all_that_acts_on_a_weight(changes: dict) -> None:
     torch.manual_seed(0)
     layer = SummaryConv1d(12, 24, 8, padding=3, spec={"preset": "random", "ratio": 6} | changes)
     assert_alike(layer, torch.randn(2, 12, 300))
-
-
-@in_reuse
-def test_columns_that_are_still_learned_get_their_gradient() -> None:
-    layer = SummaryConv1d(16, 32, 16, columns="learned", windows=4, spec="wsnet", ratio=16)
-    x = torch.randn(2, 16, 400)
-    assert not reuses(layer, x)
-    layer(x).square().sum().backward()
-    assert layer.columns.logits.grad.any()
-    layer.freeze_()
-    assert reuses(layer, x)
 
 
 def reuses(layer, x) -> bool:

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from every_spec import PRESETS_WITH_WEIGHT
 from torch import nn
 
 from autosample import PRESETS, harden_
@@ -39,6 +40,7 @@ KINDS = {
     "linear": (SummaryLinear, nn.Linear, (40, 24), {}, (2, 3, 40)),
 }  # fmt: skip
 EVERY = [(preset, kind) for preset in PRESETS for kind in KINDS]
+WITH_WEIGHT = [(preset, kind) for preset in ("dense", *PRESETS_WITH_WEIGHT) for kind in KINDS]
 
 
 def build(preset, kind, **changes) -> SummaryLayer:
@@ -52,7 +54,7 @@ def example(kind, dtype=torch.float32):
     return torch.randn(KINDS[kind][4], dtype=dtype)
 
 
-@pytest.mark.parametrize(("preset", "kind"), EVERY)
+@pytest.mark.parametrize(("preset", "kind"), WITH_WEIGHT)
 def test_it_computes_what_its_torch_twin_computes_with_its_weight(preset, kind):
     layer, (_, twin, args, kwargs, _) = build(preset, kind).eval(), KINDS[kind]
     dense = twin(*args, **kwargs)
@@ -82,7 +84,7 @@ def test_training_lowers_a_loss_and_reaches_every_parameter(preset, kind):
     assert all(p.grad is not None for p in layer.parameters())
 
 
-@pytest.mark.parametrize(("preset", "kind"), EVERY)
+@pytest.mark.parametrize(("preset", "kind"), WITH_WEIGHT)
 def test_hardening_is_bounded_and_then_exact(preset, kind):
     layer, x = build(preset, kind), example(kind)
     _move(layer)
@@ -168,7 +170,7 @@ def test_functional_call_and_vmap(preset, kind):
     torch.testing.assert_close(each["summary"], expected)
 
 
-@pytest.mark.parametrize("columns", ["shuffle", "learned"])
+@pytest.mark.parametrize("columns", ["shuffle", "table"])
 @pytest.mark.parametrize("preset", ["wsnet", "random", "autosample"])
 def test_channel_selection(preset, columns):
     layer = build(preset, "conv1d", columns=columns, windows=2)

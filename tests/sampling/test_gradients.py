@@ -5,7 +5,6 @@ import torch
 
 from autosample import Spec
 from autosample.sampling import RULES, Lattice, plan_geometry, sample_weight
-from autosample.sampling.columns import LearnedColumns
 from autosample.sampling.windows import Placement, cut_windows
 
 SMOOTH = [
@@ -107,21 +106,6 @@ def test_straight_through_gradient_is_the_stated_formula():
     hard.requires_grad_()
     sample_weight(hard, geometry, Placement(rule())).backward(upstream)
     torch.testing.assert_close(summary.grad, hard.grad)
-
-
-def test_learned_columns_are_hard_forward_and_soft_backward():
-    columns = LearnedColumns(2, 3).double()
-    columns.logits.data += torch.randn(2, 3, 3)
-    summary = torch.randn(5, 3, dtype=torch.float64)
-    wide = columns.widen(summary)
-    for g in range(2):
-        for q in range(3):
-            torch.testing.assert_close(wide.view(2, 5, 3)[g, :, q], summary[:, columns.table()[g, q]])
-    upstream = torch.randn_like(wide)
-    wide.backward(upstream)
-    p = torch.softmax(columns.logits.detach(), -1)
-    scores = torch.einsum("glq,lp->gqp", upstream.view(2, 5, 3), summary)
-    torch.testing.assert_close(columns.logits.grad, p * (scores - (p * scores).sum(-1, keepdim=True)))
 
 
 def test_offsets_reflect_at_the_ends_and_keep_their_gradient():

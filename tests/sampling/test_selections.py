@@ -24,7 +24,7 @@ from autosample.nn.folding import _modules, layer_folds
 from autosample.nn.planning import layer_frame
 from autosample.reuse.after import After
 from autosample.sampling.keeping import best_assignment, exchange
-from autosample.sampling.rules.folded import apart
+from autosample.sampling.rules.blocks import apart
 
 BOTH = {"assignment": "energy", "permutation": "energy"}
 FACES = {0: SummaryLinear, 1: SummaryConv1d, 2: SummaryConv2d, 3: SummaryConv3d}

@@ -10,6 +10,8 @@ OLD = [
     ("interpolated", {"preset": "autosample", "ratio": 8, "rate": 0.1}, {"ratio": 8, "options": {"rate": 0.1}}),
     ("strided", {"window": 0, "grid": 0}, {"window": "row", "grid": "window"}),
     ("strided", {"spatial": 8, "channel": 4}, {"options": {"spatial": 8, "channel": 4}}),
+    ("strided", {"columns": "learned"}, {"columns": "table"}),
+    ("strided", {"columns": "learned", "options": {}}, {"columns": "table", "options": {}}),
     ("strided", {"strides": "any", "ratio": 3}, {"ratio": 3, "options": {"strides": "any"}}),
     ("random", {"spatial": 8, "channel": 4}, {"ratio": 32}),
     ("random", {"bits": 4, "execution": "reuse", "gains": "filter", "scale_gradient": "mean"}, {}),

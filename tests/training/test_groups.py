@@ -71,7 +71,6 @@ def test_a_parameter_of_the_users_may_be_called_summary():
         ({"rule": "interpolated", "options": {"unit": "sigmoid"}}, {"centred"}),
         ({"rule": "categorical"}, {"logits"}),
         ({"rule": "indexed"}, {"weight", "bias"}),  # of the index learner
-        ({"columns": "learned"}, set()),
     ],
 )
 def test_the_rate_is_that_of_offsets_and_of_choices(fields, rated):
@@ -79,7 +78,7 @@ def test_the_rate_is_that_of_offsets_and_of_choices(fields, rated):
     groups = by_parameter(converted("random", **learned, **fields))
     fast = {name.rpartition(".")[2] for name, group in groups.items() if group["lr"] == 0.03}
     assert fast == rated
-    assert all(g["weight_decay"] == 0 for n, g in groups.items() if ".offsets." in n or ".columns." in n)
+    assert all(g["weight_decay"] == 0 for n, g in groups.items() if ".offsets." in n)
 
 
 def test_index_learners_and_choices_go_at_the_rate_of_weights_where_none_is_given():

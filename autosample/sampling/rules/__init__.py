@@ -9,6 +9,7 @@ from autosample.sampling.rules.base import Offsets as Offsets
 from autosample.sampling.rules.base import RuleOptions as RuleOptions
 from autosample.sampling.rules.categorical import CategoricalOffsets as CategoricalOffsets
 from autosample.sampling.rules.categorical import NearOffsets as NearOffsets
+from autosample.sampling.rules.conditioned import ConditionedOffsets as ConditionedOffsets
 from autosample.sampling.rules.folded import FoldedOffsets as FoldedOffsets
 from autosample.sampling.rules.indexed import IndexedOffsets as IndexedOffsets
 from autosample.sampling.rules.interpolated import InterpolatedOffsets as InterpolatedOffsets
@@ -22,6 +23,7 @@ from autosample.sampling.rules.table import TableOffsets as TableOffsets
 RULES: dict[str, type] = {
     "strided": StridedOffsets,
     "folded": FoldedOffsets,
+    "conditioned": ConditionedOffsets,
     "random": RandomOffsets,
     "interpolated": InterpolatedOffsets,
     "categorical": CategoricalOffsets,

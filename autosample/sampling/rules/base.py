@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from autosample.coding.exact import Exact
@@ -17,8 +17,10 @@ from autosample.sampling.checks import check_choice
 from autosample.sampling.folds import Folds
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.hashing import random_offsets
+from autosample.sampling.mixture import Mixture
 from autosample.sampling.moves import Moves
 from autosample.sampling.selection import IN_ORDER, Selection
+from autosample.sampling.signs import LearnedSigns
 from autosample.sampling.windows import Placement
 
 
@@ -161,6 +163,8 @@ class Offsets(Exact):
 
     anchor: Tensor
     moves: Moves | None
+    mixture: Mixture | None
+    signs: LearnedSigns | None
 
     def __init__(
         self,
@@ -175,6 +179,8 @@ class Offsets(Exact):
         self.lattice, self.seeded_with = lattice, seed
         self.options = self.Options() if options is None else options
         self.moves = None  # how blocks of filters are learned, if they are
+        self.mixture = None  # what mixes folds for each example, if something does
+        self.signs = None  # the signs of blocks, if they are learned
         # empty and never saved: it only follows the layer from device to device
         self.register_buffer("anchor", torch.empty(0, device=device), persistent=False)
 
@@ -190,6 +196,16 @@ class Offsets(Exact):
     def folds(self) -> Folds | None:
         """How channel groups are added up with signs; `None` without signs."""
         return None
+
+    def matrix(self, dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, "b g"]:
+        """The signs of the blocks, for a rule with folds."""
+        folds = self.folds()
+        assert folds is not None
+        return folds.matrix(dtype, device) if self.signs is None else self.signs.matrix(dtype)
+
+    def rated(self) -> list[nn.Parameter]:
+        """The parameters that learn at the option `rate`; any others learn like the weights."""
+        return []
 
     def selection(self) -> Selection:
         """What is selected on top of folds."""
@@ -218,6 +234,9 @@ class Offsets(Exact):
 
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
         """Move to these offsets, as near as the rule can, for a warm start. Fixed rules ignore it."""
+
+    def freeze(self) -> None:
+        """Make what is learned integers, and stop learning it. Fixed rules have nothing to freeze."""
 
     def reset_parameters(self) -> None:
         """Start again, as a new rule does. Fixed rules have nothing to reset."""

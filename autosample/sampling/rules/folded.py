@@ -3,10 +3,9 @@
 Nothing is stored, unless blocks or the order of channels are selected.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,67 +13,60 @@ from torch import Tensor, nn
 
 from autosample.coding.packing import bits_for, from_bits, pack_bits, unpack_bits
 from autosample.errors import DAMAGED, ArtifactError, SpecError
-from autosample.sampling.checks import Number, check_share, check_whole
-from autosample.sampling.folds import Folds, order
-from autosample.sampling.geometry import Geometry
+from autosample.sampling.checks import Number, check_number, check_share, check_whole
+from autosample.sampling.folds import Folds
 from autosample.sampling.moves import Moves
 from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
+from autosample.sampling.rules.blocks import BlockOffsets, BlockOptions
 from autosample.sampling.selection import IN_ORDER, Selection, slots_of
-from autosample.sampling.windows import Placement
+from autosample.sampling.signs import LearnedSigns
 
 # What can be selected; each is an option.
 _SELECTED = ("assignment", "permutation")
 
-# Neighbouring filters of a signal may overlap: at most so often, and only if each shift is at least so many taps.
-_MOST_OVERLAP = 4
-_LEAST_SHIFT = 4
-# A layer may store up to this share less than its ratio allows, if its channel groups are then cut evenly.
-_SPARE = 0.05
-
 
 @dataclass(frozen=True, kw_only=True)
-class FoldedOptions(RuleOptions):
-    """Settings of the rule.
+class FoldedOptions(BlockOptions):
+    """Settings of the rule, besides those of signs by block.
 
     Attributes:
-        blocks: Blocks of filters, each with signs of its own; the order of the Hadamard matrix if left out. One block
-            is WSNet's channel sampling.
-        overlap: How many windows cover each row of the summary, `R`: filters start `K/R` taps apart. Left out, long
-            kernels of signals overlap, up to 4 times, and others do not.
         assignment: Which block a filter is in: `fixed` cuts the filters into blocks in order, `energy` lets a warm
             start choose what keeps the most of the weights, and `learned` lets filters change places in training too.
             Costs the bits of a block's number for each filter.
         permutation: The order of the channels before they are folded: `fixed`, or chosen by a warm start, by `energy`.
             Costs the bits of a channel's number for each channel.
+        signs: The signs with which a block adds up the channel groups: `fixed`, rows of a Hadamard matrix, or `learned`
+            from there, straight-through. Costs a bit for each block and channel group.
+        mixing: Folds that a block sees: `one`, or `two`, the second one with a learned share. Costs 16 bits a block.
+        rate: Learning rate of the numbers whose signs are learned; they begin at 1 or −1. `None` means that of the
+            weights.
         every: Steps between moves of learned filters.
         moves: Largest share of the filters that change places at once.
-        freeze_at: Share of the training after which learned filters stay.
+        freeze_at: Share of the training after which learned filters and signs stay.
     """
 
-    blocks: int | None = None
-    overlap: int | None = None
     assignment: Literal["fixed", "energy", "learned"] = "fixed"
     permutation: Literal["fixed", "energy"] = "fixed"
+    signs: Literal["fixed", "learned"] = "fixed"
+    mixing: Literal["one", "two"] = "one"
+    rate: Number | None = 0.02
     every: int = 50
     moves: Number = 0.1
     freeze_at: Number = 0.6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("blocks", "overlap"):
-            check_whole(name, getattr(self, name), least=1, fix="leave it out to derive it from the ratio")
         check_whole("every", self.every, least=1, fix="50 is usual")
         check_share("moves", self.moves, fix="0.1 is usual")
+        check_number("rate", self.rate, above=0.0, fix="0.02 is usual with Adam")
         check_share("freeze_at", self.freeze_at, fix="0.6 is usual")
+        if self.assignment == "learned" and (self.signs, self.mixing) != ("fixed", "one"):
+            got = f"signs {self.signs} and mixing {self.mixing}"
+            raise SpecError(f"filters move between fixed signs, got assignment learned with {got}: use energy")
 
 
-def apart(geometry: Geometry) -> bool:
-    """Whether every filter has rows of its own, one filter after the other."""
-    return geometry.length == geometry.sampled * geometry.taps and geometry.grid == geometry.taps
-
-
-class FoldedOffsets(Offsets):
-    """`o[n, g] = (n mod P)·S` with signs `H[b(n), g]`; `P` is the number of windows in the summary, usually `N`."""
+class FoldedOffsets(BlockOffsets):
+    """Signs by block, and what is selected on top of them."""
 
     Options: ClassVar[type[RuleOptions]] = FoldedOptions
     options: FoldedOptions
@@ -96,8 +88,11 @@ class FoldedOffsets(Offsets):
                     self.keep(name, self._usual(name, folds).to(self.anchor.device), width)
             if self.options.assignment == "learned":
                 self.moves = Moves(folds, self.options.every, self.options.moves, device)
-                self.learned = True
                 self._thaw()
+            signs, second = self.options.signs == "learned", self.options.mixing == "two"
+            if signs or second:
+                self.signs = LearnedSigns(folds, signs, second, device)
+            self.learned = self.moves is not None or signs
 
     @staticmethod
     def _usual(name: str, folds: Folds) -> Tensor:
@@ -141,22 +136,27 @@ class FoldedOffsets(Offsets):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether learned blocks no longer change."""
-        return self.moves is None or self.moves.is_frozen
+        """Whether learned blocks and signs no longer change."""
+        return all(part.is_frozen for part in (self.moves, self.signs) if part is not None)
 
     def followed(self) -> Int[Tensor, "n g"]:
+        if self.signs is not None:
+            return from_bits(self.signs.present())
         return from_bits(self._bits("assignment"))[:, None]
 
     def freeze(self) -> None:
-        """Keep the present blocks, and stop learning them."""
+        """Keep the present blocks and signs, and stop learning them."""
+        if self.signs is not None:
+            self.signs.freeze()
         if self.moves is not None and not self.moves.is_frozen:
             self.keep_bits("assignment", self._bits("assignment").clone())
             self.moves.freeze()
 
     def train(self, mode: bool = True):
         """Switch modes. An average of models (EMA) that received the buffers of a frozen model notices it here."""
-        if self.moves is not None:
-            self.moves.notice()
+        for part in (self.moves, self.signs):
+            if part is not None:
+                part.notice()
         return super().train(mode)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
@@ -168,24 +168,42 @@ class FoldedOffsets(Offsets):
         if self.moves is not None:
             self.moves.reset()
             self._thaw()
+        if self.signs is not None:
+            self.signs.reset()
+
+    def rated(self) -> list[nn.Parameter]:
+        learned = None if self.signs is None else self.signs.leaning
+        return [learned] if isinstance(learned, nn.Parameter) else []
 
     def hardened(self) -> Offsets:
-        if self.moves is None:
+        made = self._bare()
+        if self.signs is not None:
+            made.signs = self.signs.fixed(self.signs.packed()).to(self.anchor.device)
+        return made
+
+    def _bare(self) -> "FoldedOffsets":
+        """The rule with its blocks and channels, but without what learns."""
+        if self.moves is None and self.signs is None:
             return self
-        options = replace(self.options, assignment="energy")
+        assignment = "energy" if self.moves is not None else self.options.assignment
+        options = replace(self.options, assignment=assignment, signs="fixed", mixing="one")
         made = FoldedOffsets(self.lattice, options, seed=self.seeded_with, device=self.anchor.device)
         for name in self.selects:
             made.keep_bits(name, self._bits(name).clone())
         return made
 
     def stored_bits(self) -> int:
-        return sum(self._bits(name).numel() for name in self.selects)
+        signs = 0 if self.signs is None else self.signs.stored_bits()
+        return sum(self._bits(name).numel() for name in self.selects) + signs
 
     def packed(self) -> dict[str, Tensor]:
-        return {name: pack_bits(self._bits(name)) for name in self.selects}
+        signs = {} if self.signs is None else self.signs.packed()
+        return {**{name: pack_bits(self._bits(name)) for name in self.selects}, **signs}
 
     def restored(self, stored: Mapping[str, Tensor]) -> Offsets:
-        made, folds = self.hardened(), self.folds()
+        made, folds = self._bare(), self.folds()
+        if self.signs is not None:
+            made.signs = self.signs.fixed(stored)
         for name in self.selects:
             assert folds is not None
             count, width = self._bits(name).shape
@@ -196,74 +214,3 @@ class FoldedOffsets(Offsets):
                 raise ArtifactError(f"a stored {name} must be the usual one in another order: {DAMAGED}")
             made.keep_bits(name, values)
         return made
-
-    def placement(self) -> Placement:
-        return Placement(_offsets(self.lattice, self.anchor.device))
-
-    def folds(self) -> Folds | None:
-        p = self.lattice
-        blocks = min(self.options.blocks or order(p.windows), p.filters // p.groups)
-        return Folds(p.filters, p.channels, p.windows, blocks, p.groups) if min(blocks, p.windows) > 1 else None
-
-    def stored_form(self) -> nn.Module:
-        return Shared(self.lattice)
-
-    @classmethod
-    def sizes(cls, spec: Any, bare: Geometry) -> Geometry:
-        """The geometry for a spec: channel groups first, then overlap, then windows that filters share.
-
-        Raises:
-            SpecError: The layout is `flat`, or there are more blocks than filters, more windows than channels, or more
-                windows that overlap than taps.
-        """
-        if spec.layout == "flat":
-            raise SpecError("folded windows lie along the taps, got layout='flat': leave layout out")
-        options, n, m, k = spec.settings, bare.filters, bare.channels, bare.taps
-        if (options.blocks or 1) > n:
-            raise SpecError(f"blocks must be at most {n}, the layer's filters, got {options.blocks}: use fewer")
-        if (options.overlap or 1) > k:
-            raise SpecError(f"overlap must be at most {k}, the layer's taps, got {options.overlap}: use less")
-        if (spec.windows or 1) > m:
-            raise SpecError(f"windows must be at most {m} for this layer, got {spec.windows}: pass a smaller number")
-        ratio = float(spec.ratio or 1.0)
-        step = max(-(-k // (options.overlap or _overlap(bare, ratio))), 1)
-        windows = spec.windows or _windows(m * k / (step * ratio), m)
-        columns = -(-m // windows)
-        windows = -(-m // columns)
-        least = -(-n // min(options.blocks or order(windows), n))  # fewer, and filters of one block would be equal
-        room = n * m * k / ratio / columns
-        if options.overlap is None and room < k + (least - 1) * step:
-            step = max(int((room - k) / max(least - 1, 1)), 1)
-        places = min(max(int((room - k) / step) + 1, least), n)
-        return replace(bare, layout="taps", windows=windows, grid=step, length=k + (places - 1) * step)
-
-
-def _offsets(p: Lattice, device: torch.device | None) -> torch.Tensor:
-    starts = torch.arange(p.filters, device=device) % p.choices * p.grid
-    return starts.view(-1, 1).expand(p.filters, p.windows)
-
-
-def _overlap(bare: Geometry, ratio: float) -> int:
-    """Only long kernels of signals overlap, and channels carry at least as much of the ratio."""
-    most = min(_MOST_OVERLAP, bare.taps // _LEAST_SHIFT, int(math.sqrt(ratio)))
-    return 1 << max(most.bit_length() - 1, 0) if len(bare.kernel) == 1 else 1
-
-
-def _windows(wanted: float, channels: int) -> int:
-    """The most channel groups with which all filters together store at least what is `wanted` of each."""
-    count = min(max(int(channels * (1 + _SPARE) / wanted) + 1, 1), channels)
-    least = 2 if wanted * (1 + _SPARE) < channels else 1  # with one group, filters cannot share windows
-    while count > least and -(-channels // count) * (1 + _SPARE) < wanted:
-        count -= 1
-    return count
-
-
-class Shared(nn.Module):
-    """The offsets in an exported graph: nothing is stored."""
-
-    def __init__(self, lattice: Lattice) -> None:
-        super().__init__()
-        self.lattice = lattice
-
-    def forward(self) -> torch.Tensor:
-        return _offsets(self.lattice, None)
