@@ -11,11 +11,9 @@ from autosample.budget.sizes import fit_budget
 from autosample.deployment.verify import Example
 from autosample.errors import ConfigError
 from autosample.model.budget import Budget
+from autosample.sampling.changes import COMPACTNESS
 from autosample.sampling.checks import is_number
 from autosample.sampling.spec import Spec
-
-# Options that set the sizes of layers, as the ratio does.
-_COMPACTNESS = ("spatial", "channel")
 
 
 @torch.random.fork_rng([])  # the conversion that follows draws the same numbers as one at a given ratio
@@ -55,7 +53,7 @@ def find_budget(
 
 def check_budget(spec: Spec, *, bytes: Any, latency: Any) -> None:
     """Raise `ConfigError` if a budget is not usable, or if there are two, or one and a ratio."""
-    options = {name: spec.options[name] for name in _COMPACTNESS if spec.options.get(name)}
+    options = {name: spec.options[name] for name in COMPACTNESS if spec.options.get(name)}
     given = {"ratio": spec.ratio, **options, "bytes": bytes, "latency": latency}
     told = [f"{name}={value!r:.40}" for name, value in given.items() if value is not None]
     if bytes is latency is None:

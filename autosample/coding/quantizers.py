@@ -41,6 +41,11 @@ class _Straight(torch.autograd.Function):
         return grad, None
 
 
+def straight(values: Float[Tensor, "*shape"], shown: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """`shown`, with the gradient of `values` (a straight-through gradient)."""
+    return _Straight.apply(values, shown)  # pyright: ignore[reportReturnType]
+
+
 class Quantizer(Exact):
     """Shows a tensor as it will be stored: every value at one of `2**bits` levels, with straight-through gradients.
 
@@ -122,7 +127,7 @@ class Quantizer(Exact):
     def forward(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if self.now == WAITING or self.holds(values):
             return values
-        return _Straight.apply(values, self.shown(values))  # pyright: ignore[reportReturnType]
+        return straight(values, self.shown(values))
 
     def holds(self, values: Tensor) -> bool:
         """Whether the levels are fixed and the values are at them."""

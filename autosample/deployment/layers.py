@@ -91,7 +91,7 @@ def _plan(
         found = _few(layer, follow, x) if measure and fuse and not own else None
         return _Planned(*(found or (Plan("dense", own or "not converted"), None)), follow, None)
     source = copy.deepcopy(layer)
-    if own or dense:
+    if own or (dense and layer.has_dense):
         return _Planned(Plan("dense", own or "the whole model is faster with dense layers"), None, follow, source)
     inside = follow.disjoint
     after = inside.after(cast(Tensor | None, layer.bias))

@@ -167,14 +167,16 @@ def densify_(model: Model) -> Model:
     """Turn all compressed layers back into dense layers, in place: the original classes, with trainable weights.
 
     The weights are those that the model computes with now, so its outputs stay the same, and its `state_dict` has the
-    names and shapes of the model before `convert_`. Layers that share their stored numbers share their weight.
+    names and shapes of the model before `convert_`; sum-product layers may have got a bias. Layers that share their stored numbers share their weight.
 
     Raises:
-        ConversionError: The model has no compressed layer.
+        ConversionError: The model has no compressed layer, or one that has no dense twin.
     """
     layers = compressed_layers(model)
     if not layers:
         raise ConversionError("densify_ needs a converted model, got one without compressed layers: use it as it is")
+    if lacking := [name for name, layer in layers.items() if not layer.has_dense]:  # all layers or none
+        raise ConversionError(f'layer "{lacking[0]}" has patches, so no dense layer computes the same: use patch 1')
     shared: dict[tuple[int, ...], nn.Parameter] = {}
     for layer in layers.values():
         numbers = [getattr(layer, name) for name in layer.coded if getattr(layer, name) is not None]
