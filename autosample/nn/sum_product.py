@@ -53,6 +53,7 @@ class SumProductLayer(Exact, Compressed):
         phase: `FULL`, `TERNARY` or `FROZEN`.
         products: `r`, the multiplications for an output patch.
         patches: Where the layer reads and writes.
+        options: The settings of the method.
         had_bias: Whether the dense layer has a bias.
     """
 
@@ -69,6 +70,7 @@ class SumProductLayer(Exact, Compressed):
     norm: nn.modules.batchnorm._BatchNorm | None
     products: int
     patches: Patches
+    options: ProductOptions
     phase: int
     had_bias: bool
 
@@ -95,9 +97,10 @@ class SumProductLayer(Exact, Compressed):
 
     def make(self, like: Tensor, name: str, products: int | None = None) -> None:
         """Create matrices, factors and norm; `products` is `r`, if it does not follow from the spec."""
-        if not isinstance(self.spec.settings, ProductOptions):
+        options = self.options = self.spec.settings
+        if not isinstance(options, ProductOptions):
             raise SpecError(f"a sum-product layer needs the rule strassen, got {self.spec.rule}: use convert_")
-        p = self.patches = patches_of(self, self.spec.settings)
+        p = self.patches = patches_of(self, options)
         if self.shape[1] % p.inner:
             raise SpecError(
                 f"groups must divide the {self.shape[1]} channels of a filter, got {p.inner}: pass groups=1"
@@ -105,11 +108,11 @@ class SumProductLayer(Exact, Compressed):
         channels, filters = self.shape[1] // p.inner, self.shape[0] // p.groups
         entries = channels * math.prod(p.window) + filters * math.prod(p.corners)
         r = products or products_of(self.spec, self.shape, entries, p.groups * p.inner)
-        options = {"device": like.device, "dtype": like.dtype}
-        self.gather = nn.Parameter(torch.empty(r, channels, *p.window, **options))
-        self.spread = nn.Parameter(torch.empty(r, filters, *p.corners, **options))
-        self.scale, self.shift = nn.Parameter(torch.ones(r, **options)), nn.Parameter(torch.zeros(r, **options))
-        self.norm = _NORMS[p.axes](r, affine=False, **options)
+        like_it = {"device": like.device, "dtype": like.dtype}
+        self.gather = nn.Parameter(torch.empty(r, channels, *p.window, **like_it))
+        self.spread = nn.Parameter(torch.empty(r, filters, *p.corners, **like_it))
+        self.scale, self.shift = nn.Parameter(torch.ones(r, **like_it)), nn.Parameter(torch.zeros(r, **like_it))
+        self.norm = _NORMS[p.axes](r, affine=False, **like_it)
         self.products, self.phase, self.had_bias = r, FULL, self.bias is not None
         self.keep("stage", torch.tensor(0, device=like.device), 2)
         for matrix in _MATRICES:
@@ -160,7 +163,7 @@ class SumProductLayer(Exact, Compressed):
             return self.entries(name).to(dtype or self.scale.dtype)
         if self.phase == FULL:
             return own
-        entries, scale = ternary(own, self.spec.settings.quantizer)
+        entries, scale = ternary(own, self.options.quantizer)
         return straight(own, entries * scale)
 
     def entries(self, name: str) -> Int[Tensor, "r n *rest"]:
@@ -222,16 +225,16 @@ class SumProductLayer(Exact, Compressed):
 
     @property
     def learns_until(self) -> float:
-        return float(self.spec.settings.freeze_at)
+        return float(self.options.freeze_at)
 
     @property
     def open_stages(self) -> int:
         return FROZEN - self.phase
 
     def advance_(self, progress: float) -> None:
-        if progress >= self.spec.settings.freeze_at:
+        if progress >= self.options.freeze_at:
             self.freeze_()
-        elif progress >= self.spec.settings.ternary_at and self.phase == FULL:
+        elif progress >= self.options.ternary_at and self.phase == FULL:
             self._enter(TERNARY)
 
     @torch.no_grad()
@@ -242,7 +245,7 @@ class SumProductLayer(Exact, Compressed):
         assert self.norm is not None
         scales = {}
         for name in _MATRICES:
-            entries, scales[name] = ternary(getattr(self, name), self.spec.settings.quantizer)
+            entries, scales[name] = ternary(getattr(self, name), self.options.quantizer)
             self.keep(f"{name}_entries", (entries.reshape(-1) + 1).long(), 2)
         self.scale.copy_(self.scale.clamp(0, _LARGEST) * scales["spread"])
         mean, var, eps = self.norm.running_mean, self.norm.running_var, self.norm.eps
@@ -340,7 +343,7 @@ class SumProductLayer(Exact, Compressed):
         patches, sums = counted // self.each_patch(), 0
         for name in _MATRICES:
             frozen = self.phase == FROZEN
-            entries = self.entries(name) if frozen else ternary(getattr(self, name), self.spec.settings.quantizer)[0]
+            entries = self.entries(name) if frozen else ternary(getattr(self, name), self.options.quantizer)[0]
             sums += entries.numel() if entries.is_meta else int(entries.count_nonzero())
         return Operations(made * math.prod(self.shape[1:]), patches * self.products, patches * sums)
 
