@@ -51,7 +51,7 @@ class SumProductLayer(Exact, Compressed):
         shift: What is added before the factors (hardened: after them), `(r,)`, or `None`.
         norm: Batch norm of the sums, without factors of its own; `None` once hardened.
         phase: `FULL`, `TERNARY` or `FROZEN`.
-        products: `r`, the multiplications for an output patch.
+        products, multiple: `r`, the multiplications for an output patch, and of which number it is a multiple.
         patches: Where the layer reads and writes.
         options: The settings of the method.
         had_bias: Whether the dense layer has a bias.
@@ -69,6 +69,7 @@ class SumProductLayer(Exact, Compressed):
     shift: nn.Parameter | None
     norm: nn.modules.batchnorm._BatchNorm | None
     products: int
+    multiple: int
     patches: Patches
     options: ProductOptions
     phase: int
@@ -113,7 +114,8 @@ class SumProductLayer(Exact, Compressed):
         self.spread = nn.Parameter(torch.empty(r, filters, *p.corners, **like_it))
         self.scale, self.shift = nn.Parameter(torch.ones(r, **like_it)), nn.Parameter(torch.zeros(r, **like_it))
         self.norm = _NORMS[p.axes](r, affine=False, **like_it)
-        self.products, self.phase, self.had_bias = r, FULL, self.bias is not None
+        self.products, self.multiple = r, p.groups * p.inner
+        self.phase, self.had_bias = FULL, self.bias is not None
         self.keep("stage", torch.tensor(0, device=like.device), 2)
         for matrix in _MATRICES:
             bits = torch.zeros(getattr(self, matrix).numel(), 2, dtype=torch.bool, device=like.device)
