@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autosample.coding.ternary import IN_A_BYTE
+from autosample.coding.ternary import IN_A_BYTE, ternary_bytes
 from autosample.errors import SpecError
 from autosample.reuse.after import After
 from autosample.reuse.planner import MARGIN, Plan, timed
 from autosample.reuse.sum_product import Patches, SumProductPlan
 from autosample.reuse.timings import signature
+from autosample.sampling.geometry import kind_of
 from autosample.sampling.rules.products import ProductOptions
 from autosample.sampling.spec import Spec
 
@@ -72,3 +73,19 @@ def product_plan(
     sizes = (layer.patches, layer.products, layer.shape, tuple(x.shape))
     key = signature(x.device, x.dtype, *sizes, after.relu, after.pool)
     return timed(key, {"products": made}, dense, x, {"products": saving})
+
+
+def planned_numbers(spec: Spec, shape: tuple[int, ...], bits: int) -> int:
+    """Count of numbers of `bits` bits that take the place of a weight; see `Compressed.planned`."""
+    spec, ones = spec.for_kind(kind_of(shape[2:])), (1,) * len(shape[2:])
+    # neither the stride nor the groups of the layer are known here
+    p = Patches(shape[2:], ones, ones, patch=patch_of(spec, shape))
+    entries = shape[1] // spec.settings.groups * math.prod(p.window), shape[0] * math.prod(p.corners)
+    count = products_of(spec, shape, sum(entries))
+    numbers = count + (shape[0] if p.patch == 1 else count)
+    return -(-(8 * sum(ternary_bytes(count * each) for each in entries) + BITS * numbers) // bits)
+
+
+def nonzero(matrices: list[Tensor]) -> int:
+    """Entries that are not zero; all, for matrices without values."""
+    return sum(m.numel() if m.is_meta else int(m.count_nonzero()) for m in matrices)

@@ -14,19 +14,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autosample.coding.exact import Exact
-from autosample.coding.quantizers import QUANTIZERS, straight
+from autosample.coding.quantizers import QUANTIZERS
+from autosample.coding.straight import straight
 from autosample.coding.ternary import is_ternary, pack_ternary, ternary, ternary_bytes, unpack_ternary
 from autosample.errors import DAMAGED, ArtifactError, ConversionError, SpecError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts, Operations
 from autosample.nn.graph import keep_in_graph
 from autosample.nn.kinds import is_plain
-from autosample.nn.products import BITS, patch_of, patches_of, product_plan, products_of
+from autosample.nn.products import BITS, nonzero, patches_of, planned_numbers, product_plan, products_of
 from autosample.nn.reading import read_spec
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
 from autosample.reuse.sum_product import Patches, affine, computed
-from autosample.sampling.geometry import kind_of
 from autosample.sampling.rules.products import ProductOptions
 from autosample.sampling.spec import Spec
 from autosample.system.checking import as_int, as_map, take
@@ -78,8 +78,6 @@ class SumProductLayer(Exact, Compressed):
     def __init__(self, *args: Any, spec: "Spec | str | Mapping[str, Any]" = "strassen", **given: Any) -> None:
         super().__init__(*args, spec=spec, **given)
 
-    # --- sizes and parameters -------------------------------------------------------------------------------------
-
     @classmethod
     def unfit(cls, layer: nn.Module) -> str:
         if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
@@ -88,13 +86,7 @@ class SumProductLayer(Exact, Compressed):
 
     @classmethod
     def planned(cls, spec: Spec, shape: tuple[int, ...], bits: int = 32) -> int:
-        spec, ones = spec.for_kind(kind_of(shape[2:])), (1,) * len(shape[2:])
-        # neither the stride nor the groups of the layer are known here
-        p = Patches(shape[2:], ones, ones, patch=patch_of(spec, shape))
-        entries = shape[1] // spec.settings.groups * math.prod(p.window), shape[0] * math.prod(p.corners)
-        count = products_of(spec, shape, sum(entries))
-        numbers = count + (shape[0] if p.patch == 1 else count)
-        return -(-(8 * sum(ternary_bytes(count * each) for each in entries) + BITS * numbers) // bits)
+        return planned_numbers(spec, shape, bits)
 
     def make(self, like: Tensor, name: str, products: int | None = None) -> None:
         """Create matrices, factors and norm; `products` is `r`, if it does not follow from the spec."""
@@ -141,8 +133,6 @@ class SumProductLayer(Exact, Compressed):
             self.gather.normal_(std=1 / math.sqrt(self.gather[0].numel()))
             self.spread.normal_(std=std * math.sqrt(math.prod(self.shape[1:]) / each))
 
-    # --- computing ------------------------------------------------------------------------------------------------
-
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         p = self.patches
         if p.axes and input.dim() == p.axes + 1:
@@ -174,6 +164,10 @@ class SumProductLayer(Exact, Compressed):
         count = self.get_buffer(f"{name}_entries_bits").shape[0] // (self.products * math.prod(corners))
         return (self.kept(f"{name}_entries") - 1).view(self.products, count, *corners)
 
+    def final_entries(self, name: str) -> Tensor:
+        """The entries that freezing would keep now, or has kept."""
+        return self.entries(name) if self.phase == FROZEN else ternary(getattr(self, name), self.options.quantizer)[0]
+
     def factors(self) -> Float[Tensor, " r"]:
         """`ã` between 0 and 100, with straight-through gradients, so factors can come back from outside."""
         scale = self.in_use("scale")
@@ -183,9 +177,7 @@ class SumProductLayer(Exact, Compressed):
         """Factors and shifts of the sums in evaluation, with the norm in them."""
         if self.norm is None or self.shift is None:
             return factors, self.shift
-        mean, var = self.norm.running_mean, self.norm.running_var
-        assert mean is not None
-        assert var is not None
+        mean, var = _statistics(self.norm)
         scale = factors * (var + self.norm.eps).rsqrt()
         return scale, factors * self.shift - scale * mean
 
@@ -250,9 +242,7 @@ class SumProductLayer(Exact, Compressed):
             entries, scales[name] = ternary(getattr(self, name), self.options.quantizer)
             self.keep(f"{name}_entries", (entries.reshape(-1) + 1).long(), 2)
         self.scale.copy_(self.scale.clamp(0, _LARGEST) * scales["spread"])
-        mean, var, eps = self.norm.running_mean, self.norm.running_var, self.norm.eps
-        assert mean is not None
-        assert var is not None
+        (mean, var), eps = _statistics(self.norm), self.norm.eps
         mean.div_(scales["gather"])
         var.copy_((var + eps) / scales["gather"] ** 2 - eps)
         self._enter(FROZEN)
@@ -330,8 +320,6 @@ class SumProductLayer(Exact, Compressed):
             self.keep(f"{name}_entries", (unpack_ternary(stored[name], count) + 1).long(), 2)
         self._enter(FROZEN)
 
-    # --- deploying and reporting ----------------------------------------------------------------------------------
-
     def plan(
         self, x: Tensor | None, after: After, dense: Callable[[], nn.Module], *, measure: bool, fuse: bool
     ) -> tuple[Plan, nn.Module | None]:
@@ -342,12 +330,8 @@ class SumProductLayer(Exact, Compressed):
         return sum(self.get_buffer(f"{name}_entries_bits").shape[0] for name in _MATRICES)
 
     def operations(self, counted: int, read: int, made: int) -> Operations:
-        patches, sums = counted // self.each_patch(), 0
-        for name in _MATRICES:
-            frozen = self.phase == FROZEN
-            entries = self.entries(name) if frozen else ternary(getattr(self, name), self.options.quantizer)[0]
-            sums += entries.numel() if entries.is_meta else int(entries.count_nonzero())
-        return Operations(made * math.prod(self.shape[1:]), patches * self.products, patches * sums)
+        patches, used = counted // self.each_patch(), nonzero([self.final_entries(name) for name in _MATRICES])
+        return Operations(made * math.prod(self.shape[1:]), patches * self.products, patches * used)
 
     def facts(self) -> Facts:
         size = sum(ternary_bytes(self.get_buffer(f"{name}_entries_bits").shape[0]) for name in _MATRICES)
@@ -360,3 +344,7 @@ class SumProductLayer(Exact, Compressed):
     def extra_repr(self) -> str:
         p, text = self.patches, super().extra_repr().replace(", bias=False", "")  # hardening may add a bias
         return f"{text}: {self.products} products" + (f", patch {p.patch}" if p.patch > 1 else "")
+
+
+def _statistics(norm: Any) -> tuple[Tensor, Tensor]:
+    return norm.running_mean, norm.running_var
