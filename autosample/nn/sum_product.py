@@ -95,18 +95,18 @@ class SumProductLayer(Exact, Compressed):
             raise SpecError(f"a sum-product layer needs the rule strassen, got {self.spec.rule}: use convert_")
         p = self.patches = patches_of(self, options)
         if self.shape[1] % p.inner:
-            raise SpecError(
-                f"groups must divide the {self.shape[1]} channels of a filter, got {p.inner}: pass groups=1"
-            )
+            raise SpecError(f"groups must divide the {self.shape[1]} channels, got {p.inner}: pass groups=1")
         channels, filters = self.shape[1] // p.inner, self.shape[0] // p.groups
         entries = channels * math.prod(p.window) + filters * math.prod(p.corners)
-        r = products or products_of(self.spec, self.shape, entries, p.groups * p.inner)
+        self.multiple = p.groups * p.inner
+        self.products = r = products or products_of(self.spec, self.shape, entries, self.multiple)
+        if r % self.multiple:
+            raise SpecError(f"products must be a multiple of the {self.multiple} groups, got {r}: {DAMAGED}")
         like_it = {"device": like.device, "dtype": like.dtype}
         self.gather = nn.Parameter(torch.empty(r, channels, *p.window, **like_it))
         self.spread = nn.Parameter(torch.empty(r, filters, *p.corners, **like_it))
         self.scale, self.shift = nn.Parameter(torch.ones(r, **like_it)), nn.Parameter(torch.zeros(r, **like_it))
         self.norm = _NORMS[p.axes](r, affine=False, **like_it)
-        self.products, self.multiple = r, p.groups * p.inner
         self.phase, self.had_bias = FULL, self.bias is not None
         self.keep("stage", torch.tensor(0, device=like.device), 2)
         for matrix in _MATRICES:
@@ -177,8 +177,8 @@ class SumProductLayer(Exact, Compressed):
         """Factors and shifts of the sums in evaluation, with the norm in them."""
         if self.norm is None or self.shift is None:
             return factors, self.shift
-        mean, var = _statistics(self.norm)
-        scale = factors * (var + self.norm.eps).rsqrt()
+        mean, var, eps = _statistics(self.norm)
+        scale = factors * (var + eps).rsqrt()
         return scale, factors * self.shift - scale * mean
 
     def compose(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -236,13 +236,12 @@ class SumProductLayer(Exact, Compressed):
         """Keep the entries as they are now, with their scales in `ã` and in the norm."""
         if self.phase == FROZEN:
             return
-        assert self.norm is not None
         scales = {}
         for name in _MATRICES:
             entries, scales[name] = ternary(getattr(self, name), self.options.quantizer)
             self.keep(f"{name}_entries", (entries.reshape(-1) + 1).long(), 2)
         self.scale.copy_(self.scale.clamp(0, _LARGEST) * scales["spread"])
-        (mean, var), eps = _statistics(self.norm), self.norm.eps
+        mean, var, eps = _statistics(self.norm)
         mean.div_(scales["gather"])
         var.copy_((var + eps) / scales["gather"] ** 2 - eps)
         self._enter(FROZEN)
@@ -346,5 +345,5 @@ class SumProductLayer(Exact, Compressed):
         return f"{text}: {self.products} products" + (f", patch {p.patch}" if p.patch > 1 else "")
 
 
-def _statistics(norm: Any) -> tuple[Tensor, Tensor]:
-    return norm.running_mean, norm.running_var
+def _statistics(norm: Any) -> tuple[Tensor, Tensor, float]:
+    return norm.running_mean, norm.running_var, norm.eps

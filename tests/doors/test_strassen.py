@@ -10,6 +10,7 @@ from torch import nn
 
 import autosample
 import autosample.models
+from autosample.coding.quantizers import LinearQuantizer
 from autosample.deployment.deploy import Deployment
 from autosample.errors import ArtifactError, ConversionError
 from autosample.export import onnx_runner
@@ -169,3 +170,17 @@ def test_factors_are_quantised_after_the_norm_is_in_them(tmp_path):
     assert (model(X) - before).norm() < 0.02 * before.norm()
     autosample.save(model, tmp_path)
     assert torch.equal(autosample.load(tmp_path)(X), model(X))
+
+
+def test_levels_that_were_learned_before_the_norm_is_folded_are_found_again():
+    model = net(WAYS["p=1"], hard=False)
+    expected = autosample.harden_(copy.deepcopy(model))(X)
+    for layer in compressed_layers(model).values():
+        layer.quantise_with("scale", LinearQuantizer(8))
+        layer.start_levels("scale")
+    planned = autosample.report(model).stored_bytes
+    autosample.harden_(model)
+    assert (model(X) - expected).norm() < 0.02 * expected.norm()
+    for layer in compressed_layers(model).values():
+        assert layer.quantizer("scale").holds(layer.scale)
+    assert planned == autosample.report(model).stored_bytes
