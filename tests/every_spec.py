@@ -4,6 +4,7 @@ import autosample
 
 SPECS = {
     **{name: {"preset": name} for name in autosample.PRESETS if name != "dense"},
+    "strassen": {"preset": "strassen"},  # a rule of its own kind, without a preset
     "autosample, learned": {"preset": "autosample", "options": {"afford": 10}},
     "categorical": {"preset": "dfsnet", "rule": "categorical"},
     "selections": {"preset": "folded", "options": {"assignment": "energy", "permutation": "energy"}},

@@ -1,4 +1,4 @@
-"""Converting a model at a ratio, or within a budget of bytes or milliseconds."""
+"""Converting a model at a ratio, or within a budget of bytes, milliseconds or multiplications."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -27,6 +27,7 @@ def convert_(
     *,
     bytes: float | None = None,
     latency: float | None = None,
+    multiplications: float | None = None,
     example: Example | None = None,
     include: Iterable[Pattern] | None = None,
     exclude: Iterable[Pattern] | None = None,
@@ -42,9 +43,9 @@ def convert_(
     that over a type. The first convolution and the classifier of a timm model stay dense unless a name or an expression
     asks for them. Depthwise layers and layers that would not shrink stay dense too; the report gives the reason.
 
-    The size is one of `ratio`, `bytes` and `latency`. With a budget of bytes or milliseconds, the smallest ratio that
-    meets it is searched for, which stores the most numbers, and the report's `budget` tells it. The model itself is
-    converted once, at the end.
+    The size is one of `ratio`, `bytes`, `latency` and `multiplications`. With a budget, the smallest ratio that meets
+    it is searched for, which stores the most numbers, and the report's `budget` tells it. The model itself is converted
+    once, at the end.
 
     Args:
         model: A model, or a single convolution or linear layer.
@@ -54,7 +55,10 @@ def convert_(
         latency: Largest median time of a forward pass of the deployed model [ms], on this machine, on the device of
             `example`, with the number of threads that torch has now. Copies are deployed and timed at about ten
             ratios, up to 256.
-        example: For `latency`: an input, or a tuple of inputs.
+        multiplications: Largest number of multiplications of a forward pass of the whole model on `example`, as
+            `Report.multiplications` counts them. For `strassen` this decides the products per output channel; to set
+            these themselves, write `options={"products": 0.75}`.
+        example: For `latency` and `multiplications`: an input, or a tuple of inputs.
         include: Convert only the layers that these patterns match.
         exclude: Leave the layers dense that these patterns match.
         overrides: For each pattern: fields of `Spec` to change, a preset name, or `None` to leave the layer dense.
@@ -77,10 +81,10 @@ def convert_(
         )
     made = make_spec(spec, **changes)
     which: dict[str, Any] = {"include": _kept(include), "exclude": _kept(exclude), "planned_bits": planned_bits}
-    asked = {"bytes": bytes, "latency": latency, "example": example}
+    asked = {"bytes": bytes, "latency": latency, "multiplications": multiplications, "example": example}
     budget = find_budget(model, made, **asked, **which, overrides=overrides)
     if budget is not None:
-        made, overrides = made.replace(ratio=budget.ratio), {**(overrides or {}), **budget.overrides}
+        made, overrides = made.replace(**budget.size), {**(overrides or {}), **budget.overrides}
     report = convert_layers_(model, made, **which, overrides=overrides, warm_start=warm_start)
     return replace(report, budget=budget)
 
@@ -95,6 +99,7 @@ class _Options(Fields, total=False):
 
     bytes: float | None
     latency: float | None
+    multiplications: float | None
     example: Example | None
     include: Iterable[Pattern] | None
     exclude: Iterable[Pattern] | None

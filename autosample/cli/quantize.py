@@ -19,7 +19,8 @@ def declare(parser: Parser) -> None:
     add(
         "--method",
         default="linear",
-        help="linear: evenly spaced levels (default); codebook: found by k-means; per-filter: linear for each filter",
+        help="linear: evenly spaced levels (default); codebook: found by k-means; per-filter: linear for each filter; "
+        "ternary: -a, 0 and a, with --bits 2",
     )
     add(
         "--layers",

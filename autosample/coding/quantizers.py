@@ -19,26 +19,10 @@ from autosample.coding.levels import (
     soft_kmeans,
 )
 from autosample.coding.packing import from_bits, pack, packed_bytes, unpack
+from autosample.coding.straight import straight
+from autosample.coding.ternary import ternary
 
 WAITING, LEARNING, FIXED = 0, 1, 2
-
-
-class _Straight(torch.autograd.Function):
-    """The second tensor forward, the gradient of the first backward."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(values: Tensor, shown: Tensor) -> Tensor:
-        return shown.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return grad, None
 
 
 class Quantizer(Exact):
@@ -122,7 +106,7 @@ class Quantizer(Exact):
     def forward(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if self.now == WAITING or self.holds(values):
             return values
-        return _Straight.apply(values, self.shown(values))  # pyright: ignore[reportReturnType]
+        return straight(values, self.shown(values))
 
     def holds(self, values: Tensor) -> bool:
         """Whether the levels are fixed and the values are at them."""
@@ -295,6 +279,49 @@ class FilterQuantizer(Quantizer):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
+class TernaryQuantizer(Quantizer):
+    """Levels −α, 0 and α (ternary weight networks, Li and Liu 2016): `Δ = 0.7·mean|w|` decides, `α` is a mean.
+
+    Attributes:
+        thirds: Lowest level and distance of levels, `(−α, α)`, float32.
+    """
+
+    method, table = "ternary", "thirds"
+    thirds: Tensor
+
+    def __init__(self, bits: int = 2, device: torch.device | None = None) -> None:
+        super().__init__(bits, device)
+        self.register_buffer("thirds", torch.zeros(2, device=device))
+
+    def _decide(self, values: Float[Tensor, "*shape"]) -> None:
+        self.thirds.copy_(self._span(values))
+
+    def _span(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "2"]:
+        scale = ternary(values, "rescaled")[1].float()
+        return torch.stack([-scale, scale])
+
+    def stored_levels(self, values: Float[Tensor, "*shape"]) -> Tensor:
+        return self._span(values) if self.now == LEARNING and not values.is_meta else self.thirds
+
+    def levels(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "3"]:
+        return even_levels(self.stored_levels(values), 2)[:3].to(values.dtype).float()
+
+    @torch.no_grad()
+    def shown(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self.levels(values)[self.codes(values)].to(values.dtype)
+
+    def codes(self, values: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        if self.now == FIXED:
+            return super().codes(values)
+        return ternary(values, "rescaled")[0].long() + 1
+
+    @torch.no_grad()
+    def fix(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        codes = None if self.now == FIXED or values.is_meta else self.codes(values)
+        fixed = super().fix(values)  # from now on the nearest level decides
+        return fixed if codes is None else self.decoded(codes, values.dtype)
+
+
 def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
     """The quantizer described by the tensors of its `state_dict`."""
     kind = next(kind for kind in QUANTIZERS.values() if kind.table in state)
@@ -305,5 +332,5 @@ def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
 
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
-    kind.method: kind for kind in (LinearQuantizer, CodebookQuantizer, FilterQuantizer)
+    kind.method: kind for kind in (LinearQuantizer, CodebookQuantizer, FilterQuantizer, TernaryQuantizer)
 }

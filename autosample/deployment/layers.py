@@ -94,7 +94,7 @@ def _plan(
     source = copy.deepcopy(layer)
     if not layer.has_weight and ("forward" in vars(layer) or any(getattr(layer, hooks) for hooks in HOOKS)):
         raise ConversionError(
-            "deploy replaces layers with a weight for each example, got one with hooks or a forward pass of its own: "
+            "deploy replaces layers that no dense layer stands for, got one with hooks or a forward pass of its own: "
             "remove these first"
         )
     if (own or dense) and layer.has_weight:

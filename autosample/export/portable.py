@@ -16,8 +16,9 @@ from autosample.errors import ExportError
 from autosample.export.folds import SignedConv, SignedLinear
 from autosample.export.forms import by_product, choose_form, signs_pay
 from autosample.export.layers import DirectConv, SummedConv, flat_pool, with_weight
+from autosample.export.products import WrittenProducts
 from autosample.export.rows import RowSums
-from autosample.nn import Compressed, SummaryLayer, compressed_layers
+from autosample.nn import Compressed, SummaryLayer, SumProductLayer, compressed_layers
 from autosample.nn.folding import layer_folds
 from autosample.nn.kinds import is_kind, is_plain
 from autosample.nn.lineage import Lineage, forget, lineage_of
@@ -150,6 +151,8 @@ def _sampled(
     layer: nn.Module, origin: Lineage, shape: tuple[int, ...] | None, rounding: Rounding
 ) -> tuple[nn.Module, str]:
     source = origin.layer
+    if isinstance(source, SumProductLayer):
+        return WrittenProducts(source, origin), "products"
     weight = source.written(origin.after.scale, rounding)
     folds = layer_folds(source) if isinstance(weight, SampledWeight) else None
     if folds is not None and (not source.has_weight or (shape is not None and signs_pay(source, folds, shape))):

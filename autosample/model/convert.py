@@ -167,10 +167,11 @@ def densify_(model: Model) -> Model:
     """Turn all compressed layers back into dense layers, in place: the original classes, with trainable weights.
 
     The weights are those that the model computes with now, so its outputs stay the same, and its `state_dict` has the
-    names and shapes of the model before `convert_`. Layers that share their stored numbers share their weight.
+    names and shapes of the model before `convert_`; only sum-product layers may have got a bias. Layers that share
+    their stored numbers share their weight.
 
     Raises:
-        ConversionError: The model has no compressed layer, or one with a weight for each example.
+        ConversionError: The model has no compressed layer, or one that no dense layer stands for.
     """
     layers = compressed_layers(model)
     for layer in layers.values():

@@ -20,7 +20,7 @@ from autosample.system.tables import Printed, make_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-Method = Literal["linear", "codebook", "per-filter"]
+Method = Literal["linear", "codebook", "per-filter", "ternary"]
 Half = Literal["fp16", "bf16"]
 
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -101,7 +101,7 @@ def quantize_(
         model: A converted model, or a single layer.
         bits: Bits per stored number, 2 to 8.
         method: `linear`, `codebook`, or `per-filter`: `linear`, but with levels for each filter of layers that are not
-            compressed. A summary has no filters, and gets `linear`.
+            compressed. A summary has no filters, and gets `linear`. `ternary`: −α, 0 and α, at 2 bits.
         layers: `sampled`: the compressed layers. `all`: also all other convolutions and linear layers, with each number
             of their weight at a level.
         rest: Precision in which all other floating-point numbers (norms, biases, dense weights) are stored. Computation
@@ -137,6 +137,8 @@ def check_quantization(bits: int, method: str, layers: str, rest: str | None) ->
     """Raise `QuantizationError` unless `quantize_` accepts these arguments."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
         raise QuantizationError(f"bits must be a whole number from 2 to 8, got {bits!r}: 8 keeps most of the accuracy")
+    if method == "ternary" and bits != 2:
+        raise QuantizationError(f"ternary numbers take 2 bits, got bits={bits}: pass bits=2")
     for name, value, known in (
         ("method", method, tuple(QUANTIZERS)),
         ("layers", layers, ("sampled", "all")),

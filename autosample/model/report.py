@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autosample.errors import ConversionError
 from autosample.model.budget import Budget
-from autosample.nn import Compressed, execution, outer_modules
+from autosample.model.counting import LAYERS, count_operations
+from autosample.nn import Compressed, outer_modules
+from autosample.nn.facts import Operations
 from autosample.nn.stored import compact_state, full_types
 from autosample.reuse.deployed import Deployed
-from autosample.system.calling import trying
 from autosample.system.files import write_text
 from autosample.system.tables import Printed, as_markdown, make_table
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _NOTE = "_autosample_reason"
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, Deployed)
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Row:
         macs: Multiply-adds of one forward pass as a dense layer, or `None` without an example.
         fit_error: `‖W − Ŵ‖/‖W‖` after a warm start.
         plan: How a deployed layer is computed.
+        multiplications, additions: Of one forward pass, by the method's definition, norms and biases not counted; as
+            many as `macs` for a dense layer. `None` without an example, and for deployed layers that reuse work.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Row:
     macs: int | None = None
     fit_error: float | None = None
     plan: str = ""
+    multiplications: int | None = None
+    additions: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +108,16 @@ class Report(Printed):
         return sum(counts) if counts else None
 
     @property
+    def multiplications(self) -> int | None:
+        """Multiplications of one forward pass, or `None` without an example or for a deployed model."""
+        return _summed([row.multiplications for row in self.rows])
+
+    @property
+    def additions(self) -> int | None:
+        """Additions of one forward pass, or `None` likewise."""
+        return _summed([row.additions for row in self.rows])
+
+    @property
     def converted(self) -> tuple[Row, ...]:
         """Rows of compressed layers."""
         return tuple(row for row in self.rows if row.method not in ("dense", ""))
@@ -125,6 +138,8 @@ class Report(Printed):
             position_bits=sum(row.position_bits for row in self.rows),
             multiplicity=served / sum(row.stored_params for row in self.converted) if self.converted else 1.0,
             macs=self.macs,
+            multiplications=self.multiplications,
+            additions=self.additions,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,7 +161,8 @@ class Report(Printed):
 
     def to_markdown(self) -> str:
         """A Markdown table of the main columns."""
-        return as_markdown(_HEADS, [_cells(row) for row in (*self.rows, self.total())], left=2)
+        heads, rows, last = self._table()
+        return as_markdown(heads, [*rows, last], left=2)
 
     def __repr__(self) -> str:
         sizes = f"{self.dense_bytes:,} bytes dense, {self.stored_bytes:,} stored, {self.ratio:.2f} times smaller"
@@ -157,19 +173,38 @@ class Report(Printed):
         return str(self.budget or "")
 
     def __rich__(self) -> "Table":
-        return make_table(_HEADS, map(_cells, self.rows), left=_LEFT, last=_cells(self.total()))
+        heads, rows, last = self._table()
+        return make_table(heads, rows, left=_LEFT, last=last)
+
+    def _table(self) -> tuple[tuple[str, ...], list[list[str]], list[str]]:
+        """Heads, cells and totals; multiplications and additions are told apart where these differ."""
+        apart = any(row.multiplications != row.additions for row in self.rows)
+        place = _HEADS.index("MACs") + 1
+        heads = (*_HEADS[:place], *(("mult.", "add.") if apart else ()), *_HEADS[place:])
+        every = [_cells(row, place if apart else None) for row in (*self.rows, self.total())]
+        return heads, every[:-1], every[-1]
 
 
 _LEFT = ("layer", "method", "plan", "note")
 _HEADS = ("layer", "method", "weights", "stored", "bytes", "ratio", "uses", "MACs", "fit error", "plan", "note")
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, place: int | None = None) -> list[str]:
+    """The cells of a row; with `place`, its multiplications and additions come there."""
     macs = "" if row.macs is None else f"{row.macs:,}"
     fit = "" if row.fit_error is None else f"{row.fit_error:.3f}"
     uses = f"{row.multiplicity:.1f}" if row.method not in ("dense", "") or row.name == "total" else ""
     sizes = [f"{row.dense_params:,}", f"{row.stored_params:,}", f"{row.stored_bytes:,}", f"{row.ratio:.2f}"]
-    return [row.name or "(itself)", row.method, *sizes, uses, macs, fit, row.plan, row.note]
+    cells = [row.name or "(itself)", row.method, *sizes, uses, macs, fit, row.plan, row.note]
+    if place is not None:
+        cells[place:place] = ["" if n is None else f"{n:,}" for n in (row.multiplications, row.additions)]
+    return cells
+
+
+def _summed(counts: list[int | None]) -> int | None:
+    """The sum, if all numbers are known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def note_reason(layer: nn.Module, reason: str) -> None:
@@ -196,40 +231,49 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
         raise ConversionError(f"report needs a torch module, got {model!r:.80}: pass the model itself")
     if not (example is None or isinstance(example, Tensor) or _has_tensor(example)):
         raise ConversionError(f"report needs an example input, got {example!r:.80}: pass torch.randn(1, 3, 224, 224)")
-    macs = count_macs(model, example) if example is not None else {}
+    macs = count_operations(model, example) if example is not None else {}
     state, full = compact_state(model), full_types(model)
     wide = {name: t.numel() * full.get(name, t.dtype).itemsize for name, t in state.items()}  # before any rounding
-    layers = {name: layer for name, layer in outer_modules(model) if isinstance(layer, _LAYERS)}
+    layers = {name: layer for name, layer in outer_modules(model) if isinstance(layer, LAYERS)}
     owned: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
     sizes: dict[str, dict[str, int]] = {}
     for name in sorted(layers, key=len, reverse=True):  # the innermost layer takes its tensors first
         prefix = f"{name}." if name else ""
         owned[name] = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
         sizes[name] = {key: wide.pop(prefix + key) for key in owned[name]}
-    rows = [_row(name, layer, owned[name], sizes[name], macs.get(name)) for name, layer in layers.items()]
+    rows = [_counted(_row(name, layer, owned[name], sizes[name]), macs.get(name)) for name, layer in layers.items()]
     plans = {row.name: row.plan for row in getattr(getattr(model, "deployment", None), "rows", ())}
     rows = [
         replace(r, plan=plans[r.name].kind, note=r.note or plans[r.name].reason) if r.name in plans else r for r in rows
     ]
     rest, size = sum(t.numel() for t in state.values()), sum(t.nbytes for t in state.values())
     dense = sum(wide.values())
-    rows.append(Row("(rest)", "", "", "norms, other layers", rest, rest, dense, size, 1.0, 0, 1.0, macs.get(None)))
-    return Report(tuple(rows))
+    other = Row("(rest)", "", "", "norms, other layers", rest, rest, dense, size, 1.0, 0, 1.0)
+    return Report((*rows, _counted(other, macs.get(None))))
 
 
 def _has_tensor(example: object) -> bool:
     return isinstance(example, tuple) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(example))
 
 
-def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str, int], macs: int | None) -> Row:
+def _counted(row: Row, found: Operations | None) -> Row:
+    """The row with its operations; how much a deployed layer adds up is not known."""
+    if found is None:
+        return row
+    if row.method == "deployed":
+        return replace(row, macs=found.macs)
+    return replace(row, macs=found.macs, multiplications=found.multiplications, additions=found.additions)
+
+
+def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str, int]) -> Row:
     kind, size = type(layer).__name__, sum(t.nbytes for t in tensors.values())
     numbers = sum(t.numel() for t in tensors.values())
     if isinstance(layer, Deployed):
         dense = layer.dense_weights + layer.other_numbers
-        return Row(name, kind, "deployed", "", dense, numbers, 4 * dense, size, layer.ratio, 0, 1.0, macs)
+        return Row(name, kind, "deployed", "", dense, numbers, 4 * dense, size, layer.ratio, 0, 1.0)
     note = getattr(layer, _NOTE, "")
     if not isinstance(layer, Compressed):
-        return Row(name, kind, "dense", note, numbers, numbers, sum(wide.values()), size, 1.0, 0, 1.0, macs)
+        return Row(name, kind, "dense", note, numbers, numbers, sum(wide.values()), size, 1.0, 0, 1.0)
     facts = layer.facts()
     others = [key for key in tensors if not layer.stands_for_weight(key)]  # biases and others
     extra = sum(tensors[key].numel() for key in others)
@@ -246,63 +290,8 @@ def _row(name: str, layer: nn.Module, tensors: dict[str, Tensor], wide: dict[str
         ratio=facts.dense / facts.stored,
         position_bits=facts.position_bits,
         multiplicity=facts.multiplicity,
-        macs=macs,
         fit_error=layer.fit_error,
     )
-
-
-@torch.no_grad()
-def count_macs(model: nn.Module, example: Tensor | tuple) -> dict[str | None, int]:
-    """Multiply-adds of one forward pass by layer name; `None` holds those outside convolutions and linear layers.
-
-    Counted by `torch.utils.flop_counter`. A summary layer counts as its dense layer, without the sampling of the
-    weight; a deployed layer, and one with a weight for each example, count what they compute.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counts: dict[str | None, int] = {}
-    counter = FlopCounterMode(display=False)
-    started: dict[str, int] = {}
-    made: list[int] = []  # a layer that is called twice computes its weight twice
-
-    def before(name: str):
-        return lambda module, args: started.__setitem__(name, counter.get_total_flops())
-
-    def after(name: str, layer: nn.Module):
-        def hook(module, args, output) -> None:
-            spent = counter.get_total_flops() - started[name] - making[name]
-            counts[name] = counts.get(name, 0) + spent // 2
-            made.append(making[name])
-
-        return hook
-
-    layers = {n: m for n, m in outer_modules(model) if isinstance(m, _LAYERS)}
-    making = {name: _making(layer) for name, layer in layers.items()}
-    hooks = [layer.register_forward_pre_hook(before(name)) for name, layer in layers.items()]
-    hooks += [layer.register_forward_hook(after(name, layer)) for name, layer in layers.items()]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with execution("materialize"), counter, trying(example):
-            model(*example) if isinstance(example, tuple) else model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    counts[None] = (counter.get_total_flops() - sum(made)) // 2 - sum(counts.values())
-    return counts
-
-
-def _making(layer: nn.Module) -> int:
-    """Operations that compute the weight from its summary (densify)."""
-    if not isinstance(layer, Compressed) or not layer.has_weight:
-        return 0
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        layer.dense_weight()
-    return counter.get_total_flops()
 
 
 def save_report(result: Report, folder: Path) -> None:

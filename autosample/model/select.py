@@ -12,7 +12,7 @@ from autosample.errors import ConversionError, SpecError, hint
 from autosample.nn import Compressed
 from autosample.nn.becoming import method_of
 from autosample.nn.kinds import is_kind, names_of_kinds
-from autosample.sampling.changes import kinds_without
+from autosample.sampling.changes import COMPACTNESS, kinds_without
 from autosample.sampling.geometry import kind_of
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.sharing import root_ratios
@@ -183,6 +183,9 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
         else:
             spec = spec.replace(**{"by_kind": kinds_without(spec.by_kind, change), **change})
     reason, fix = _obstacle(layer, shared)
+    if not reason:
+        own = spec.for_kind(kind_of(tuple(layer.weight.shape[2:])))  # pyright: ignore
+        reason = method_of(own).unfit(layer)
     return Choice(name, layer, None if reason else spec, reason, fix)
 
 
@@ -216,7 +219,7 @@ def _sizes(change: Mapping[str, Any]) -> bool:
     """Whether fields of a spec set a layer's size."""
     options = change.get("options")
     options = options if isinstance(options, Mapping) else {}
-    return bool(change.get("ratio") or options.get("spatial") or options.get("channel"))
+    return bool(change.get("ratio") or any(options.get(name) for name in COMPACTNESS))
 
 
 def _weights(choice: Choice) -> nn.Parameter:

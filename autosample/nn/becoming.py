@@ -7,16 +7,20 @@ from torch import nn
 from autosample.nn.coded import CodedLayer
 from autosample.nn.compressed import Compressed
 from autosample.nn.layer import SummaryLayer
-from autosample.sampling.rules import RULES
+from autosample.nn.sum_product import SumProductLayer
+from autosample.sampling.rules import RULES, SumProducts
 from autosample.sampling.sizing import settle
 from autosample.sampling.spec import Spec
 
-_TITLED: dict[str, type[Compressed]] = {kind.title: kind for kind in (SummaryLayer, CodedLayer)}
+_TITLED: dict[str, type[Compressed]] = {kind.title: kind for kind in (SummaryLayer, CodedLayer, SumProductLayer)}
+# Rules whose row must be known before any layer is.
+_LAYERS: dict[type, type[Compressed]] = {SumProducts: SumProductLayer}
 
 
 def method_of(spec: Spec) -> type[Compressed]:
     """The layer class of a spec's rule."""
     kind = RULES[spec.rule]
+    kind = _LAYERS.get(kind, kind)
     return kind if issubclass(kind, Compressed) else SummaryLayer
 
 

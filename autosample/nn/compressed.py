@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from autosample.coding.written import Rounding
 from autosample.errors import ConversionError, SpecError
 from autosample.nn.computed import ComputedWeight
-from autosample.nn.facts import Facts
+from autosample.nn.facts import Reported
 from autosample.nn.kinds import KINDS, names_of_kinds
-from autosample.nn.quantised import QuantisedParameters
 from autosample.nn.reading import read_spec
 from autosample.nn.taps import seen_taps
 from autosample.nn.written import ComposedWeight
@@ -28,7 +27,7 @@ from autosample.system.checking import as_map, take
 from autosample.system.tracing import keep_whole
 
 
-class Compressed(ComputedWeight, QuantisedParameters):
+class Compressed(ComputedWeight, Reported):
     """A layer that stores less than its weight. It *is* its torch twin (a subclass of it), but `weight` is a property.
 
     Converting, reporting, quantising, hardening, saving, loading, deploying and exporting use only this interface, so a
@@ -49,6 +48,8 @@ class Compressed(ComputedWeight, QuantisedParameters):
     prefix: ClassVar[str] = "Compressed"
     #: name of the method in saved models, if it is not the spec's rule
     title: ClassVar[str] = ""
+    #: whether the layer computes its output from its weight, if nothing is reused
+    by_weight: ClassVar[bool] = True
     #: the subclass that defines the method, and the torch class that the layer replaces
     method: ClassVar[type["Compressed"]]
     dense_class: ClassVar[type[nn.Module]] = nn.Module
@@ -113,6 +114,11 @@ class Compressed(ComputedWeight, QuantisedParameters):
         """The dense weight `(N, M, *kernel)` from the tensors named by `coded`: standard, differentiable operators."""
         raise NotImplementedError
 
+    @classmethod
+    def unfit(cls, layer: nn.Module) -> str:
+        """Why this method cannot take over a layer, judged by its class; empty if it can."""
+        return ""
+
     # --- becoming -------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -163,7 +169,11 @@ class Compressed(ComputedWeight, QuantisedParameters):
 
     @torch.no_grad()
     def to_dense_(self) -> nn.Module:
-        """Turn the layer into its dense torch twin, in place; its weight does not require gradients."""
+        """Turn the layer into its dense torch twin, in place; its weight does not require gradients.
+
+        Raises:
+            ConversionError: There is no such twin.
+        """
         weight = self.dense_weight().detach().clone()
         for name in self._added:
             for store in (self._parameters, self._buffers, self._modules, self.__dict__):
@@ -186,6 +196,11 @@ class Compressed(ComputedWeight, QuantisedParameters):
     def learns_until(self) -> float:
         """Share of the training after which selections are frozen; 0 if none is learned."""
         return 0.0
+
+    @property
+    def open_stages(self) -> int:
+        """How many stages of the training still change the weight at once, besides those of selections."""
+        return 0
 
     def advance_(self, progress: float) -> None:
         """Anneal or freeze what is learned; `progress` is the share of the training that is done (0 … 1)."""
@@ -279,17 +294,6 @@ class Compressed(ComputedWeight, QuantisedParameters):
 
     # --- reporting ------------------------------------------------------------------------------------------------
 
-    def facts(self) -> Facts:
-        """What a report says about the layer."""
-        dense = torch.Size(self.shape).numel()
-        numbers = sum(getattr(self, name).numel() for name in self.coded)
-        return Facts(self.spec.preset, dense, numbers, multiplicity=dense / max(numbers, 1), notes=self.coding_notes())
-
-    def coding_notes(self) -> tuple[str, ...]:
-        """How the first coded parameter is quantised, if it is."""
-        quantizer = self.quantizer(self.coded[0])
-        return () if quantizer is None else (f"{quantizer.bits} bits, {quantizer.method}",)
-
     def stands_for_weight(self, name: str) -> bool:
         """Whether the tensor of this name in `stored` belongs to the weight; biases, for example, do not."""
         return name.split(".")[0] in self._added
@@ -335,18 +339,3 @@ def blank(method: type[Compressed], dense: type[nn.Module]) -> nn.Module:
 
 def _names(layer: nn.Module) -> set[str]:
     return {*layer.__dict__, *layer._parameters, *layer._buffers, *layer._modules}
-
-
-def compressed_layers(model: nn.Module) -> dict[str, Compressed]:
-    """The compressed layers of a model by name; `""` is the model itself."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, Compressed)}
-
-
-def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` without the rules and quantizers inside compressed layers."""
-    inside: set[int] = set()
-    for name, module in model.named_modules():
-        if id(module) not in inside:
-            yield name, module
-            if isinstance(module, Compressed):
-                inside.update(id(part) for part in module.inner_modules())

@@ -68,14 +68,14 @@ class ComputedWeight(nn.Module):
 
     @property
     def has_weight(self) -> bool:
-        """Whether there is one weight for all inputs."""
+        """Whether a dense layer of the same class computes the same: with one weight for all inputs and places."""
         return True
 
     def dense_weight(self) -> Tensor:
         """What `weight` shows, as an ordinary tensor.
 
         Raises:
-            ConversionError: The layer has another weight for each input.
+            ConversionError: The layer has none.
         """
         raise NotImplementedError
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from autosample.nn.compressed import FACES
 from autosample.nn.layer import SummaryLayer
+from autosample.nn.sum_product import SumProductLayer
 
 
 class SummaryConv1d(SummaryLayer, nn.Conv1d):
@@ -64,6 +65,39 @@ class SummaryLinear(SummaryLayer, nn.Linear):
     dense_class = nn.Linear
 
 
+class SumProductConv1d(SumProductLayer, nn.Conv1d):
+    """A convolution along signals by few multiplications, between sums with ternary entries (StrassenNets).
+
+    Arguments as for `torch.nn.Conv1d`, then `ratio`, or `options` such as `{"products": 0.75, "patch": 2}`; see
+    `autosample.sampling.ProductOptions`. Input `(B, in_channels, T)`, output `(B, out_channels, T')`.
+
+    Raises:
+        SpecError: The spec is unusable for this shape.
+    """
+
+    dense_class = nn.Conv1d
+
+
+class SumProductConv2d(SumProductLayer, nn.Conv2d):
+    """A convolution of images by few multiplications; see `SumProductConv1d`.
+
+    Input `(B, in_channels, H, W)`, output `(B, out_channels, H', W')`.
+    """
+
+    dense_class = nn.Conv2d
+
+
+class SumProductLinear(SumProductLayer, nn.Linear):
+    """A linear layer by few multiplications; see `SumProductConv1d`.
+
+    Input `(…, in_features)`, output `(…, out_features)`.
+    """
+
+    dense_class = nn.Linear
+
+
+for face in (SumProductConv1d, SumProductConv2d, SumProductLinear):
+    FACES[SumProductLayer, face.dense_class] = face
 FACES.update(
     {
         (SummaryLayer, face.dense_class): face

@@ -17,7 +17,7 @@ from autosample.coding.exact import Exact
 from autosample.coding.written import Rounding
 from autosample.errors import DAMAGED, ArtifactError, ConversionError
 from autosample.nn.compressed import Compressed
-from autosample.nn.facts import Facts
+from autosample.nn.facts import Facts, Operations
 from autosample.nn.folding import folded_plan, layer_folds, signs_of
 from autosample.nn.graph import keep_in_graph
 from autosample.nn.kinds import in_features
@@ -326,6 +326,16 @@ class SummaryLayer(Exact, Compressed):
         fit = "" if self._error_in_order is None else f"fit error {self._error_in_order:.3f} without selections"
         notes = tuple(note for note in (size, rule, static, fit, *self.coding_notes()) if note)
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
+
+    def operations(self, counted: int, read: int, made: int) -> Operations:
+        folds = layer_folds(self)
+        if folds is None:
+            return super().operations(counted, read, made)
+        # each block adds up the channel groups at every place of the input, then its filters see one group
+        places = read // (folds.channels * folds.groups)
+        products = made * self.geometry.taps * folds.columns
+        sums = places * folds.groups * folds.blocks * folds.columns * (folds.windows - 1)
+        return Operations(counted, products, products + sums)
 
     def _whole(self) -> bool:
         """Whether the summary is the weight itself, as for a layer whose share holds all its weights."""

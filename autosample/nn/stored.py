@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from autosample.nn.compressed import Compressed, outer_modules
+from autosample.nn.compressed import Compressed
+from autosample.nn.finding import outer_modules
 
 # Attribute in which a module notes which of its tensors a file may hold in lower precision than they are used in.
 _NARROW = "_autosample_stored_as"

@@ -14,6 +14,7 @@ from autosample.sampling.rules import Lattice as Lattice
 from autosample.sampling.rules import LearnedOffsets as LearnedOffsets
 from autosample.sampling.rules import LearnedOptions as LearnedOptions
 from autosample.sampling.rules import Offsets as Offsets
+from autosample.sampling.rules import ProductOptions as ProductOptions
 from autosample.sampling.rules import RuleOptions as RuleOptions
 from autosample.sampling.rules import TableOffsets as TableOffsets
 from autosample.sampling.sample import sample_weight as sample_weight

@@ -11,7 +11,7 @@ from autosample.sampling.moved import moved
 from autosample.sampling.rules import RULES
 
 #: Options that set a layer's size instead of the ratio.
-COMPACTNESS = ("spatial", "channel")
+COMPACTNESS = ("spatial", "channel", "products")
 
 
 def check_names(changes: Mapping[str, Any]) -> None:

@@ -88,7 +88,10 @@ def _is_strided(spec: Spec) -> bool:
 
 
 def _rule(spec: Spec) -> type[Offsets]:
-    return RULES[spec.rule]
+    rule = RULES[spec.rule]
+    if not issubclass(rule, Offsets):
+        raise SpecError(f"a summary layer needs a rule for offsets, got {spec.rule}: call convert_ on the dense layer")
+    return rule
 
 
 def _most_windows(bare: Geometry) -> int:

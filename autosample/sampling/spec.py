@@ -227,8 +227,10 @@ def _check_rule(s: Spec) -> None:
             near = hint(str(name), known) if known else "it has none"
             raise SpecError(f'rule {s.rule} has no option "{name}": {near}')
     kind(**s.options)
-    if s.ratio is not None and any(s.options.get(name) for name in COMPACTNESS):
-        raise SpecError(f"pass either ratio ({s.ratio:g}) or the options spatial and channel, got both: remove one")
+    sizes = [name for name in COMPACTNESS if s.options.get(name)]
+    if s.ratio is not None and sizes:
+        known_sizes = " and ".join(name for name in COMPACTNESS if name in known)
+        raise SpecError(f"pass either ratio ({s.ratio:g}) or the options {known_sizes}, got both: remove one")
 
 
 def _check_kinds(s: Spec) -> None:

@@ -1,4 +1,4 @@
-"""Freezing of learned selections: when, and what must follow it."""
+"""Freezing of learned selections and of ternary entries: when, and what must follow it."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -18,6 +18,9 @@ _BATCHES = 20
 
 class HardenSchedule(pl.Callback):
     """Anneals learned offsets, and freezes them at each layer's `freeze_at`.
+
+    Sum-product layers go through their three phases: full precision, ternary entries from `ternary_at` on, and frozen
+    ones from `freeze_at` on, while factors and norms still learn (Tschannen et al. 2018).
 
     Freezing rounds weights, so the statistics of batch norms, which are averages over the steps before, no longer fit:
     they begin anew with the batch that follows. If nothing was frozen until the end, they are averaged over 20 batches.
@@ -82,8 +85,9 @@ def progress(trainer: pl.Trainer, steps: int | None = None) -> float:
 
 
 def count_learning(module: nn.Module) -> int:
-    """How many learned selections of a model are not frozen."""
-    return sum(isinstance(m, LearnedOffsets) and not m.is_frozen for m in module.modules())
+    """How many learned selections of a model are not frozen, and how many stages its layers have yet to go through."""
+    stages = sum(layer.open_stages for layer in compressed_layers(module).values())
+    return stages + sum(isinstance(m, LearnedOffsets) and not m.is_frozen for m in module.modules())
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

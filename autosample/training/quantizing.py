@@ -20,7 +20,7 @@ class FakeQuantize(pl.Callback):
 
     Args:
         bits: Bits per stored number, 2 to 8.
-        method: `linear`, `codebook` or `per-filter`, as for `quantize_`.
+        method: `linear`, `codebook`, `per-filter` or `ternary`, as for `quantize_`.
         start: Share of the training after which layers use their levels; never before their offsets are frozen.
         temperature: DKM's `τ`, as a share of the mean distance between levels.
 

@@ -39,6 +39,8 @@ DIAGONAL = [
     ("autosample", "linear 8", "test_resnet", {"signs": "random"}),
     ("autosample", "none", "m5", {"columns": "table", "grid": 2}),
     ("autosample", "everything", "test_resnet", {"rule": "categorical"}),
+    ("strassen", "none", "m5", {"ratio": None, "options": {"products": 0.75, "patch": 2}}),
+    ("strassen", "half", "test_resnet", {}),
     ("wsnet", "none", "digitnet", {"ratio": None, "options": {"spatial": 3, "channel": 4}}),
 ]
 

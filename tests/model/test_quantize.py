@@ -17,6 +17,7 @@ from autosample.coding.packing import pack, packed_bytes, unpack
 from autosample.coding.quantizers import QUANTIZERS
 from autosample.coding.written import keep, kept
 from autosample.errors import ConversionError, QuantizationError
+from autosample.model.quantize import attach_quantizers, code_dense_
 from autosample.nn import CodedLayer, SummaryConv1d, SummaryConv2d, SummaryLinear, compressed_layers
 
 
@@ -272,10 +273,36 @@ def test_levels_of_filters_are_saved_and_written(tmp_path):
     assert sum(t.nbytes for t in graph.buffers()) == packed_bytes(layer.numbers.numel(), 4) + 8 * len(layer.numbers)
 
 
+def test_ternary_weights_are_those_of_the_paper(tmp_path):
+    """`α·sign(w)·1[|w| > 0.7·mean|w|]`, where `α` is the mean size of the weights above (Li and Liu 2016)."""
+    model, x = autosample.models.create("digitnet", num_classes=3, in_chans=1).eval(), torch.randn(2, 1, 8, 8)
+    w = model.stages[1].conv.weight.detach().clone()
+    above = w.abs() > 0.7 * w.abs().mean()
+    expected = torch.where(above, w.sign(), 0) * w.abs()[above].mean()
+    learning = copy.deepcopy(model)
+    quantize_(model, 2, method="ternary", layers="all")
+    torch.testing.assert_close(model.stages[1].conv.weight.detach(), expected, rtol=1e-5, atol=0)
+    row = next(r for r in report(model).rows if r.name == "stages.1.conv")
+    assert row.stored_bytes == math.ceil(w.numel() * 2 / 8) + 8
+    assert model.stages[1].conv.quantizer("numbers").bits == 2
+    autosample.save(model, tmp_path)
+    assert torch.equal(autosample.load(tmp_path)(x), model(x))
+    # while levels are learned, the layer shows what it will be fixed to
+    code_dense_(learning)
+    attach_quantizers(learning, 2, "ternary")
+    layer = learning.stages[1].conv
+    layer.start_levels("numbers")
+    torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-5, atol=0)
+    layer.weight.sum().backward()
+    assert torch.equal(layer.numbers.grad, torch.ones_like(w))
+    with pytest.raises(QuantizationError, match="ternary numbers take 2 bits, got bits=4"):
+        quantize_(learning, 4, method="ternary", layers="all")
+
+
 @pytest.mark.parametrize("method", QUANTIZERS)
 def test_a_graph_holds_what_the_layer_computes_with(method):
     layer, graph = nn.Conv2d(6, 10, 3), nn.Module()
-    quantize_(layer, 3, method=method, layers="all")
+    quantize_(layer, 2 if method == "ternary" else 3, method=method, layers="all")
     keep(graph, "weight", layer.numbers, quantizer=layer.quantizer("numbers"))
     assert torch.equal(kept(graph, "weight"), layer.weight)
 

@@ -14,11 +14,12 @@ class Stop(pl.Callback):
             trainer.should_stop = True
 
 
-PRESETS = {"autosample": {}, "nes": {}, "random": {}, "kmeans": {"rule": "categorical"}}
+PRESETS = {"autosample": {}, "nes": {}, "random": {}, "kmeans": {"rule": "categorical"}, "strassen": {}}
+QUICK = (("nes", 0.3), ("autosample", 0.8), ("strassen", 0.8))
 
 
 CASES = [
-    pytest.param(preset, at, marks=[] if (preset, at) in (("nes", 0.3), ("autosample", 0.8)) else pytest.mark.slow)
+    pytest.param(preset, at, marks=[] if (preset, at) in QUICK else pytest.mark.slow)
     for preset in PRESETS
     for at in (0.3, 0.8)  # frozen before, and after the break
 ]
@@ -27,6 +28,8 @@ CASES = [
 @pytest.mark.parametrize(("preset", "freeze_at"), CASES)
 def test_resuming_is_bit_equal(classifier, digits, trainer, tmp_path, preset, freeze_at):
     learned = {} if preset == "random" else {"options": {"freeze_at": freeze_at}}
+    if preset == "strassen":  # ternary before the break
+        learned["options"]["ternary_at"] = 0.3
     options = {"spec": preset, "spec_args": {**PRESETS[preset], **learned}, "mixup": 0.2}
     short = {"max_epochs": 4, "limit_train_batches": 3}
 

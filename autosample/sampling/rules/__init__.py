@@ -15,6 +15,8 @@ from autosample.sampling.rules.indexed import IndexedOffsets as IndexedOffsets
 from autosample.sampling.rules.interpolated import InterpolatedOffsets as InterpolatedOffsets
 from autosample.sampling.rules.learned import LearnedOffsets as LearnedOffsets
 from autosample.sampling.rules.learned import LearnedOptions as LearnedOptions
+from autosample.sampling.rules.products import ProductOptions as ProductOptions
+from autosample.sampling.rules.products import SumProducts as SumProducts
 from autosample.sampling.rules.random import RandomOffsets as RandomOffsets
 from autosample.sampling.rules.strided import StridedOffsets as StridedOffsets
 from autosample.sampling.rules.table import TableOffsets as TableOffsets
@@ -29,4 +31,5 @@ RULES: dict[str, type] = {
     "categorical": CategoricalOffsets,
     "assigned": AssignedOffsets,
     "indexed": IndexedOffsets,
+    "strassen": SumProducts,
 }
