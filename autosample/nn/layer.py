@@ -203,9 +203,12 @@ class SummaryLayer(Exact, Compressed):
             chosen, self._error_in_order = keep_most(weight, folds, g, self.offsets(), self.offsets.selects)
             self.offsets.select(chosen)
         windows = g.to_windows(self.offsets.selection().inputs(weight, 1))
+        zeros = getattr(self.spec.settings, "zeros", 0.0)
         if self.offsets.movable and self.columns is None:
-            self.offsets.assign(fit_offsets(windows, g))
+            self.offsets.assign(fit_offsets(windows, g, zeros=zeros))
         fitted = fit_summary(windows, self.offsets(), g, columns=self.columns, factors=self.signs())
+        if zeros:
+            fitted[: g.window] = 0
         self.summary.copy_(fitted.to(target))
         self.fit_error = relative_error(weight, self._hard_weight())
         return self.fit_error

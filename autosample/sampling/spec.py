@@ -225,6 +225,8 @@ def _check_rule(s: Spec) -> None:
             near = hint(str(name), known) if known else "it has none"
             raise SpecError(f'rule {s.rule} has no option "{name}": {near}')
     kind(**s.options)
+    if s.options.get("zeros") and s.grid != "window":
+        fail("zeros needs disjoint windows", f"grid {s.grid}", 'pass grid="window", as the preset kmeans does')
     if s.ratio is not None and any(s.options.get(name) for name in COMPACTNESS):
         raise SpecError(f"pass either ratio ({s.ratio:g}) or the options spatial and channel, got both: remove one")
 
