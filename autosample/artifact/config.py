@@ -15,7 +15,7 @@ from autosample.errors import DAMAGED, ArtifactError, hint, one_line
 from autosample.system.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
 
 FORMAT, SCHEMA = "autosample", 3
-COMPRESSIONS = ("none", "xz")
+COMPRESSIONS = ("none", "xz", "huffman")
 DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")

@@ -28,7 +28,11 @@ def declare(parser: Parser) -> None:
     )
     add("--rest", help="fp16 or bf16: precision of all other stored numbers (default: unchanged)")
     add_factory(parser)
-    add("--compression", default="none", help="none (default), or xz to entropy-code the tensors")
+    add(
+        "--compression",
+        default="none",
+        help="none (default), huffman: codes for quantised numbers, xz: a compressed file",
+    )
 
 
 def main(args: Sequence[str]) -> None:

@@ -292,6 +292,10 @@ class SummaryLayer(Exact, Compressed):
                 own |= {f"{part}.{name}": tensor for name, tensor in module.packed().items()}
         return own
 
+    def packed_numbers(self) -> dict[str, tuple[int, int]]:
+        p = self.offsets.lattice
+        return {**super().packed_numbers(), "offsets.table": (p.bits, p.filters * p.windows)}
+
     def stands_for_weight(self, name: str) -> bool:
         return name == "sign_seed" or super().stands_for_weight(name)
 

@@ -1,12 +1,12 @@
 """k-means of windows: codewords for disjoint windows, and the penalties that train a weight towards them.
 
-Deep k-Means (Wu et al. 2018). A weight is a matrix `X` of samples, one window in each row (the paper's `W` is `Xᵀ`). Both
-penalties are `½‖X − P·X‖²`, with a projection `P` that was found earlier in the training and is kept for a while:
+Deep k-Means (Wu et al. 2018). A weight is a matrix `X` of samples, one window in each row; the paper's `W` is `Xᵀ`.
+Both penalties are `½‖X − P·X‖²`, with a projection `P` that was found earlier in the training and is kept for a while:
 
-* `Subspace`: `P = F·Fᵀ`, with the first K left singular vectors of an earlier `X` in `F`, the relaxation of the paper. The
-  rank of `X` is at most the length of a window. So for more codewords than that, it is zero for the `F` of the present
-  `X`, and only pulls back to the earlier one.
-* `Clusters`: `P·X` are the means of the clusters of an earlier `X`, so the penalty is half the squared error of k-means.
+* `Subspace`: `P = F·Fᵀ`, with the first K left singular vectors of an earlier `X` in `F`, the relaxation of the paper.
+  The rank of `X` is at most the length of a window. So for more codewords than that, the penalty is zero for the `F` of
+  the present `X`; it only draws back to the span of the earlier one.
+* `Clusters`: `P·X` are the means of the clusters of an earlier `X`: half the squared error of k-means.
 """
 
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ def smallest(samples: Float[Tensor, "p d"], share: float) -> Tensor:
 
 
 def cluster(samples: Float[Tensor, "p d"], count: int, *, zeros: float = 0.0, seed: int = 0) -> Int[Tensor, "p"]:
-    """The cluster of each sample by k-means, started as in k-means++ (Arthur and Vassilvitskii 2007), several at a time.
+    """The cluster of each sample by k-means, started as in k-means++ (Arthur and Vassilvitskii 2007).
 
     Args:
         samples: The samples.

@@ -164,8 +164,8 @@ def penalties(settings: Mapping[str, Any], compressed: bool) -> list[pl.Callback
         return []
     if compressed:
         raise ConfigError(
-            f'cluster_penalty needs a dense net, got spec {settings["spec"]}: train with spec "dense", then convert with '
-            "warm_start"
+            f'cluster_penalty needs a dense net, got spec {settings["spec"]}: train with spec "dense", then convert '
+            "with warm_start"
         )
     try:
         return [ClusterPenalty(**(given if isinstance(given, Mapping) else {"strength": given}))]

@@ -12,7 +12,6 @@ from autosample import convert
 from autosample.errors import ConfigError
 from autosample.training import ClusterPenalty
 
-
 LAYERS = ["stages.1.conv", "stages.2.conv"]
 
 
