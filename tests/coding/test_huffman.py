@@ -24,15 +24,23 @@ def entropy(values) -> float:
 
 
 @pytest.mark.parametrize(
-    ("bits", "choices", "zeros"), [(1, 2, 0.9), (3, 7, 0.9), (5, 30, 0.6), (7, 90, 0.3), (8, 200, 0.5)]
+    ("bits", "choices", "zeros", "over"),
+    [
+        (1, 2, 0.9, 1.05),
+        (2, 4, 0.7, 1.05),
+        (3, 7, 0.5, 1.05),
+        (3, 7, 0.9, 1.35),
+        (5, 30, 0.6, 1.1),
+        (8, 200, 0.5, 1.05),
+    ],
 )
-def test_sizes_are_near_the_entropy(bits, choices, zeros):
-    """Whole bits per byte of a stream cost a few percent, and each block has a table of lengths."""
+def test_sizes_are_near_the_entropy(bits, choices, zeros, over):
+    """Whole bits per byte cost most where one byte is far more frequent than half; each block has a table too."""
     values = numbers(100_000, choices, zeros)
     coded = encoded(pack(values, bits), bits, len(values))
     assert coded is not None
     least = entropy(values) / 8
-    assert least < len(coded) < 1.08 * least + 300
+    assert least < len(coded) < over * least + 300
 
 
 @pytest.mark.parametrize(("bits", "choices"), [(1, 2), (4, 9), (7, 100), (9, 300), (13, 5000), (17, 100_000)])
