@@ -99,7 +99,8 @@ def _attach_quantizers(model: nn.Module, config: Config) -> None:
                 raise ArtifactError(f'layer "{name[:80]}" has no {key[:80]!r} to quantise: {DAMAGED}')
             parameter.data = parameter.data.to(DTYPES[coding.dtype])
             if id(parameter) not in made:
-                made[id(parameter)] = QUANTIZERS[coding.method](coding.bits)
+                vectors = {"vector": coding.vector} if coding.vector > 1 else {}  # only codebooks take it
+                made[id(parameter)] = QUANTIZERS[coding.method](coding.bits, **vectors)
                 made[id(parameter)].fix(parameter)
             target.quantise_with(key, made[id(parameter)])
 

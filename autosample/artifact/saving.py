@@ -128,7 +128,9 @@ def _layer(layer: Compressed) -> LayerConfig:
     for name, quantizer in {} if layer.quantizers is None else layer.quantizers.items():
         if quantizer.now:  # pyright: ignore[reportGeneralTypeIssues]
             dtype = str(getattr(layer, name).dtype)[6:]
-            coding[name] = Coding(method=quantizer.method, bits=quantizer.bits, dtype=dtype)  # pyright: ignore
+            told: Any = quantizer
+            vector = getattr(told, "vector", 1)
+            coding[name] = Coding(method=told.method, bits=told.bits, dtype=dtype, vector=vector)
     settings = as_plain(layer.settings(), "settings")  # as read from a file: lists instead of tuples
     return LayerConfig(method=layer.kept_as, settings=settings, coding=coding, fit_error=layer.fit_error)
 

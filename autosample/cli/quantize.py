@@ -26,6 +26,7 @@ def declare(parser: Parser) -> None:
         default="sampled",
         help="sampled: only layers that sample their filters (default); all: all convolutions and linear layers",
     )
+    add("--vector", type=whole, default=1, help="numbers that share a code, for --method codebook (1)")
     add("--rest", help="fp16 or bf16: precision of all other stored numbers (default: unchanged)")
     add_factory(parser)
     add(

@@ -176,8 +176,9 @@ def _quantize(given: Any, preset: str) -> dict[str, Any]:
 
     if given is None:
         return {}
-    _known(given, ("bits", "method", "rest", "start", "train"), "quantize")
-    check_quantization(given.get("bits", 8), given.get("method", "linear"), "sampled", given.get("rest"))
+    _known(given, ("bits", "method", "rest", "vector", "start", "train"), "quantize")
+    how = (given.get("bits", 8), given.get("method", "linear"), "sampled", given.get("rest"))
+    check_quantization(*how, given.get("vector", 1))
     FakeQuantize(start=given.get("start", 0.7))
     trains = given.get("train", preset not in UNCOMPRESSED)
     if not isinstance(trains, bool) or trains < (preset not in UNCOMPRESSED):

@@ -183,5 +183,5 @@ def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float 
         return []
     if quantize.get("layers") == "all":
         code_dense_(model.net)
-    learned = {name: quantize[name] for name in ("bits", "method") if name in quantize}
+    learned = {name: quantize[name] for name in ("bits", "method", "vector") if name in quantize}
     return [FakeQuantize(**learned, start=start)]

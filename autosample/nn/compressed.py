@@ -288,7 +288,7 @@ class Compressed(ComputedWeight, QuantisedParameters):
     def coding_notes(self) -> tuple[str, ...]:
         """How the first coded parameter is quantised, if it is."""
         quantizer = self.quantizer(self.coded[0])
-        return () if quantizer is None else (f"{quantizer.bits} bits, {quantizer.method}",)
+        return () if quantizer is None else (quantizer.told,)
 
     def stands_for_weight(self, name: str) -> bool:
         """Whether the tensor of this name in `stored` belongs to the weight; biases, for example, do not."""

@@ -53,7 +53,7 @@ class QuantisedParameters(nn.Module):
         """Bits and count of the whole numbers that tensors of `stored` pack, by name; a file can entropy-code these."""
         known = {} if self.quantizers is None else self.quantizers
         return {
-            f"{name}.codes": (quantizer.bits, getattr(self, name).numel())
+            f"{name}.codes": (quantizer.bits, quantizer.code_shape(getattr(self, name).shape).numel())
             for name, quantizer in known.items()
             if isinstance(quantizer, Quantizer) and quantizer.now != WAITING
         }

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from autosample.sampling.clusters import cluster
+from autosample.coding.clusters import cluster
 from autosample.sampling.columns import Columns
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.windows import gather_windows, scatter_windows

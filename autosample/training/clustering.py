@@ -7,10 +7,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from autosample.coding.clusters import Clusters, Projection, Subspace
 from autosample.errors import ConfigError, hint, one_line
 from autosample.model.select import choose_layers
 from autosample.nn import compressed_layers
-from autosample.sampling.clusters import Clusters, Projection, Subspace
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.sizing import plan_geometry
 from autosample.sampling.spec import spec as make_spec
@@ -24,7 +24,7 @@ class ClusterPenalty(pl.Callback):
     """Adds `λ/2·‖X − P·X‖²` to the loss of each dense layer that the preset `kmeans` would convert later.
 
     `X` holds the layer's windows (rows of a kernel), `P` is a projection that is renewed every few epochs; see
-    `autosample.sampling.clusters`. Between renewals it is stale, and with the form `spectral` it only acts because of
+    `autosample.coding.clusters`. Between renewals it is stale, and with the form `spectral` it only acts because of
     that. Afterwards `convert_(net, "kmeans", ratio=…, warm_start=True)` clusters the same windows.
 
     The gradient `λ·(X − P·X)` is added before an optimizer's step, after gradients are unscaled and before they are
