@@ -1,7 +1,7 @@
 """Quantizers of learned tensors: the levels of their values, while these are learned and after they are fixed."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -234,9 +234,7 @@ class LinearQuantizer(Quantizer):
 
 
 class CodebookQuantizer(Quantizer):
-    """Levels found by k-means; learned with the values as in DKM (Cho et al. 2022).
-
-    In training, values are shown as DKM's differentiable mixtures; in evaluation at the nearest level.
+    """Levels found by k-means; in training DKM's differentiable mixtures (Cho et al. 2022) show the values.
 
     Attributes:
         codebook: The levels, ascending, `(2**bits,)`, or the codewords of vectors, `(2**bits, vector)`; float32.
@@ -340,7 +338,8 @@ def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
     kind = next(kind for kind in QUANTIZERS.values() if kind.table in state)
     bits = state["state"][1] if "state" in state else from_bits(state["width_bits"])
     wide = state[kind.table].ndim == 2 and kind is CodebookQuantizer
-    quantizer = kind(int(bits), **({"vector": state[kind.table].shape[1]} if wide else {}))
+    vectors: Any = {"vector": state[kind.table].shape[1]} if wide else {}
+    quantizer = kind(int(bits), **vectors)
     quantizer.load_state_dict(dict(state))
     return quantizer
 

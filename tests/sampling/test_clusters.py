@@ -6,9 +6,9 @@ import torch
 from sklearn.cluster import KMeans
 
 import autosample
+from autosample.coding.clusters import Clusters, Subspace, cluster
 from autosample.errors import SpecError
 from autosample.nn import SummaryConv2d
-from autosample.coding.clusters import Clusters, Subspace, cluster
 
 
 def samples(count=200, size=3, seed=0):
