@@ -1,6 +1,7 @@
 """From a configuration and its tensors to the model. Everything is checked before use."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,8 @@ def _attach_quantizers(model: nn.Module, config: Config) -> None:
                 raise ArtifactError(f'layer "{name[:80]}" has no {key[:80]!r} to quantise: {DAMAGED}')
             parameter.data = parameter.data.to(DTYPES[coding.dtype])
             if id(parameter) not in made:
-                made[id(parameter)] = QUANTIZERS[coding.method](coding.bits)
+                vectors: Any = {"vector": coding.vector} if coding.vector > 1 else {}  # only codebooks take it
+                made[id(parameter)] = QUANTIZERS[coding.method](coding.bits, **vectors)
                 made[id(parameter)].fix(parameter)
             target.quantise_with(key, made[id(parameter)])
 

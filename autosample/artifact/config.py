@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 
 from autosample.artifact.upgrade import by_value, since_1, since_2
-from autosample.coding.quantizers import QUANTIZERS
+from autosample.coding.quantizers import LONGEST_VECTOR, QUANTIZERS
 from autosample.errors import DAMAGED, ArtifactError, hint, one_line
 from autosample.system.checking import as_float, as_int, as_list, as_map, as_plain, as_text, take
 
 FORMAT, SCHEMA = "autosample", 3
-COMPRESSIONS = ("none", "xz")
+COMPRESSIONS = ("none", "xz", "huffman")
 DTYPES = {str(dtype)[6:]: dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -49,11 +49,16 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Coding:
-    """How the numbers of a parameter are coded: `method` and `bits` of its quantizer, and its precision."""
+    """How the numbers of a parameter are coded: `method`, `bits` and `vector` of its quantizer, and its precision."""
 
     method: str
     bits: int
     dtype: str
+    vector: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `vector` only if codes are shared."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("vector", 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +128,7 @@ class Config:
             name: {
                 "method": layer.method,
                 "settings": dict(layer.settings),
-                "coding": {key: asdict(coding) for key, coding in layer.coding.items()},
+                "coding": {key: coding.to_dict() for key, coding in layer.coding.items()},
                 "fit_error": layer.fit_error,
             }
             for name, layer in self.layers.items()
@@ -243,11 +248,13 @@ def _layer(data: Any, where: str) -> LayerConfig:
     got = take(as_map(data, where), where, ("method", "settings", "coding", "fit_error"))
     coding = {}
     for key, value in as_map(got["coding"], f"{where}.coding").items():
-        inner = take(as_map(value, f"{where}.coding.{key}"), f"{where}.coding.{key}", ("method", "bits", "dtype"))
+        place = f"{where}.coding.{key}"
+        inner = take({"vector": 1, **as_map(value, place)}, place, ("method", "bits", "dtype", "vector"))
         coding[key] = Coding(
             method=_choice(inner["method"], f"{where}.coding.{key}.method", QUANTIZERS),
             bits=as_int(inner["bits"], f"{where}.coding.{key}.bits", 2, 8),
             dtype=_choice(inner["dtype"], f"{where}.coding.{key}.dtype", DTYPES),
+            vector=as_int(inner["vector"], f"{where}.coding.{key}.vector", 1, LONGEST_VECTOR),
         )
     error = got["fit_error"]
     return LayerConfig(

@@ -15,7 +15,7 @@ from autosample.errors import DAMAGED, ArtifactError, one_line
 from autosample.system.files import alone_in, sweep_partials, sync_folder, write_bytes
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
-_SUFFIX = {"none": "", "xz": ".xz"}
+_SUFFIX = {"none": "", "xz": ".xz", "huffman": ""}
 _LEFTOVER = re.compile(r"model-[0-9a-f]{16}\.safetensors(\.xz)?")
 _LARGEST_CONFIG = 4 << 20
 # Largest size of decompressed tensors: so many times the compressed size, and some more [bytes].
@@ -25,14 +25,14 @@ _LZMA_MEMORY, _PIECE = 80 << 20, 1 << 20
 
 
 def compress(raw: bytes, compression: str) -> bytes:
-    """The tensors' bytes as a file holds them.
+    """The tensors' bytes as a file holds them. With `huffman`, the tensors themselves are coded.
 
     Raises:
         ArtifactError: The compression is unknown.
     """
     if compression not in COMPRESSIONS:
         raise ArtifactError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}: use xz")
-    return raw if compression == "none" else lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)
+    return raw if compression != "xz" else lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)
 
 
 def describe(data: bytes, raw: bytes, compression: str) -> TensorFile:
@@ -150,14 +150,14 @@ def _read_tensors(folder: Path, file: TensorFile) -> bytes | None:
 
 def _check_growth(file: TensorFile, size: int, fix: str) -> None:
     """Refuse tensors that need far more memory than `size` bytes of their file suggest, before it is used."""
-    most = size if file.compression == "none" else _GROWTH * size + _FREE_GROWTH
+    most = size if file.compression != "xz" else _GROWTH * size + _FREE_GROWTH
     if file.raw_bytes > most:
         raise ArtifactError(f"tensors in {size:,} bytes may have at most {most:,}, got {file.raw_bytes:,}: {fix}")
 
 
 def _decompress(data: bytes, file: TensorFile) -> bytes:
     _check_growth(file, len(data), DAMAGED)
-    raw = data if file.compression == "none" else _unpacked(data, file.raw_bytes)
+    raw = data if file.compression != "xz" else _unpacked(data, file.raw_bytes)
     if len(raw) != file.raw_bytes:
         got = "more" if len(raw) > file.raw_bytes else len(raw)
         raise ArtifactError(f"the tensors must have {file.raw_bytes} bytes, got {got}: {DAMAGED}")

@@ -23,6 +23,7 @@ from autosample.model.convert import harden_
 from autosample.model.finite import not_finite
 from autosample.model.quantize import fix_quantizers_
 from autosample.nn import compressed_layers
+from autosample.nn.stored import plain_state
 from autosample.system.checking import as_int, as_list, as_map, as_plain, as_text
 
 # the settings of inputs that timm knows under the same names
@@ -60,7 +61,7 @@ def load_any(path: str | Path, *, factory: Factory | None = None) -> tuple[nn.Mo
     if path.is_file():
         return _from_checkpoint(path)
     config, raw = read_folder(path)
-    return _described(assemble(config, _tensors(raw), factory), config), config
+    return _described(assemble(config, _tensors(raw, config), factory), config), config
 
 
 def _folder(path: str | Path) -> Path:
@@ -72,12 +73,13 @@ def _folder(path: str | Path) -> Path:
     return path
 
 
-def _tensors(raw: bytes) -> dict[str, Tensor]:
+def _tensors(raw: bytes, config: Config) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load(raw)
+        state = safetensors.torch.load(raw)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         text = one_line(error)[:200]
         raise ArtifactError(f"model.safetensors is not a file of tensors ({text}): {DAMAGED}") from error
+    return plain_state(state) if config.tensors and config.tensors.compression == "huffman" else state
 
 
 def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:

@@ -18,7 +18,7 @@ from autosample.errors import DAMAGED, ArtifactError
 from autosample.model.finite import not_finite
 from autosample.model.report import reasons, report
 from autosample.nn import Compressed, compressed_layers, outer_modules
-from autosample.nn.stored import compact_state, full_types, shared_names
+from autosample.nn.stored import coded_state, compact_state, full_types, shared_names
 from autosample.system.checking import as_plain
 
 # Entries of timm's configs about the inputs of the training.
@@ -60,7 +60,8 @@ def save(
         class_names: Class names in the order of the outputs.
         facts: Plain data for the model card: `data`, `metrics` (a mapping), `command`, `license`, `notes`.
         config: Config from `load_any`, used for every argument above that is not given.
-        compression: `none`, or `xz` for an entropy-coded file `model.safetensors.xz`.
+        compression: `none`; `huffman` for Huffman codes of packed offsets and quantised numbers, where they are
+            smaller; or `xz` for a compressed file `model.safetensors.xz`.
 
     Raises:
         ArtifactError: The model cannot be rebuilt, its numbers are not finite, or the folder cannot be written.
@@ -87,7 +88,10 @@ def save(
     _compare(model, twin)
     given = getattr(model, "pretrained_cfg", None) or {}
     known = {key: given[key] for key in _INPUT_KEYS if isinstance(given, Mapping) and given.get(key)}
-    sizes, raw = report(model), safetensors.torch.save(state, {"format": "pt"})
+    sizes, huffman = report(model), compression == "huffman"
+    if huffman:
+        state = {key: _own(tensor) for key, tensor in coded_state(model).items()}
+    raw = safetensors.torch.save(state, {"format": "pt"})
     data = compress(raw, compression)
     config = Config(
         **{key: getattr(config, key) for key in ("source", "layers", "shared", "rounded", "left_dense", "version")},
@@ -95,7 +99,7 @@ def save(
         class_names=None if class_names is None else tuple(map(str, class_names)),
         facts=as_plain(facts or {}, "facts", "change it"),
         dense_bytes=sizes.dense_bytes,
-        stored_bytes=sizes.stored_bytes,
+        stored_bytes=sizes.coded_bytes if huffman else sizes.stored_bytes,
         tensors=describe(data, raw, compression),
     )
     write_folder(Path(folder).expanduser(), config, data, card_text(config, sizes))
@@ -124,7 +128,9 @@ def _layer(layer: Compressed) -> LayerConfig:
     for name, quantizer in {} if layer.quantizers is None else layer.quantizers.items():
         if quantizer.now:  # pyright: ignore[reportGeneralTypeIssues]
             dtype = str(getattr(layer, name).dtype)[6:]
-            coding[name] = Coding(method=quantizer.method, bits=quantizer.bits, dtype=dtype)  # pyright: ignore
+            told: Any = quantizer
+            vector = getattr(told, "vector", 1)
+            coding[name] = Coding(method=told.method, bits=told.bits, dtype=dtype, vector=vector)
     settings = as_plain(layer.settings(), "settings")  # as read from a file: lists instead of tuples
     return LayerConfig(method=layer.kept_as, settings=settings, coding=coding, fit_error=layer.fit_error)
 

@@ -27,9 +27,14 @@ def declare(parser: Parser) -> None:
         default="sampled",
         help="sampled: only layers that sample their filters (default); all: all convolutions and linear layers",
     )
+    add("--vector", type=whole, default=1, help="numbers that share a code, for --method codebook (1)")
     add("--rest", help="fp16 or bf16: precision of all other stored numbers (default: unchanged)")
     add_factory(parser)
-    add("--compression", default="none", help="none (default), or xz to entropy-code the tensors")
+    add(
+        "--compression",
+        default="none",
+        help="none (default), huffman: codes for quantised numbers, xz: a compressed file",
+    )
 
 
 def main(args: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> None:
     result = replace(report(sized.build(), torch.zeros(1, *shape) if shape else None), budget=budget)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(result)
-    if budget is not None:
-        console.print(str(budget), soft_wrap=True)
+    if note := result._note():
+        console.print(note, soft_wrap=True)
     if out is not None:
         save_report(result, out)

@@ -1,7 +1,7 @@
 """Quantizers of learned tensors: the levels of their values, while these are learned and after they are fixed."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +21,11 @@ from autosample.coding.levels import (
 from autosample.coding.packing import from_bits, pack, packed_bytes, unpack
 from autosample.coding.straight import straight
 from autosample.coding.ternary import ternary
+from autosample.coding.vectors import as_rows, codewords, from_rows, nearest_codewords, soft_vectors
 
 WAITING, LEARNING, FIXED = 0, 1, 2
+#: most numbers that share a code
+LONGEST_VECTOR = 64
 
 
 class Quantizer(Exact):
@@ -46,6 +49,11 @@ class Quantizer(Exact):
         self.keep("stage", torch.tensor(WAITING, device=device), 2)
         self.keep("width", torch.tensor(bits, device=device), 4)
         self._clean: tuple | None = None
+
+    @property
+    def told(self) -> str:
+        """Bits and method, for a report."""
+        return f"{self.bits} bits, {self.method}"
 
     def levels(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "k"]:
         """The present levels for `values`, ascending and exact in their precision, as float32."""
@@ -137,13 +145,18 @@ class Quantizer(Exact):
         """The inverse of `codes`, with the levels that are stored."""
         return self.levels(torch.empty(0, dtype=dtype))[codes].to(dtype)
 
-    def stored_bytes(self, count: int) -> int:
-        """Bytes of `count` values with their levels."""
-        return packed_bytes(count, self.bits) + self.get_buffer(self.table).nbytes
+    def code_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of the codes of values."""
+        return shape
+
+    def stored_bytes(self, shape: torch.Size) -> int:
+        """Bytes of values of a shape, with their levels."""
+        return packed_bytes(self.code_shape(shape).numel(), self.bits) + self.get_buffer(self.table).nbytes
 
     def packed(self, values: Float[Tensor, "*shape"]) -> dict[str, Tensor]:
         """The tensors that a file needs to restore the values."""
-        codes = torch.empty(values.shape, dtype=torch.long, device="meta") if values.is_meta else self.codes(values)
+        empty = torch.empty(self.code_shape(values.shape), dtype=torch.long, device="meta")
+        codes = empty if values.is_meta else self.codes(values)
         return {"codes": pack(codes, self.bits), self.table: self.stored_levels(values)}
 
     def stored_levels(self, values: Float[Tensor, "*shape"]) -> Tensor:
@@ -155,7 +168,9 @@ class Quantizer(Exact):
         """The inverse of `packed`: values in the shape and precision of `empty`. The quantizer keeps these levels."""
         self.get_buffer(self.table).copy_(table)
         self._enter(FIXED)
-        return self.decoded(unpack(codes, self.bits, empty.numel()).view(empty.shape), empty.dtype)
+        shape = self.code_shape(empty.shape)
+        values = self.decoded(unpack(codes, self.bits, shape.numel()).view(shape), empty.dtype)
+        return from_rows(values, empty.shape)
 
     def _apply(self, fn, recurse: bool = True):
         """Levels stay float32 in half-precision models, so values still match their levels."""
@@ -203,25 +218,29 @@ class LinearQuantizer(Quantizer):
 
 
 class CodebookQuantizer(Quantizer):
-    """Levels found by k-means; learned with the values as in DKM (Cho et al. 2022).
-
-    In training, values are shown as DKM's differentiable mixtures; in evaluation at the nearest level.
+    """Levels found by k-means; in training DKM's differentiable mixtures (Cho et al. 2022) show the values.
 
     Attributes:
-        codebook: The levels, ascending, shape `(2**bits,)`, float32.
+        codebook: The levels, ascending, `(2**bits,)`, or the codewords of vectors, `(2**bits, vector)`; float32.
+        vector: How many consecutive numbers share a code.
         temperature: DKM's `τ`, as a share of the mean distance between levels.
     """
 
     method, table = "codebook", "codebook"
     codebook: Tensor
 
-    def __init__(self, bits: int, device: torch.device | None = None, temperature: float = 0.1) -> None:
+    def __init__(
+        self, bits: int, device: torch.device | None = None, temperature: float = 0.1, vector: int = 1
+    ) -> None:
         super().__init__(bits, device)
-        self.temperature = temperature
-        self.register_buffer("codebook", torch.zeros(2**bits, device=device))
+        self.temperature, self.vector = temperature, vector
+        shape = (2**bits, vector) if vector > 1 else (2**bits,)
+        self.register_buffer("codebook", torch.zeros(shape, device=device))
 
     def _decide(self, values: Float[Tensor, "*shape"]) -> None:
-        self.codebook.copy_(kmeans_levels(values, self.bits).to(values.dtype))
+        rows = as_rows(values.detach().float(), self.vector)
+        levels = codewords(rows, 2**self.bits) if self.vector > 1 else kmeans_levels(values, self.bits)
+        self.codebook.copy_(levels.to(values.dtype))
 
     def _settle(self, values: Float[Tensor, "*shape"]) -> None:
         self.codebook.copy_(self.levels(values))
@@ -232,10 +251,29 @@ class CodebookQuantizer(Quantizer):
     def forward(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if not (self.now == LEARNING and self.training and torch.is_grad_enabled()):
             return super().forward(values)
-        shown, levels = soft_kmeans(values, self.codebook.clone(), self.temperature)
+        soft = soft_kmeans if self.vector == 1 else soft_vectors
+        shown, levels = soft(values, self.codebook.clone(), self.temperature)
         with torch.no_grad():
             self.codebook.copy_(levels)
         return shown
+
+    def code_shape(self, shape: torch.Size) -> torch.Size:
+        return shape if self.vector == 1 else torch.Size([-(-shape.numel() // self.vector)])
+
+    def codes(self, values: Float[Tensor, "*shape"]) -> Int[Tensor, "*codes"]:
+        if self.vector == 1:
+            return super().codes(values)
+        return nearest_codewords(as_rows(values, self.vector), self.levels(values))[:, 0]
+
+    @torch.no_grad()
+    def shown(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        if self.vector == 1:
+            return super().shown(values)
+        return from_rows(self.levels(values)[self.codes(values)], values.shape).to(values.dtype)
+
+    @property
+    def told(self) -> str:
+        return super().told + (f", vectors of {self.vector}" if self.vector > 1 else "")
 
 
 class FilterQuantizer(Quantizer):
@@ -326,7 +364,9 @@ def quantizer_of(state: Mapping[str, Tensor]) -> Quantizer:
     """The quantizer described by the tensors of its `state_dict`."""
     kind = next(kind for kind in QUANTIZERS.values() if kind.table in state)
     bits = state["state"][1] if "state" in state else from_bits(state["width_bits"])
-    quantizer = kind(int(bits))
+    wide = state[kind.table].ndim == 2 and kind is CodebookQuantizer
+    vectors: Any = {"vector": state[kind.table].shape[1]} if wide else {}
+    quantizer = kind(int(bits), **vectors)
     quantizer.load_state_dict(dict(state))
     return quantizer
 

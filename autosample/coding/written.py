@@ -79,8 +79,12 @@ def kept(owner: nn.Module, name: str) -> Tensor | None:
     buffers = owner._buffers
     if (codes := buffers.get(f"{name}_codes")) is not None:
         bits, shape = owner.__dict__[f"{name}_shape"]
-        numbers = unpacked(codes, bits, math.prod(shape))
-        if (table := buffers.get(f"{name}_table")) is not None:
+        table, total = buffers.get(f"{name}_table"), math.prod(shape)
+        if table is not None and table.dim() == 2:  # rows of numbers that share a code
+            numbers = unpacked(codes, bits, -(-total // table.shape[1]))
+            return table.index_select(0, numbers).reshape(-1)[:total].view(shape)
+        numbers = unpacked(codes, bits, total)
+        if table is not None:
             return table.index_select(0, numbers).view(shape)
         # equal to those of `even_levels`, to the last bit; levels of filters lie along the first axis
         return numbers.float().view(shape) * owner.get_buffer(f"{name}_step") + owner.get_buffer(f"{name}_low")

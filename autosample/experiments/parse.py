@@ -182,8 +182,9 @@ def _quantize(given: Any, preset: str) -> dict[str, Any]:
 
     if given is None:
         return {}
-    _known(given, ("bits", "method", "rest", "start", "train"), "quantize")
-    check_quantization(given.get("bits", 8), given.get("method", "linear"), "sampled", given.get("rest"))
+    _known(given, ("bits", "method", "rest", "vector", "start", "train"), "quantize")
+    how = (given.get("bits", 8), given.get("method", "linear"), "sampled", given.get("rest"))
+    check_quantization(*how, given.get("vector", 1))
     FakeQuantize(start=given.get("start", 0.7))
     trains = given.get("train", preset not in UNCOMPRESSED)
     if not isinstance(trains, bool) or trains < (preset not in UNCOMPRESSED):
@@ -204,9 +205,9 @@ def _train(given: Any) -> dict[str, Any]:
     usual = {k: p.default for k, p in inspect.signature(Classifier).parameters.items()}
     free = (name for name in usual if name not in (*FLAT, *BUDGETS, "seed"))
     _known(given, ("epochs", "precision", "teacher_epochs", *free), "train")
-    for name in ("epochs", "teacher_epochs"):
-        if name in given and not (_is_number(given[name]) and isinstance(given[name], int) and given[name] >= 1):
-            raise ConfigError(f"{name} must be at least 1, got {given[name]}: leave it out for the default")
+    for name, least in (("epochs", 0 if given.get("warm_start") else 1), ("teacher_epochs", 1)):
+        if name in given and not (_is_number(given[name]) and isinstance(given[name], int) and given[name] >= least):
+            raise ConfigError(f"{name} must be at least {least}, got {given[name]}: leave it out for the default")
     rehearse({**usual, **given})
     return dict(given)
 
@@ -261,6 +262,7 @@ def _pairs(methods: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator
 def _cell(data: Any, net: Recipe, method: Mapping[str, Any], size: Size | None, train: Any, common: Any) -> Cell:
     train, given = {**train, **method["train"]}, net.model_args or {}
     starts = train.get("warm_start") or train.get("distill") or method["spec"] in tuple(RIVALS)
+    starts = starts or (train.get("cluster_penalty") and method["spec"] not in UNCOMPRESSED)
     if starts and not (
         train.get("teacher_epochs") or train.get("teacher") or given.get("pretrained") or given.get("checkpoint_path")
     ):

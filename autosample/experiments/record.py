@@ -32,6 +32,7 @@ class Record:
         moved: For each layer that learns offsets, how far they are from their start after each epoch [rows].
         windows: For the two largest layers, where their windows lie; see `windows.WindowMap`.
         machine: `device`, `hardware`, `threads` and `date` of the training.
+        coded_bytes: Size of the model saved with Huffman codes [bytes]; 0 in records of earlier versions.
     """
 
     settings: dict[str, Any]
@@ -50,6 +51,7 @@ class Record:
     moved: dict[str, Any] = field(default_factory=dict)
     windows: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+    coded_bytes: int = 0
 
     @property
     def ratio(self) -> float:

@@ -168,7 +168,7 @@ def _sizes(size: Report) -> dict[str, Any]:
     """The fields of a record that come from a report."""
     bits = sum(row.position_bits for row in size.rows)
     stored = {"stored_bytes": size.stored_bytes, "dense_bytes": size.dense_bytes, "dense_params": size.dense_params}
-    return {**stored, "macs": size.macs or 0, "position_bits": bits}
+    return {**stored, "macs": size.macs or 0, "position_bits": bits, "coded_bytes": size.coded_bytes}
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
@@ -183,5 +183,5 @@ def _levels(model: Classifier, quantize: Mapping[str, Any] | None, start: float 
         return []
     if quantize.get("layers") == "all":
         code_dense_(model.net)
-    learned = {name: quantize[name] for name in ("bits", "method") if name in quantize}
+    learned = {name: quantize[name] for name in ("bits", "method", "vector") if name in quantize}
     return [FakeQuantize(**learned, start=start)]

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from autosample.data import ClassificationData
 from autosample.experiments.grid import Cell
+from autosample.experiments.identity import UNCOMPRESSED
 from autosample.experiments.resolve import resolve
 from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
 from autosample.model.recipe import Recipe
@@ -27,6 +28,8 @@ _WEIGHTS: dict[str, dict[str, torch.Tensor]] = {}
 def arguments(cell: Cell, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of `Classifier` and of `train` for a cell; `recipe` has the cell's size."""
     given = {name: value for name, value in cell.train.items() if name != "teacher_epochs"}
+    if cell.preset not in UNCOMPRESSED:
+        given.pop("cluster_penalty", None)  # it is for the dense net that the cell starts from
     options = {"epochs": given.pop("epochs", 1), "precision": given.pop("precision", "32-true")}
     return {**given, **recipe.arguments(), "seed": cell.seed}, options
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from autosample.coding.quantizers import QUANTIZERS, CodebookQuantizer, Quantizer
+from autosample.coding.quantizers import LONGEST_VECTOR, QUANTIZERS, CodebookQuantizer, Quantizer
 from autosample.errors import QuantizationError, hint
 from autosample.model.convert import harden_
 from autosample.nn import CodedLayer, Compressed, compressed_layers, outer_modules
@@ -89,6 +89,7 @@ def quantize_(
     method: Method = "linear",
     layers: Literal["sampled", "all"] = "sampled",
     rest: Half | None = None,
+    vector: int = 1,
 ) -> QuantizationReport:
     """Quantise what a model stores, in place. The model is hardened first, and computes with the quantised values.
 
@@ -106,6 +107,8 @@ def quantize_(
             of their weight at a level.
         rest: Precision in which all other floating-point numbers (norms, biases, dense weights) are stored. Computation
             stays in the model's precision.
+        vector: How many consecutive numbers share a code of `bits` bits, for `codebook` (DKM's sub-vectors): 4 bits and
+            vectors of 8 are half a bit a number.
 
     Returns:
         Sizes and errors, per tensor and in total.
@@ -114,7 +117,7 @@ def quantize_(
         QuantizationError: An argument is unusable, the model has no layer to quantise, or a number is not finite or
             does not fit into half precision.
     """
-    check_quantization(bits, method, layers, rest)
+    check_quantization(bits, method, layers, rest, vector)
     if hasattr(model, "deployment"):
         raise QuantizationError("a deployed model cannot be quantised: quantise the original, then deploy it")
     before = _bytes(model)
@@ -126,19 +129,23 @@ def quantize_(
         )
     harden_(model)
     originals = {name: t.detach().clone() for name, t in _quantised(model)}
-    attach_quantizers(model, bits, method)
+    attach_quantizers(model, bits, method, vector=vector)
     fix_quantizers_(model)
     rows = [_row(name, layer, key, originals) for name, layer, key in _parameters(model)]
     rows += _to_half(model, _HALVES[rest]) if rest is not None else []
     return QuantizationReport(tuple(row for row in rows if row is not None), before, _bytes(model))
 
 
-def check_quantization(bits: int, method: str, layers: str, rest: str | None) -> None:
+def check_quantization(bits: int, method: str, layers: str, rest: str | None, vector: int = 1) -> None:
     """Raise `QuantizationError` unless `quantize_` accepts these arguments."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
         raise QuantizationError(f"bits must be a whole number from 2 to 8, got {bits!r}: 8 keeps most of the accuracy")
     if method == "ternary" and bits != 2:
         raise QuantizationError(f"ternary numbers take 2 bits, got bits={bits}: pass bits=2")
+    if not isinstance(vector, int) or isinstance(vector, bool) or not 1 <= vector <= LONGEST_VECTOR:
+        raise QuantizationError(f"vector must be a whole number from 1 to {LONGEST_VECTOR}, got {vector!r}: 4 is usual")
+    if vector > 1 and method != "codebook":
+        raise QuantizationError(f"a vector of numbers needs a codebook, got method {method!r}: use codebook")
     for name, value, known in (
         ("method", method, tuple(QUANTIZERS)),
         ("layers", layers, ("sampled", "all")),
@@ -152,7 +159,7 @@ def check_quantization(bits: int, method: str, layers: str, rest: str | None) ->
 
 
 def attach_quantizers(
-    model: nn.Module, bits: int, method: Method, *, temperature: float = 0.1
+    model: nn.Module, bits: int, method: Method, *, temperature: float = 0.1, vector: int = 1
 ) -> list[tuple[Compressed, str]]:
     """Give each coded parameter of compressed layers a quantizer, which waits for its start. Shared parameters get one.
 
@@ -164,11 +171,12 @@ def attach_quantizers(
         parameter: Tensor = getattr(layer, key)
         before = layer.quantizer(key)
         kind = "linear" if method == "per-filter" and not isinstance(layer, CodedLayer) else method
-        if before is not None and (before.method, before.bits) == (kind, bits) and before.holds(parameter):
+        same = before is not None and (before.method, before.bits, getattr(before, "vector", 1)) == (kind, bits, vector)
+        if before is not None and same and before.holds(parameter):
             made[id(parameter)] = before  # already quantised: the same levels again
         if id(parameter) not in made:
             made[id(parameter)] = (
-                CodebookQuantizer(bits, parameter.device, temperature)
+                CodebookQuantizer(bits, parameter.device, temperature, vector)
                 if kind == "codebook"
                 else QUANTIZERS[kind](bits, parameter.device)
             )
@@ -217,7 +225,7 @@ def _row(name: str, layer: Compressed, key: str, originals: dict[str, Tensor]) -
     assert quantizer is not None
     old = originals[full]
     return QuantizedTensor(
-        full, quantizer.method, quantizer.bits, now.numel(), old.nbytes, quantizer.stored_bytes(now.numel()),
+        full, quantizer.method, quantizer.bits, now.numel(), old.nbytes, quantizer.stored_bytes(now.shape),
         *_errors([(old, now)]),
     )  # fmt: skip
 

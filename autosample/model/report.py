@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from torch.utils._pytree import tree_leaves
 from autosample.errors import ConversionError
 from autosample.model.budget import Budget
 from autosample.model.counting import LAYERS, count_operations
+from autosample.model.energy import Energy, layer_energy
 from autosample.nn import Compressed, outer_modules
 from autosample.nn.facts import Operations
-from autosample.nn.stored import compact_state, full_types
+from autosample.nn.stored import coded_sizes, compact_state, full_types
 from autosample.reuse.deployed import Deployed
 from autosample.system.files import write_text
 from autosample.system.tables import Printed, as_markdown, make_table
@@ -44,6 +46,8 @@ class Row:
         plan: How a deployed layer is computed.
         multiplications, additions: Of one forward pass, by the method's definition, norms and biases not counted; as
             many as `macs` for a dense layer. `None` without an example, and for deployed layers that reuse work.
+        coded_bytes: `stored_bytes` with `compression="huffman"`; the same where there are no values, or no gain.
+        adders, weight_bits, activation_bits: Energy of one forward pass; see `autosample.model.energy`.
     """
 
     name: str
@@ -62,6 +66,10 @@ class Row:
     plan: str = ""
     multiplications: int | None = None
     additions: int | None = None
+    coded_bytes: int = 0
+    adders: int | None = None
+    weight_bits: int | None = None
+    activation_bits: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,6 +93,17 @@ class Report(Printed):
     def stored_bytes(self) -> int:
         """Bytes of the saved model, without the file's header."""
         return sum(row.stored_bytes for row in self.rows)
+
+    @property
+    def coded_bytes(self) -> int:
+        """Bytes of the model saved with `compression="huffman"`, without the file's header."""
+        return sum(row.coded_bytes for row in self.rows)
+
+    @property
+    def energy(self) -> Energy | None:
+        """Energy of one forward pass of all convolutions and linear layers, or `None` without an example."""
+        costs = [(r.adders, r.weight_bits or 0, r.activation_bits or 0) for r in self.rows if r.adders is not None]
+        return Energy(*map(sum, zip(*costs, strict=True))) if costs else None
 
     @property
     def dense_params(self) -> int:
@@ -140,6 +159,8 @@ class Report(Printed):
             macs=self.macs,
             multiplications=self.multiplications,
             additions=self.additions,
+            coded_bytes=self.coded_bytes,
+            **(asdict(self.energy) if self.energy else {}),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,7 +191,13 @@ class Report(Printed):
         return f"<Report: {len(self.converted)} of {len(self.rows) - 1} layers compressed, {sizes}{asked}>"
 
     def _note(self) -> str:
-        return str(self.budget or "")
+        saved, cost = self.stored_bytes - self.coded_bytes, self.energy
+        told = [str(self.budget)] if self.budget else []
+        told += [f'{self.coded_bytes:,} bytes with compression="huffman"'] if saved else []
+        if cost:
+            reads = f"{cost.weight_bits:.3g} bits of stored numbers, {cost.activation_bits:.3g} of inputs"
+            told.append(f"energy: {cost.adders:.3g} full adders, reads of {reads}")
+        return "\n".join(told)
 
     def __rich__(self) -> "Table":
         heads, rows, last = self._table()
@@ -232,7 +259,7 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     if not (example is None or isinstance(example, Tensor) or _has_tensor(example)):
         raise ConversionError(f"report needs an example input, got {example!r:.80}: pass torch.randn(1, 3, 224, 224)")
     macs = count_operations(model, example) if example is not None else {}
-    state, full = compact_state(model), full_types(model)
+    state, full, coded = compact_state(model), full_types(model), coded_sizes(model)
     wide = {name: t.numel() * full.get(name, t.dtype).itemsize for name, t in state.items()}  # before any rounding
     layers = {name: layer for name, layer in outer_modules(model) if isinstance(layer, LAYERS)}
     owned: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
@@ -242,6 +269,7 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
         owned[name] = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
         sizes[name] = {key: wide.pop(prefix + key) for key in owned[name]}
     rows = [_counted(_row(name, layer, owned[name], sizes[name]), macs.get(name)) for name, layer in layers.items()]
+    rows = [_priced(row, layers[row.name], owned[row.name], coded) for row in rows]
     plans = {row.name: row.plan for row in getattr(getattr(model, "deployment", None), "rows", ())}
     rows = [
         replace(r, plan=plans[r.name].kind, note=r.note or plans[r.name].reason) if r.name in plans else r for r in rows
@@ -249,7 +277,15 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     rest, size = sum(t.numel() for t in state.values()), sum(t.nbytes for t in state.values())
     dense = sum(wide.values())
     other = Row("(rest)", "", "", "norms, other layers", rest, rest, dense, size, 1.0, 0, 1.0)
-    return Report((*rows, _counted(other, macs.get(None))))
+    return Report((*rows, replace(_counted(other, macs.get(None)), coded_bytes=size)))
+
+
+def _priced(row: Row, layer: nn.Module, tensors: Mapping[str, Tensor], coded: Mapping[str, int]) -> Row:
+    """A row with its coded bytes and its energy."""
+    prefix = f"{row.name}." if row.name else ""
+    size = sum(coded.get(prefix + key, tensor.nbytes) for key, tensor in tensors.items())
+    cost = layer_energy(layer, row.macs)
+    return replace(row, coded_bytes=size, **(asdict(cost) if cost else {}))
 
 
 def _has_tensor(example: object) -> bool:

@@ -6,7 +6,7 @@ is the same with clearer errors.
 
 from autosample.models._net import StackHead, StagedNet
 from autosample.models._stack import ConvStack, ConvStage, Row, StackCfg
-from autosample.models.cifar import CifarResNet, resnet18_cifar
+from autosample.models.cifar import CifarResNet, WideResNet, resnet18_cifar, wrn16_4
 from autosample.models.ensemble import Ensemble
 from autosample.models.factory import create
 from autosample.models.small import ConvStack2d, Mlp, digitnet, freshnet, mlp784, mlp784_5
@@ -26,7 +26,9 @@ __all__ = [
     "freshnet",
     "digitnet",
     "resnet18_cifar",
+    "wrn16_4",
     "CifarResNet",
+    "WideResNet",
     "Ensemble",
     "ConvStack1d",
     "ConvStack2d",

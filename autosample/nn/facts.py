@@ -67,4 +67,4 @@ class Reported(QuantisedParameters):
     def coding_notes(self) -> tuple[str, ...]:
         """How the first coded parameter is quantised, if it is."""
         quantizer = self.quantizer(self.coded[0])
-        return () if quantizer is None else (f"{quantizer.bits} bits, {quantizer.method}",)
+        return () if quantizer is None else (quantizer.told,)

@@ -212,9 +212,12 @@ class SummaryLayer(Exact, Compressed):
             chosen, self._error_in_order = keep_most(weight, folds, g, self.offsets(), self.offsets.selects)
             self.offsets.select(chosen)
         windows = g.to_windows(self.offsets.selection().inputs(weight, 1))
+        zeros = getattr(self.spec.settings, "zeros", 0.0)
         if self.offsets.movable and self.columns is None:
-            self.offsets.assign(fit_offsets(windows, g))
+            self.offsets.assign(fit_offsets(windows, g, zeros=zeros))
         fitted = fit_summary(windows, self.offsets(), g, columns=self.columns, factors=self.signs())
+        if zeros:
+            fitted[: g.window] = 0
         self.summary.copy_(fitted.to(target))
         self.fit_error = relative_error(weight, self._hard_weight())
         return self.fit_error
@@ -287,6 +290,10 @@ class SummaryLayer(Exact, Compressed):
             if (module := getattr(self, part)) is not None:
                 own |= {f"{part}.{name}": tensor for name, tensor in module.packed().items()}
         return own
+
+    def packed_numbers(self) -> dict[str, tuple[int, int]]:
+        p = self.offsets.lattice
+        return {**super().packed_numbers(), "offsets.table": (p.bits, p.filters * p.windows)}
 
     def stands_for_weight(self, name: str) -> bool:
         return name == "sign_seed" or super().stands_for_weight(name)

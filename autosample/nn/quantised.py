@@ -49,6 +49,15 @@ class QuantisedParameters(nn.Module):
                 kept[name] = quantizer
         self.quantizers = kept if len(kept) else None
 
+    def packed_numbers(self) -> dict[str, tuple[int, int]]:
+        """Bits and count of the whole numbers that tensors of `stored` pack, by name; a file can entropy-code these."""
+        known = {} if self.quantizers is None else self.quantizers
+        return {
+            f"{name}.codes": (quantizer.bits, quantizer.code_shape(getattr(self, name).shape).numel())
+            for name, quantizer in known.items()
+            if isinstance(quantizer, Quantizer) and quantizer.now != WAITING
+        }
+
     def stored_parameters(self, packed: dict[int, dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
         """The layer's own parameters as a file holds them: quantised ones as codes and levels."""
         packed = {} if packed is None else packed

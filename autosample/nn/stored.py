@@ -1,12 +1,18 @@
 """What a file of a model holds: the tensors that restore it, each at the bits it needs."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from autosample.coding.huffman import decoded, encoded
+from autosample.errors import DAMAGED, ArtifactError
 from autosample.nn.compressed import Compressed
 from autosample.nn.finding import outer_modules
 
+#: End of the name of a tensor in Huffman codes.
+CODED = ".huffman"
 # Attribute in which a module notes which of its tensors a file may hold in lower precision than they are used in.
 _NARROW = "_autosample_stored_as"
 
@@ -28,6 +34,36 @@ def compact_state(model: nn.Module) -> dict[str, Tensor]:
                 seen[key] = tensor
                 state[_joined(prefix, name)] = _narrowed(module, name, tensor.detach())
     return state
+
+
+def coded_state(model: nn.Module) -> dict[str, Tensor]:
+    """`compact_state`, with packed numbers in Huffman codes where that is smaller; their names end in `CODED`."""
+    state = compact_state(model)
+    for prefix, module in outer_modules(model):
+        for name, numbers in module.packed_numbers().items() if isinstance(module, Compressed) else ():
+            full = _joined(prefix, name)
+            if full in state and (coded := encoded(state[full], *numbers)) is not None:
+                del state[full]
+                state[full + CODED] = coded
+    return state
+
+
+def coded_sizes(model: nn.Module) -> dict[str, int]:
+    """Bytes of the tensors in Huffman codes, by their names in `compact_state`."""
+    state = coded_state(model)
+    return {name.removesuffix(CODED): t.nbytes for name, t in state.items() if name.endswith(CODED)}
+
+
+def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `coded_state`.
+
+    Raises:
+        ArtifactError: A tensor is damaged, or there twice.
+    """
+    plain = {name.removesuffix(CODED): decoded(t) if name.endswith(CODED) else t for name, t in state.items()}
+    if len(plain) != len(state):
+        raise ArtifactError(f"a tensor is in the file with and without Huffman codes: {DAMAGED}")
+    return plain
 
 
 def shared_names(model: nn.Module) -> dict[str, str]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from autosample.coding.clusters import cluster
 from autosample.sampling.columns import Columns
 from autosample.sampling.geometry import Geometry
 from autosample.sampling.windows import gather_windows, scatter_windows
@@ -54,9 +55,20 @@ def _scatter(
 
 
 def fit_offsets(
-    windows: Float[Tensor, "n g q w"], geometry: Geometry, *, iterations: int = _ITERATIONS, seed: int = 0
+    windows: Float[Tensor, "n g q w"],
+    geometry: Geometry,
+    *,
+    iterations: int = _ITERATIONS,
+    seed: int = 0,
+    zeros: float = 0.0,
 ) -> Int[Tensor, "n g"]:
-    """Offsets found by alternating minimisation, starting from a summary made of some of the windows."""
+    """Offsets found by alternating minimisation, starting from a summary made of some of the windows.
+
+    Disjoint windows are clustered by k-means. There, the share `zeros` of them, the smallest, gets the first offset.
+    """
+    if geometry.grid == geometry.window:
+        labels = cluster(windows.flatten(0, 1).flatten(1), geometry.choices, zeros=zeros, seed=seed)
+        return labels.view(windows.shape[:2]) * geometry.grid
     generator = torch.Generator().manual_seed(seed)
     n, g, q, w = windows.shape
     flat = windows.reshape(n * g, q, w)

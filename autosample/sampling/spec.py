@@ -231,6 +231,8 @@ def _check_rule(s: Spec) -> None:
     if s.ratio is not None and sizes:
         known_sizes = " and ".join(name for name in COMPACTNESS if name in known)
         raise SpecError(f"pass either ratio ({s.ratio:g}) or the options {known_sizes}, got both: remove one")
+    if s.options.get("zeros") and s.grid != "window":
+        fail("zeros needs disjoint windows", f"grid {s.grid}", 'pass grid="window", as the preset kmeans does')
 
 
 def _check_kinds(s: Spec) -> None:

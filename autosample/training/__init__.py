@@ -8,6 +8,7 @@ from autosample.training.callbacks import OffsetLog as OffsetLog
 from autosample.training.callbacks import PredictionFile as PredictionFile
 from autosample.training.callbacks import SizeReport as SizeReport
 from autosample.training.checkpoints import WholeCheckpoints as WholeCheckpoints
+from autosample.training.clustering import ClusterPenalty as ClusterPenalty
 from autosample.training.finite import FiniteCheck as FiniteCheck
 from autosample.training.freezing import HardenSchedule as HardenSchedule
 from autosample.training.groups import parameter_groups as parameter_groups

@@ -17,6 +17,7 @@ from autosample.errors import ArtifactError, ConfigError, TrainingError, one_lin
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
+from autosample.training.clustering import penalties
 from autosample.training.data_fits import check_data
 from autosample.training.distill import check_distillation, make_teacher, taught_loss
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
@@ -56,6 +57,8 @@ class Classifier(pl.LightningModule):
         temperature: Temperature of both nets' scores in that share of the loss.
         teacher: A saved model, a checkpoint, or `timm:NAME` for a net of timm with its trained weights. Left out, it is
             the dense net whose weights `model_args` names (`pretrained` or `checkpoint_path`).
+        cluster_penalty: Strength of a penalty that prepares a dense net for the preset `kmeans`, such as 1e-4, or the
+            arguments of `ClusterPenalty`.
         label_smoothing: Share of the target that is spread over all classes.
         mixup, cutmix: Alphas of timm's Mixup; `cutmix` needs images.
         channels_last: Store images with channels last, in training and evaluation; often faster in 2-D nets.
@@ -93,6 +96,7 @@ class Classifier(pl.LightningModule):
         distill: float | str = 0.0,
         temperature: float = 4.0,
         teacher: str | None = None,
+        cluster_penalty: float | dict[str, Any] = 0.0,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -120,6 +124,7 @@ class Classifier(pl.LightningModule):
         self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
         recipe, self.budget = settled(self.hparams)
         self.net = recipe.build(warm_start)
+        penalties(self.hparams, bool(compressed_layers(self.net)))  # an early check
         self.accuracy = torch.nn.ModuleDict(
             {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("on_train", "on_val", "on_test")}
         )
@@ -185,7 +190,9 @@ class Classifier(pl.LightningModule):
             if isinstance(callback, FakeQuantize):
                 callback.attach(self)  # before other callbacks copy the net
         checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
-        return [*checks, *([HardenSchedule(), MoveFilters()] if compressed_layers(self.net) else [])]
+        if compressed_layers(self.net):
+            return [*checks, HardenSchedule(), MoveFilters()]
+        return [*checks, *penalties(self.hparams, compressed=False)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape `(B, num_classes)`."""

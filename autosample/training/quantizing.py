@@ -23,6 +23,7 @@ class FakeQuantize(pl.Callback):
         method: `linear`, `codebook`, `per-filter` or `ternary`, as for `quantize_`.
         start: Share of the training after which layers use their levels; never before their offsets are frozen.
         temperature: DKM's `τ`, as a share of the mean distance between levels.
+        vector: How many consecutive numbers share a code, as for `quantize_`.
 
     Raises:
         QuantizationError: `bits` or `method` is not usable.
@@ -35,15 +36,16 @@ class FakeQuantize(pl.Callback):
         method: Method = "linear",
         start: float = 0.7,
         temperature: float = 0.1,
+        vector: int = 1,
     ) -> None:
-        check_quantization(bits, method, "sampled", None)
+        check_quantization(bits, method, "sampled", None, vector)
         if not 0 <= start <= 1 or not temperature > 0:
             raise ConfigError(
                 f"start must be between 0 and 1 and temperature above 0, got {start} and {temperature}: leave them out"
             )
         self.bits, self.start = bits, start
         self.method: Method = method
-        self.temperature = temperature
+        self.temperature, self.vector = temperature, vector
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach quantizers to each layer. This comes before a checkpoint is read, which may hold their levels."""
@@ -59,7 +61,8 @@ class FakeQuantize(pl.Callback):
         if not layers:
             raise ConfigError("FakeQuantize needs a converted model, got a dense one: remove the callback")
         if all(layer.quantizers is None for layer in layers.values()):
-            attach_quantizers(pl_module, self.bits, self.method, temperature=self.temperature)
+            kept = {"temperature": self.temperature, "vector": self.vector}
+            attach_quantizers(pl_module, self.bits, self.method, **kept)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -114,9 +114,7 @@ def test_dense_twins():
     dense = autosample.densify(model)
     torch.testing.assert_close(dense(X), model(X), rtol=1e-4, atol=1e-5)
     assert type(dense.stages[1].conv) is nn.Conv2d
-    with pytest.raises(
-        ConversionError, match=r'only layers with patch 1 have a dense weight, got patch'
-    ):
+    with pytest.raises(ConversionError, match=r"only layers with patch 1 have a dense weight, got patch"):
         autosample.densify_(net(WAYS["p=2"]))
 
 

@@ -131,6 +131,7 @@ def test_wsnet_in_closed_form():
         ratio=128 * 64 * 8 / stored,
         position_bits=0,
         multiplicity=128 * 64 * 8 / stored,
+        coded_bytes=4 * (stored + 128),
     )
 
 

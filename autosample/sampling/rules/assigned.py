@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from autosample.sampling.checks import check_share
 from autosample.sampling.rules.base import Lattice, RuleOptions
 from autosample.sampling.rules.table import TableOffsets, start_offsets
 
@@ -17,9 +18,16 @@ class AssignedOptions(RuleOptions):
 
     Attributes:
         start: Offsets without a warm start: those of the strided rule, or random ones.
+        zeros: Share of the windows, the smallest ones, to which a warm start gives a codeword of zeros (the sparse
+            variant of Deep k-Means). It needs disjoint windows.
     """
 
     start: Literal["strided", "random"] = "strided"
+    zeros: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("zeros", self.zeros, fix="0.5 is half of the windows")
 
 
 class AssignedOffsets(TableOffsets):
