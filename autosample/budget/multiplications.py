@@ -49,9 +49,9 @@ def fit_multiplications(model: nn.Module, spec: Spec, target: float, example: Ex
         twin = copied(empty)
         with quiet(), contextlib.suppress(NothingToConvert):  # warnings are for the conversion that is kept
             convert_layers_(twin, spec.replace(**size), **rules)
-        return twin, report(twin, args)
+        return twin, report(twin, args, coded=False)
 
-    dense = report(copied(empty), args).multiplications or 0
+    dense = report(copied(empty), args, coded=False).multiplications or 0
     if dense <= target:
         raise NothingToConvert(
             f"multiplications must be fewer than the {dense:,} of the dense model, got {target:,.0f}: use the model as "

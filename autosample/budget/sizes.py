@@ -116,7 +116,7 @@ class _Search:
     @cached_property
     def bracket(self) -> tuple[Point, Point]:
         """Two ratios, one step apart, that store more than the target and at most the target."""
-        start, dense = Point(1.0, self.size(1.0)), report(self.model).stored_bytes
+        start, dense = Point(1.0, self.size(1.0)), report(self.model, coded=False).stored_bytes
         if self.target >= dense:
             raise NothingToConvert(
                 f"a budget must be below the {dense:,} bytes of the dense model, got {self.target:,.0f}: use the model "
@@ -161,7 +161,7 @@ def _converted(
     twin = copied(model)
     try:
         with quiet():  # warnings are for the conversion that is kept
-            stored = (convert_layers_(twin, **conversion) if conversion else report(twin)).stored_bytes
+            stored = (convert_layers_(twin, **conversion) if conversion else report(twin, coded=False)).stored_bytes
         return twin, quantize_(twin, **quantize).after if quantize else stored
     except NothingToConvert:
-        return twin, report(model).stored_bytes
+        return twin, report(model, coded=False).stored_bytes

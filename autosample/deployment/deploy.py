@@ -122,7 +122,7 @@ def _sizes(model: nn.Module) -> tuple[int, int]:
     """Bytes that a model stores, and bytes of its dense twin."""
     from autosample.model.report import report
 
-    sizes = report(model)
+    sizes = report(model, coded=False)
     return sizes.stored_bytes, sizes.dense_bytes
 
 

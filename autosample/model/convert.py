@@ -67,7 +67,7 @@ def convert_layers_(
         raise
     _warn_if_far(choices, planned_bits)
     _warn_of_weights(choices, warm_start, dropped)
-    return report(model)
+    return report(model, coded=False)
 
 
 def _inside(layer: nn.Module) -> dict[str, Any]:

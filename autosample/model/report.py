@@ -244,12 +244,14 @@ def reasons(model: nn.Module) -> dict[str, str]:
     return {name: vars(layer)[_NOTE] for name, layer in model.named_modules() if _NOTE in vars(layer)}
 
 
-def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
+def report(model: nn.Module, example: Tensor | tuple | None = None, *, coded: bool = True) -> Report:
     """Report what a model stores and computes, per layer and in total. Multiply-adds need an example.
 
     Args:
         model: A model or a single layer, converted or not.
         example: An input (or a tuple of inputs) for one forward pass in evaluation mode without gradients.
+        coded: Measure `coded_bytes`, which takes a second for a million packed numbers; otherwise they are the stored
+            bytes.
 
     Raises:
         ConversionError: `model` or `example` is something else, or the model cannot be called with the example.
@@ -259,7 +261,8 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
     if not (example is None or isinstance(example, Tensor) or _has_tensor(example)):
         raise ConversionError(f"report needs an example input, got {example!r:.80}: pass torch.randn(1, 3, 224, 224)")
     macs = count_operations(model, example) if example is not None else {}
-    state, full, coded = compact_state(model), full_types(model), coded_sizes(model)
+    state, full = compact_state(model), full_types(model)
+    codes = coded_sizes(model) if coded else {}
     wide = {name: t.numel() * full.get(name, t.dtype).itemsize for name, t in state.items()}  # before any rounding
     layers = {name: layer for name, layer in outer_modules(model) if isinstance(layer, LAYERS)}
     owned: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
@@ -269,7 +272,7 @@ def report(model: nn.Module, example: Tensor | tuple | None = None) -> Report:
         owned[name] = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
         sizes[name] = {key: wide.pop(prefix + key) for key in owned[name]}
     rows = [_counted(_row(name, layer, owned[name], sizes[name]), macs.get(name)) for name, layer in layers.items()]
-    rows = [_priced(row, layers[row.name], owned[row.name], coded) for row in rows]
+    rows = [_priced(row, layers[row.name], owned[row.name], codes) for row in rows]
     plans = {row.name: row.plan for row in getattr(getattr(model, "deployment", None), "rows", ())}
     rows = [
         replace(r, plan=plans[r.name].kind, note=r.note or plans[r.name].reason) if r.name in plans else r for r in rows
