@@ -269,7 +269,8 @@ def _settled(spec: Spec, weight: nn.Parameter, bits: int) -> tuple[Spec | None, 
         if not spec.for_kind(kind_of(tuple(weight.shape[2:]))).sized:
             raise  # every layer needs a size
         return None, str(error)
-    if stored * bits > (1 - _LEAST_SAVING) * weight.numel() * _DENSE_BITS:
+    larger = stored * bits > (1 - _LEAST_SAVING) * weight.numel() * _DENSE_BITS
+    if larger and not own.options.get("products"):  # who asks for products wants fewer multiplications
         return None, f"too small: {stored} stored numbers for {weight.numel()} weights"
     return own, ""
 
