@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from autosample.artifact.building import Factory, build
 from autosample.artifact.config import DTYPES, Config, LayerConfig
 from autosample.artifact.upgrade import by_owner, multiply_gains_, upgraded_tensors
-from autosample.coding.quantizers import QUANTIZERS, Quantizer
+from autosample.coding.quantizer import Quantizer
+from autosample.coding.quantizers import QUANTIZERS
 from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
 from autosample.model.report import note_reason
 from autosample.nn import Compressed, outer_modules

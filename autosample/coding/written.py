@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from autosample.coding.levels import even_levels
 from autosample.coding.packing import bits_for, pack
-from autosample.coding.quantizers import CodebookQuantizer, Quantizer
+from autosample.coding.quantizer import Quantizer
+from autosample.coding.quantizers import CodebookQuantizer
 
 #: How numbers are rounded: not at all; to 256 levels, evenly spaced from the smallest to the largest; or to whole
 #: multiples of a step, from -`MOST` to `MOST`.

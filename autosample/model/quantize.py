@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from autosample.coding.quantizers import LONGEST_VECTOR, QUANTIZERS, CodebookQuantizer, Quantizer
+from autosample.coding.quantizer import Quantizer
+from autosample.coding.quantizers import LONGEST_VECTOR, QUANTIZERS, CodebookQuantizer
 from autosample.errors import QuantizationError, hint
 from autosample.model.convert import harden_
 from autosample.nn import CodedLayer, Compressed, compressed_layers, outer_modules

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from autosample.coding.quantizers import WAITING, Quantizer
+from autosample.coding.quantizer import WAITING, Quantizer
 
 
 class QuantisedParameters(nn.Module):

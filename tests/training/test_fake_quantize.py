@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from autosample.artifact import compact_state, load_any, save
-from autosample.coding.quantizers import FIXED, LEARNING, WAITING
+from autosample.coding.quantizer import FIXED, LEARNING, WAITING
 from autosample.errors import ConfigError, QuantizationError
 from autosample.nn import compressed_layers
 from autosample.training import Classifier, FakeQuantize
