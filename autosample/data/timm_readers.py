@@ -79,7 +79,8 @@ def read_hugging_face(root: Path, name: str, allow_outside: bool = False) -> Par
     if find_spec("datasets") is None:
         raise MissingExtra(f"{shown(name)} needs a package that is not installed, datasets: pip install datasets")
     try:
-        readers = [create_dataset(name, root=str(root), split=split).reader for split in ("train", "validation")]
+        sets: list[Any] = [create_dataset(name, root=str(root), split=split) for split in ("train", "validation")]
+        readers = [one.reader for one in sets]
         names = tuple(sorted(readers[0].class_to_idx, key=readers[0].class_to_idx.__getitem__))
         parts = [Read(reader, _labels(reader.iter_targets())) for reader in readers]
     except Exception as error:  # the package raises many types, also of other packages
@@ -124,11 +125,12 @@ def _read_tar(path: Path) -> tuple[tuple[str, ...], Packed]:
             if any(file.read()):
                 raise tarfile.ReadError("its end is missing")
         # timm would keep what it finds in a pickle
-        reader: Any = create_dataset("tar", root=str(path), search_split=False, cache_tarinfo=False).reader
+        whole: Any = create_dataset("tar", root=str(path), search_split=False, cache_tarinfo=False)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{shown(path)}: not a readable tar file ({reason(error)}); make it again") from error
     except ValueError as error:  # timm counts on pictures
         raise DataError(f"{shown(path)} must have pictures in folders of classes, got none: make it again") from error
+    reader = whole.reader
     names = tuple(reader.class_name_to_idx)
     if "" in names:
         raise DataError(f"{shown(path)} must have folders of classes, got pictures outside of them: make it again")

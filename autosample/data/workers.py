@@ -194,7 +194,7 @@ class WorkerLoader(Resumable, DataLoader):
             warnings.warn(
                 f"{len(bad)} pictures of epoch {self._at[0]} could not be read, and others took their places; the "
                 f"first: {bad[0]}",
-                stacklevel=3,
+                stacklevel=2,  # of this file: the command line hides warnings about Lightning's
             )
             bad.clear()
 

@@ -49,6 +49,26 @@ def test_a_spec_is_one_more_word(autosample, root):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_damaged_pictures_are_named_on_the_command_line(autosample, root, tmp_path):
+    for path in (root / "train" / "n02" / "3.JPEG", root / "val" / "n01" / "0.JPEG"):
+        path.write_bytes(path.read_bytes()[:99])
+    words = ["fit", "--config=experiment/imagenet_resnet50", f"--data.root={root}", "--data.image_size=32"]
+    words += ["--data.batch_size=4", "--data.num_workers=0", "--model.model=test_resnet", "--model.num_classes=4"]
+    words += ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
+    words += [f"--trainer.default_root_dir={tmp_path / 'runs'}", "--data.num_aug_repeats=0"]
+    code, _, err = autosample(*words)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "0.JPEG: not a readable image" in err
+    with pytest.warns(UserWarning, match="1 pictures of epoch 0 could not be read") as told:
+        code, _, err = autosample(*words, "--data.on_bad=skip")
+    assert (code, err) == (0, "")
+    named = [str(one.message).rpartition("/")[2] for one in told if "could not be read" in str(one.message)]
+    assert sorted(name.partition(":")[0] for name in named) == ["0.JPEG", "0.JPEG", "3.JPEG"]  # of val: also at the end
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "net", "options"),
     [

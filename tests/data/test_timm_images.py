@@ -15,6 +15,7 @@ from timm.data import create_dataset, create_loader, create_transform, resolve_d
 from timm.data.distributed_sampler import RepeatAugSampler
 
 from autosample.data.image_files import open_image
+from autosample.data.pictures import PictureBatches
 from autosample.data.resident import BatchPlan
 from autosample.data.sets.timm_images import TimmImages
 from autosample.data.workers import seeded
@@ -102,8 +103,23 @@ def test_training_pictures_are_augmented_by_timm_with_the_options(root):
     assert not torch.equal(other, x)
 
 
+def test_ranks_do_not_matter(root):
+    data = made(root, aa="rand-m9", re_prob=0.5)
+    transform, train = data._train_transform(), data.examples.train
+    x, y = joined(data.train_dataloader())
+    for world in (2, 5):
+        order, seen = BatchPlan(12, 4, True).order(0), {}
+        for rank in range(world):
+            plan = BatchPlan(12, 4, True, rank=rank, world_size=world)
+            batches = PictureBatches(data.examples.x, transform, plan, train)
+            pictures, labels = joined(batches[number] for number in range(len(plan)))
+            seen |= dict(zip(plan.order(0).tolist(), zip(pictures, labels, strict=True), strict=True))
+        assert torch.equal(torch.stack([seen[row][0] for row in order.tolist()]), x)
+        assert torch.equal(torch.stack([seen[row][1] for row in order.tolist()]), y)
+
+
 @pytest.mark.slow
-def test_workers_ranks_and_a_break_do_not_matter(root):
+def test_workers_and_a_break_do_not_matter(root):
     data = made(root, aa="rand-m9", re_prob=0.5)
     x, y = joined(data.train_dataloader())
     loader = made(root, aa="rand-m9", re_prob=0.5, num_workers=2).train_dataloader()
@@ -384,6 +400,7 @@ def test_skipped_pictures_are_counted_once_an_epoch(damaged, workers):
         with pytest.warns(UserWarning, match=r"2 pictures of epoch 0 could not be read, .*n2/1\.jpg") as told:
             x, y = joined(loader)
         assert len(told) == 1
+        assert told[0].filename.endswith("workers.py")  # of Lightning's files, the command line hides warnings
         assert y.tolist() == [0, 1, 1, 1, 2, 0]  # the next one's picture and label; behind the last is the first
         assert torch.equal(x[1], x[2])
         assert torch.equal(x[5], x[0])

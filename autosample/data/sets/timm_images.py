@@ -93,7 +93,7 @@ class TimmImages(ClassificationData):
         require_at_least("num_aug_repeats", num_aug_repeats, 0)
         if on_bad not in ("raise", "skip"):
             raise DataError(f'on_bad must be "raise" or "skip", got "{on_bad}"')
-        self.name, self.image_size, self.num_aug_repeats, self.on_bad = name, image_size, num_aug_repeats, on_bad
+        self.set_name, self.image_size, self.num_aug_repeats, self.on_bad = name, image_size, num_aug_repeats, on_bad
         self.interpolation, self.crop_pct, self.crop_mode = interpolation, crop_pct, crop_mode
         self.mean, self.std, self.allow_outside = tuple(mean), tuple(std), allow_outside
         self.limits = Limits(max_pixels=max_pixels, max_bytes=max_bytes)
@@ -102,7 +102,8 @@ class TimmImages(ClassificationData):
             "auto_augment": aa, "re_prob": re_prob, "re_mode": re_mode, "interpolation": train_interpolation,
         }  # fmt: skip
         check_name(name)
-        self._train_transform(), self._eval_transform()  # find mistakes at once
+        for make in (self._train_transform, self._eval_transform):
+            make()  # finds mistakes at once
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -143,7 +144,7 @@ class TimmImages(ClassificationData):
 
     @cached_property
     def _parts(self) -> Parts:
-        return READERS[self.name.partition("/")[0]](self.root, self.name, self.allow_outside)
+        return READERS[self.set_name.partition("/")[0]](self.root, self.set_name, self.allow_outside)
 
     def _load(self) -> Examples:
         pictures, count = Joined(self._parts.train, self._parts.val), len(self._parts.train.labels)
