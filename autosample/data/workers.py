@@ -192,7 +192,7 @@ class WorkerLoader(Resumable, DataLoader):
     def _tell(self, bad: list[str]) -> None:
         if bad:
             warnings.warn(
-                f"{len(bad)} pictures of epoch {self._at[0]} could not be read, and others took their places; the "
+                f"pictures of epoch {self._at[0]} that could not be read: {len(bad)}; others took their places; the "
                 f"first: {bad[0]}",
                 stacklevel=2,  # of this file: the command line hides warnings about Lightning's
             )

@@ -61,11 +61,13 @@ def test_damaged_pictures_are_named_on_the_command_line(autosample, root, tmp_pa
     assert code == 2
     assert err.count("\n") == 1
     assert "0.JPEG: not a readable image" in err
-    with pytest.warns(UserWarning, match="1 pictures of epoch 0 could not be read") as told:
+    with pytest.warns(UserWarning, match=r"epoch \d that could not be read: 1;") as told:
         code, _, err = autosample(*words, "--data.on_bad=skip")
     assert (code, err) == (0, "")
     named = [str(one.message).rpartition("/")[2] for one in told if "could not be read" in str(one.message)]
-    assert sorted(name.partition(":")[0] for name in named) == ["0.JPEG", "0.JPEG", "3.JPEG"]  # of val: also at the end
+    named = [name.partition(":")[0] for name in named]
+    assert set(named) == {"0.JPEG", "3.JPEG"}
+    assert named.count("3.JPEG") == 1  # validation has several passes
 
 
 @pytest.mark.slow

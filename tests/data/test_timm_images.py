@@ -397,7 +397,7 @@ def test_skipped_pictures_are_counted_once_an_epoch(damaged, workers):
     data = made(damaged, num_workers=workers, on_bad="skip", batch_size=2)
     loader = data.val_dataloader()
     for _ in range(2):
-        with pytest.warns(UserWarning, match=r"2 pictures of epoch 0 could not be read, .*n2/1\.jpg") as told:
+        with pytest.warns(UserWarning, match=r"epoch 0 that could not be read: 2; .*n2/1\.jpg") as told:
             x, y = joined(loader)
         assert len(told) == 1
         assert told[0].filename.endswith("workers.py")  # of Lightning's files, the command line hides warnings
@@ -405,7 +405,7 @@ def test_skipped_pictures_are_counted_once_an_epoch(damaged, workers):
         assert torch.equal(x[1], x[2])
         assert torch.equal(x[5], x[0])
     data.epoch = 3
-    with pytest.warns(UserWarning, match=r"1 pictures of epoch 3 could not be read, .*n10/2\.jpg"):
+    with pytest.warns(UserWarning, match=r"epoch 3 that could not be read: 1; .*n10/2\.jpg"):
         x, y = joined(data.train_dataloader())
     assert Counter(y.tolist()) == {0: 4, 1: 4, 2: 4}  # the one behind it has the same class
 
@@ -414,7 +414,7 @@ def test_a_pass_that_ends_early_tells_too(damaged):
     loader = made(damaged, on_bad="skip", batch_size=2).val_dataloader()
     batches = iter(loader)
     next(batches)
-    with pytest.warns(UserWarning, match="1 pictures of epoch 0"):
+    with pytest.warns(UserWarning, match="epoch 0 that could not be read: 1;"):
         batches.close()
 
 
@@ -423,7 +423,7 @@ def test_all_batches_have_been_told_of_before_the_last_is_used(damaged):
     loader = made(damaged, on_bad="skip", batch_size=2).val_dataloader()
     batches = iter(loader)
     next(batches), next(batches)
-    with pytest.warns(UserWarning, match="2 pictures of epoch 0"):
+    with pytest.warns(UserWarning, match="epoch 0 that could not be read: 2;"):
         next(batches)
     batches.close()
 
@@ -446,7 +446,7 @@ def test_a_damaged_picture_in_a_tar_is_named(damaged):
         pack(damaged / part, damaged / f"{name}.tar")
     with pytest.raises(DataError, match=r"n2/1\.jpg: not a readable image"):
         list(made(damaged, name="tar").val_dataloader())
-    with pytest.warns(UserWarning, match="2 pictures"):
+    with pytest.warns(UserWarning, match="could not be read: 2;"):
         list(made(damaged, name="tar", on_bad="skip").val_dataloader())
     with pytest.raises(DataError, match="a file may have 20 bytes, got more"):
         list(made(damaged, name="tar", max_bytes=20).val_dataloader())
