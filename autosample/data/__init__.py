@@ -17,6 +17,7 @@ from autosample.data.sets.esc import ESC10, ESC50
 from autosample.data.sets.image_folder import ImageFolder
 from autosample.data.sets.mnist import MNIST, FashionMNIST
 from autosample.data.sets.spoken_digits import SpokenDigits
+from autosample.data.sets.timm_images import TimmImages
 from autosample.data.sets.urbansound import UrbanSound8K
 
 #: All data sets, by name.
@@ -27,6 +28,7 @@ DATASETS: dict[str, type[ClassificationData]] = {
     "CIFAR10": CIFAR10,
     "CIFAR100": CIFAR100,
     "ImageFolder": ImageFolder,
+    "TimmImages": TimmImages,
     "ESC50": ESC50,
     "ESC10": ESC10,
     "UrbanSound8K": UrbanSound8K,

@@ -174,16 +174,20 @@ class ClassificationData(pl.LightningDataModule):
                 x, y, self.batch_size, train, transform, self.seed, self._epoch, rank, world, drop_last, rows
             )
         plan = BatchPlan(len(rows), self.batch_size, train, self.seed, rank, world, drop_last)
-        if isinstance(examples.x, Tensor):
-            dataset: PlannedBatches = TensorBatches(examples.x, examples.y, transform, plan, rows)
-        elif transform is not None:
-            dataset = FileBatches(examples.x, examples.y, transform, plan, rows, self.limits)
-        else:
-            raise NotImplementedError(f"{type(self).__name__} returns image files and must define their transforms")
+        dataset = self._batches(plan, rows, transform)
         workers = self.num_workers
         if workers is None:
             workers = 0 if isinstance(examples.x, Tensor) else self._usual_workers()
         return worker_loader(dataset, self._epoch, workers, pin_memory=self._device().type == "cuda")
+
+    def _batches(self, plan: BatchPlan, rows: Tensor, transform: Callable[..., Tensor] | None) -> PlannedBatches:
+        """What workers make: the batches of `plan`, cut from these rows."""
+        examples = self.examples
+        if isinstance(examples.x, Tensor):
+            return TensorBatches(examples.x, examples.y, transform, plan, rows)
+        if transform is None:
+            raise NotImplementedError(f"{type(self).__name__} returns image files and must define their transforms")
+        return FileBatches(examples.x, examples.y, transform, plan, rows, self.limits)
 
     def _usual_workers(self) -> int:
         if multiprocessing.current_process().daemon:  # may not start processes

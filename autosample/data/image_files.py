@@ -3,6 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -28,7 +29,7 @@ class _Bounded(io.BufferedReader):
         return super().read(-1 if size is None or size < 0 else min(size, max(0, self.length - self.tell())))
 
 
-def open_image(path: str | Path, mode: str = "RGB", limits: Limits = DEFAULT) -> Image.Image:
+def open_image(path: str | Path, mode: str = "RGB", limits: Limits = DEFAULT, upright: bool = True) -> Image.Image:
     """The image in `path` with 8 bits per channel.
 
     16 bits become 8, and float pixels from 0 to 1 become 0 to 255. The image is turned as its EXIF data say, as viewers
@@ -38,29 +39,39 @@ def open_image(path: str | Path, mode: str = "RGB", limits: Limits = DEFAULT) ->
         path: file in one of the formats JPEG, PNG, TIFF, BMP, PPM, WebP, GIF, JPEG 2000 and AVIF.
         mode: "RGB" or "L" (grey).
         limits: what the file may hold.
+        upright: turn the image as its EXIF data say.
 
     Raises:
         DataError: the image cannot be read, is larger than `limits`, or its pixels have no known range.
     """
     require_file(path, limits.max_bytes)
+    # by its path, Pillow would map some files into memory, and scramble TIFFs that must be turned
+    with _Bounded(path) as raw:
+        return decode_image(raw, path, mode, limits, upright)
+
+
+def decode_image(
+    raw: IO[bytes], name: str | Path, mode: str = "RGB", limits: Limits = DEFAULT, upright: bool = True
+) -> Image.Image:
+    """The same for an open file, such as one inside an archive; messages call it `name`."""
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow has a limit too; ours may be higher
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.max_pixels)
     try:
-        # by its path, Pillow would map some files into memory, and scramble TIFFs that must be turned
-        with _Bounded(path) as raw, Image.open(raw, formats=_FORMATS) as file:
-            _check_size(file.size, path, limits)
+        with Image.open(raw, formats=_FORMATS) as file:
+            _check_size(file.size, name, limits)
             file.load()
             with contextlib.suppress(Exception):  # damaged EXIF data say nothing about the pixels
-                ImageOps.exif_transpose(file, in_place=True)
-            return _eight_bits(file, path, mode)
+                if upright:
+                    ImageOps.exif_transpose(file, in_place=True)
+            return _eight_bits(file, name, mode)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path, limits, "more") from error
+        raise _too_large(name, limits, "more") from error
     except UnidentifiedImageError as error:
-        raise _unreadable(path, "unknown format, or colours as floats") from error
+        raise _unreadable(name, "unknown format, or colours as floats") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files
-        raise _unreadable(path, reason(error)) from error
+        raise _unreadable(name, reason(error)) from error
 
 
 def _unreadable(path: str | Path, why: str) -> DataError:

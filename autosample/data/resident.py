@@ -31,9 +31,12 @@ class BatchPlan:
         seed: seed of the order, at least 0.
         rank, world_size: number of this process, and number of processes.
         drop_last: leave out the last batch if it is short, unless it is the only one.
+        repeats: how often an example comes in an epoch (repeated augmentation, Hoffer et al. 2020); above 1, an epoch
+            keeps its length and has one in `repeats` of the examples. Copies go to different ranks, if there are so
+            many. Index i + c × `size` is copy c of example i.
 
     Raises:
-        DataError: no examples, or a batch size below 1.
+        DataError: no examples, or a batch size or `repeats` below 1.
     """
 
     size: int
@@ -43,12 +46,15 @@ class BatchPlan:
     rank: int = 0
     world_size: int = 1
     drop_last: bool = False
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise DataError(f"a loader needs at least one example, got {self.size}: this part of the data set is empty")
         if self.batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.repeats < 1:
+            raise DataError(f"repeats must be at least 1, got {self.repeats}: 1 repeats nothing")
         if not 0 <= self.rank < self.world_size:
             raise DataError(f"rank must be one of 0..{self.world_size - 1}, got {self.rank}")
 
@@ -67,6 +73,9 @@ class BatchPlan:
             everything = torch.randperm(self.size, generator=generator)
         else:
             everything = torch.arange(self.size)
+        if self.repeats > 1:
+            place = torch.arange(self.size)
+            everything = everything[place // self.repeats] + place % self.repeats * self.size
         shard = everything[self.rank :: self.world_size]
         missing = len(self) - len(shard)
         if missing > 0:

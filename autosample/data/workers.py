@@ -2,6 +2,7 @@
 
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -24,6 +25,14 @@ class BatchKey(NamedTuple):
 
     epoch: int
     batch: int
+
+
+class Repaired(NamedTuple):
+    """A batch in which other examples take the places of some that cannot be read; `bad` says what is wrong."""
+
+    x: Tensor
+    y: Tensor
+    bad: list[str]
 
 
 class PlanSampler(DistributedSampler):
@@ -155,7 +164,10 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class WorkerLoader(Resumable, DataLoader):
-    """A DataLoader over `PlannedBatches`. Build it with `worker_loader`."""
+    """A DataLoader over `PlannedBatches`. Build it with `worker_loader`.
+
+    It warns once at the end of a pass if examples could not be read, each process about its own.
+    """
 
     @property
     def plan(self) -> BatchPlan:
@@ -163,10 +175,28 @@ class WorkerLoader(Resumable, DataLoader):
         return cast(PlannedBatches, self.dataset).plan
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for item in self._batches():
-            if isinstance(item, DataError):
-                raise item
-            yield item
+        bad: list[str] = []
+        try:
+            for item in self._batches():
+                if isinstance(item, DataError):
+                    raise item
+                if isinstance(item, Repaired):
+                    bad += item.bad
+                    item = (item.x, item.y)
+                if self._at[1] == len(self.plan):  # Lightning does not ask again after the last batch
+                    self._tell(bad)
+                yield item
+        finally:
+            self._tell(bad)
+
+    def _tell(self, bad: list[str]) -> None:
+        if bad:
+            warnings.warn(
+                f"pictures of epoch {self._at[0]} that could not be read: {len(bad)}; others took their places; the "
+                f"first: {bad[0]}",
+                stacklevel=2,  # of this file: the command line hides warnings about Lightning's
+            )
+            bad.clear()
 
     def _batches(self) -> Iterator[Any]:
         sampler = self.sampler

@@ -64,7 +64,9 @@ def test_it_parses_and_prints(autosample, name):
         assert mine["data"]["init_args"].items() <= printed["data"]["init_args"].items()
 
 
-@pytest.mark.parametrize("name", names("experiment"))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if "imagenet" in n else ()) for n in names("experiment")]
+)
 def test_the_model_of_an_experiment_can_be_built(name):
     from autosample.nn import compressed_layers
     from autosample.training import Classifier

@@ -1,0 +1,177 @@
+"""Pictures by their number, in folders, tar files or a set of Hugging Face, and batches of them."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from autosample.data.files import DEFAULT, Limits, reason, shown
+from autosample.data.image_files import decode_image, open_image
+from autosample.data.resident import BatchPlan
+from autosample.data.workers import PlannedBatches, Repaired, seeded
+from autosample.errors import DataError
+
+# unreadable pictures in a row that others take the place of; timm has the same number
+_MOST_IN_A_ROW = 10
+
+
+class Source(Protocol):
+    """Pictures by their number. The pixels are timm's: a picture is not turned as its EXIF data say."""
+
+    labels: Tensor  #: (N,), int64
+
+    def image(self, number: int, limits: Limits) -> Image.Image:
+        """Picture `number` in RGB; a `DataError` if it cannot be read."""
+        ...
+
+
+class Files:
+    """Pictures in files of their own.
+
+    Args:
+        paths: the N files.
+        labels: their labels, (N,) int64.
+    """
+
+    def __init__(self, paths: Sequence[str], labels: Tensor) -> None:
+        # one array instead of a list of strings: reference counts would make forked workers copy the list's pages
+        self.paths, self.labels = np.array([os.fsencode(path) for path in paths]), labels
+
+    def image(self, number: int, limits: Limits) -> Image.Image:
+        return open_image(os.fsdecode(self.paths[number]), limits=limits, upright=False)
+
+
+class Packed:
+    """Pictures in one tar file. A worker opens it anew for each, so that none moves another's place in it.
+
+    Args:
+        path: the tar file.
+        names: what messages call the N pictures.
+        starts, sizes: where each begins, and its length [bytes], (N,) int64.
+        labels: their labels, (N,) int64.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str], starts: np.ndarray, sizes: np.ndarray, labels: Tensor) -> None:
+        self.path, self.names = path, np.array([os.fsencode(name) for name in names])
+        self.starts, self.sizes, self.labels = starts, sizes, labels
+
+    def image(self, number: int, limits: Limits) -> Image.Image:
+        name, size = os.fsdecode(self.names[number]), int(self.sizes[number])
+        try:
+            with self.path.open("rb") as file:
+                file.seek(int(self.starts[number]))
+                return _decoded(file, name, size, limits)
+        except OSError as error:
+            raise DataError(f"{shown(self.path)}: not readable ({reason(error)}): check the disk") from error
+
+
+class Read:
+    """Pictures that a reader of timm finds.
+
+    Args:
+        reader: `reader[i]` is an open file and a label.
+        labels: the labels, (N,) int64.
+    """
+
+    def __init__(self, reader: Any, labels: Tensor) -> None:
+        self.reader, self.labels = reader, labels
+
+    def image(self, number: int, limits: Limits) -> Image.Image:
+        name = f"picture {number}"
+        try:
+            with self.reader[number][0] as file:
+                return _decoded(file, self.reader.filename(number) or name, limits.max_bytes + 1, limits)
+        except DataError:
+            raise
+        except Exception as error:  # the set's own package raises many types
+            raise DataError(f"{name} of the set cannot be read ({reason(error)}): download it again") from error
+
+
+def _decoded(file: IO[bytes], name: str, size: int, limits: Limits) -> Image.Image:
+    """The picture in the next `size` bytes, or fewer, of a file."""
+    data = file.read(min(size, limits.max_bytes + 1))
+    if len(data) > limits.max_bytes:
+        raise DataError(f"{shown(name)}: a file may have {limits.max_bytes:,} bytes, got more: pass a larger max_bytes")
+    return decode_image(io.BytesIO(data), name, limits=limits, upright=False)
+
+
+class Joined:
+    """The pictures of several sources, one after the other.
+
+    Args:
+        sources: the parts of a set.
+    """
+
+    def __init__(self, *sources: Source) -> None:
+        self.sources = sources
+        self.labels = torch.cat([source.labels for source in sources])
+        self._starts = np.cumsum([0] + [len(source.labels) for source in sources])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, number: int, limits: Limits) -> Image.Image:
+        part = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self.sources[part].image(number - int(self._starts[part]), limits)
+
+
+class PictureBatches(PlannedBatches):
+    """Batches of pictures. Each is decoded and transformed alone.
+
+    The random numbers of a picture's transform depend only on (seed, epoch, number, copy), so the number of workers and
+    ranks does not matter.
+
+    Args:
+        pictures: all N pictures of the data.
+        transform: makes a float tensor (C, H, W) from a PIL image.
+        plan: which pictures are in which batch.
+        indices: numbers of the pictures that belong to this part, (n,) int64, ascending.
+        skip: let the next picture of the part take the place of one that cannot be read, as timm does. Batches keep
+            their sizes, so no rank waits for another.
+        limits: what a picture may hold.
+    """
+
+    def __init__(
+        self,
+        pictures: Joined,
+        transform: Callable[[Any], Tensor],
+        plan: BatchPlan,
+        indices: Tensor,
+        skip: bool = False,
+        limits: Limits = DEFAULT,
+    ) -> None:
+        copies = [indices + copy * len(pictures) for copy in range(plan.repeats)]
+        super().__init__(plan, torch.cat(copies))
+        self.pictures, self.transform, self.part = pictures, transform, indices
+        self.skip, self.limits = skip, limits
+
+    def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        read, bad = [], []
+        for row in rows.tolist():
+            image, label = self._read(row % len(self.pictures), bad)
+            with seeded(self.plan.seed, epoch, row):
+                read.append((self.transform(image), label))
+        x, y = torch.stack([x for x, _ in read]), torch.tensor([y for _, y in read])
+        return Repaired(x, y, bad) if bad else (x, y)  # pyright: ignore[reportReturnType] - the loader unpacks it
+
+    def _read(self, number: int, bad: list[str]) -> tuple[Image.Image, int]:
+        """A picture, or the first readable one behind it, and its label; what is wrong with others goes into `bad`."""
+        place, first = int(torch.searchsorted(self.part, number)), len(bad)
+        for ahead in range(_MOST_IN_A_ROW):
+            number = int(self.part[(place + ahead) % len(self.part)])
+            try:
+                return self.pictures.image(number, self.limits), int(self.pictures.labels[number])
+            except DataError as error:
+                if not self.skip:
+                    raise
+                bad.append(str(error))
+        raise DataError(
+            f"pictures must be readable, got {_MOST_IN_A_ROW} in a row that are not: check the disk; the first: "
+            f"{bad[first]}"
+        )
