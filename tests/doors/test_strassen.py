@@ -121,9 +121,8 @@ def test_dense_twins():
 NETS = {"signal": signals, "image": lambda options: (net(options), X)}
 
 
-@pytest.mark.parametrize(
-    ("name", "p"), [("signal", "p=2"), *(pytest.param("image", p, marks=pytest.mark.slow) for p in WAYS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "p"), [("signal", "p=2"), *(("image", p) for p in WAYS)])
 def test_onnx_files_hold_convolutions_with_packed_entries(name, p, tmp_path):
     onnx = pytest.importorskip("onnx")
     model, x = NETS[name](WAYS[p])

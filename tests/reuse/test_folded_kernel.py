@@ -47,7 +47,8 @@ def test_it_is_the_convolution_with_the_weight(case):
     padded = F.pad(x.double(), *(pad or ([n for pair in reversed(frame.padding) for n in pair],)))
     conv = F.conv1d if x.dim() == 3 else F.conv2d
     right = conv(padded, weight, layer.bias.detach().double(), layer.stride, 0, layer.dilation)
-    size = conv(padded.abs(), weight.abs(), None, layer.stride, 0, layer.dilation)  # outputs may cancel out
+    terms = padded.abs(), weight.abs(), layer.bias.detach().double().abs()
+    size = conv(*terms, layer.stride, 0, layer.dilation)  # outputs may cancel out
     pool = more["pool"] if x.dim() == 3 and right.shape[-1] >= more["pool"] else 1
     right = F.relu(right) if more["relu"] else right
     right = F.max_pool1d(right, pool) if pool > 1 else right
@@ -70,7 +71,8 @@ def test_it_is_the_linear_layer_with_the_weight(channels, filters, rows, ratio, 
     x = torch.randn(rows, channels)
     right = F.linear(x.double(), layer.weight.detach().double(), layer.bias.detach().double())
     right = F.relu(right) if relu else right
-    size = F.linear(x.double().abs(), layer.weight.detach().double().abs())  # outputs may cancel out
+    terms = x, layer.weight.detach(), layer.bias.detach()
+    size = F.linear(*(term.double().abs() for term in terms))  # outputs may cancel out
     module = fused_folds(layer, folds, None, None, After(None, layer.bias.detach(), relu))
     with torch.no_grad():
         for dtype, most in TYPES.items():
