@@ -87,12 +87,12 @@ class WaitLog(pl.Callback):
     so this is an upper bound there.
     """
 
-    def _begin(self, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._waited, self._worked = 0.0, 0.0
         self._mark = time.perf_counter()
 
     # a training that goes on within an epoch does not start this epoch
-    on_train_start = on_train_epoch_start = _begin
+    on_train_epoch_start = on_train_start
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         now = time.perf_counter()
