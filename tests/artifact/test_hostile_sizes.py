@@ -66,6 +66,7 @@ def test_many_empty_tensors(copied):
         ("resnet18", {"layers": [2**16, 2, 2, 2]}),
     ],
 )
+@pytest.mark.every(2)
 def test_models_that_are_far_larger_than_their_file(copied, name, arguments):
     data = config_of(copied)
     data["model"] = {"kind": "timm", "name": name, "arguments": {"num_classes": 7, **arguments}}

@@ -44,6 +44,7 @@ def in_the_file(model, folder) -> int:
         pytest.param("test_resnet", 2, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.every(2)
 def test_bytes_are_those_of_the_saved_file(tmp_path, preset, name, share):
     model = create(name, num_classes=10)
     asked = autosample.report(model).stored_bytes // share

@@ -52,6 +52,7 @@ def test_it_is_resumed(autosample, tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", ["wsnet", "autosample_learned", "random", "dfsnet", "nes"])
+@pytest.mark.every(2)
 def test_the_module_is_loaded(name):
     known = load_file(FOLDER / f"{name}.safetensors")
     module = Classifier.load_from_checkpoint(FOLDER / f"{name}.ckpt", map_location="cpu").eval()

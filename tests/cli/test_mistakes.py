@@ -73,6 +73,7 @@ def test_options(fit, tmp_path, option):
         ("", "a config must hold KEY: VALUE pairs"),
     ],
 )
+@pytest.mark.every(2)
 def test_config_files(fit, tmp_path, tmp_path_factory, text, pattern):
     path = tmp_path_factory.mktemp("configs") / "bad.yaml"
     path.write_text(text)

@@ -74,6 +74,7 @@ def parts(fast) -> set[str]:
         ("resnet18", "autosample"),
     ],
 )
+@pytest.mark.every(2)
 def test_two_nets(name, preset):
     fast = check_net(name, NETS[name], preset, graphs=preset == "wsnet")
     assert not parts(fast) & {"BatchNorm1d", "BatchNorm2d", "BatchNormAct2d"}

@@ -235,6 +235,7 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.parametrize("wrap", [Wrapper, nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=range(3))
+@pytest.mark.every(2)
 def test_wrapped_models(wrap, plan):
     model, x = wrap(Toy(straight)), image()
     fast = deploy(model, x, measure=False)

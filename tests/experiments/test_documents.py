@@ -245,6 +245,7 @@ def added():
 
 
 @pytest.mark.parametrize("preset", ["golden", "lowrank", "short-windows", {"columns": "reversed", "layout": "taps"}])
+@pytest.mark.every(2)
 def test_what_is_added_goes_through_every_verb(added, tmp_path, preset):
     model = timm.create_model("test_resnet", num_classes=10).eval()
     x = torch.randn(2, 3, 64, 64)

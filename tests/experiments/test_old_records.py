@@ -80,6 +80,7 @@ def test_publishing_again_keeps_history():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.every(2)
 def test_published_records_are_found(name):
     lines = (ROOT / "results" / name / "records.jsonl").read_text().splitlines()
     found = set()

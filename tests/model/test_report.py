@@ -80,6 +80,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.parametrize("preset", list(PRESETS))
 @pytest.mark.parametrize("make", [Net, Shared])
+@pytest.mark.every(2)
 def test_stored_bytes_are_the_bytes_of_a_file(make, preset, variant):
     model, result = convert(make(), preset, ratio=3, **VARIANTS[variant])
     assert result.stored_bytes == payload(model) == report(model).stored_bytes

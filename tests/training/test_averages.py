@@ -60,6 +60,7 @@ EVERY = [
 
 
 @pytest.mark.parametrize(("name", "kind"), EVERY)
+@pytest.mark.every(2)
 def test_an_average_is_the_net_of_averaged_numbers(name, kind):
     torch.manual_seed(0)
     start, update = KINDS[kind]
