@@ -16,6 +16,8 @@ from autosample.errors import DAMAGED, ArtifactError
 
 _HEAD = 9
 _MOST_BITS = 32
+# Bytes that are unpacked at once; a multiple of eight, so packed pieces end at whole bytes.
+_PIECE = 1 << 20
 
 
 def encoded(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> UInt8[Tensor, "coded"] | None:
@@ -40,7 +42,8 @@ def encoded(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> UInt8[Tens
 
 
 def decoded(coded: Tensor) -> UInt8[Tensor, "bytes"]:
-    """The inverse of `encoded`; memory stays below a few hundred times the size of `coded`.
+    """The inverse of `encoded`. Memory stays within some times the size of the result, and that within eight times the
+    size of `coded`.
 
     Raises:
         ArtifactError: The tensor is not a coded one.
@@ -53,14 +56,26 @@ def decoded(coded: Tensor) -> UInt8[Tensor, "bytes"]:
     if not 1 <= bits <= _MOST_BITS or not 1 <= count <= 8 * len(rest) * _shared(bits):
         raise _damaged(f"has {count} numbers of {bits} bits")
     size = -(-count // _shared(bits))
-    joint = torch.zeros(size, dtype=torch.long)
-    for place in range(0, bits, 8):
+    streams = []
+    for _ in range(0, bits, 8):
         part, rest = _inflated(rest, size)
-        joint |= part.long() << place
+        streams.append(part)
+    if rest:
+        raise _damaged("has bytes left")
+    parts = zip(*(stream.split(_PIECE) for stream in streams), strict=True)
+    each = _PIECE * _shared(bits)
+    return torch.cat([_packed(part, bits, min(each, count - n * each)) for n, part in enumerate(parts)])
+
+
+def _packed(streams: tuple[UInt8[Tensor, "m"], ...], bits: int, count: int) -> UInt8[Tensor, "bytes"]:
+    """So many numbers, from their bytes in each stream."""
+    joint = torch.zeros(len(streams[0]), dtype=torch.long)
+    for place, stream in enumerate(streams):
+        joint |= stream.long() << 8 * place
     shifts = torch.arange(_shared(bits)) * bits
     values = ((joint[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)[:count]
-    if rest or not torch.equal(_joined(values, bits), joint):
-        raise _damaged("has bytes left" if rest else f"has numbers of more than {bits} bits")
+    if not torch.equal(_joined(values, bits), joint):
+        raise _damaged(f"has numbers of more than {bits} bits")
     return pack(values, bits)
 
 

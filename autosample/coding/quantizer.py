@@ -7,9 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from autosample.coding.exact import Exact
-from autosample.coding.levels import (
-    nearest_level,
-)
+from autosample.coding.levels import nearest_level
 from autosample.coding.packing import pack, packed_bytes, unpack
 from autosample.coding.straight import straight
 from autosample.coding.vectors import from_rows

@@ -18,7 +18,7 @@ def count_operations(model: nn.Module, example: Tensor | tuple) -> dict[str | No
     """Operations of one forward pass by layer name; `None` holds those outside convolutions and linear layers.
 
     Counted by `torch.utils.flop_counter`. A summary layer counts as its dense layer, without the sampling of the
-    weight; a deployed layer, and one with a weight for each example, count what they compute.
+    weight; a deployed layer counts what it still computes.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

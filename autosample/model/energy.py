@@ -58,12 +58,16 @@ def energy(macs: int, size: int, dense: int, stored: int, weight_bits: int, acti
 def layer_energy(layer: nn.Module, macs: int | None) -> Energy | None:
     """Energy of a convolution or linear layer; `None` for others, and without a count of multiply-adds.
 
+    Sum-product layers have none: the metrics are those of dot products.
+
     Numbers at evenly spaced levels count with the bits of a level. Codebooks and all else count as they are computed.
     """
     filters = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
     if macs is None or not filters:
         return None
     if isinstance(layer, Compressed):
+        if not layer.by_weight:
+            return None
         facts, numbers = layer.facts(), getattr(layer, layer.coded[0])
         dense, stored, quantizer = facts.dense, facts.stored, layer.quantizer(layer.coded[0])
     else:

@@ -101,7 +101,12 @@ class Report(Printed):
 
     @property
     def energy(self) -> Energy | None:
-        """Energy of one forward pass of all convolutions and linear layers, or `None` without an example."""
+        """Energy of one forward pass of all convolutions and linear layers.
+
+        `None` without an example, and where that of a layer is not known.
+        """
+        if any(row.adders is None and row.macs for row in self.rows[:-1]):
+            return None
         costs = [(r.adders, r.weight_bits or 0, r.activation_bits or 0) for r in self.rows if r.adders is not None]
         return Energy(*map(sum, zip(*costs, strict=True))) if costs else None
 

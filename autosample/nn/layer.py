@@ -335,6 +335,8 @@ class SummaryLayer(Exact, Compressed):
         return Facts(self.spec.preset, g.dense, g.stored, bits, g.multiplicity, notes)
 
     def operations(self, counted: int, read: int, made: int) -> Operations:
+        if not self.has_weight:  # no dense layer was run; the learner counts too
+            return Operations(made * math.prod(self.shape[1:]), counted, counted)
         folds = layer_folds(self)
         if folds is None:
             return super().operations(counted, read, made)

@@ -55,6 +55,16 @@ def test_numbers_come_back(bits, choices, count):
     assert count < 1000 or coded is not None
 
 
+@pytest.mark.parametrize("bits", [3, 12])
+def test_large_tensors_are_decoded_in_pieces(bits, monkeypatch):
+    monkeypatch.setattr("autosample.coding.huffman._PIECE", 64)
+    for count in (127, 128, 129, 1000):
+        packed = pack(torch.arange(count) % 2, bits)
+        coded = encoded(packed, bits, count)
+        assert coded is not None
+        assert torch.equal(decoded(coded), packed)
+
+
 def test_what_would_not_shrink_stays():
     assert encoded(pack(numbers(5000, 256, 0.0), 8), 8, 5000) is None
     assert encoded(torch.empty(10, dtype=torch.uint8, device="meta"), 8, 10) is None

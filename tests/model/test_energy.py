@@ -62,6 +62,15 @@ def test_a_compressed_layer(preset, method):
     assert row.activation_bits == 16 * 16 * 72 * 32
 
 
+def test_layers_without_dot_products_have_none():
+    net, x = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)), torch.zeros(1, 8, 6, 6)
+    convert_(net, "strassen", options={"products": 1}, include=["0"])
+    result = report(net, x)
+    assert (result.rows[0].adders, result.rows[0].multiplications) == (None, 16 * 16)
+    assert result.rows[1].adders is not None
+    assert result.energy is None  # a part of it would look like a gain
+
+
 def test_strides_groups_and_transposed_convolutions():
     grouped = report(nn.Conv2d(8, 16, 3, stride=2, groups=4), torch.zeros(1, 8, 9, 9)).rows[0]
     assert grouped.adders == 16 * 16 * adders(18, 32, 32)
