@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from doctables import accuracy, records, speed
+from doctables import accuracy, planes, records, speed
 
 
 def example() -> str:
@@ -19,8 +19,13 @@ def example() -> str:
 
 
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "README.md": {"example": example, "results": accuracy.highlights, "speed": speed.speed_highlights},
-    "docs/results.md": {"summary": accuracy.summary},
+    "README.md": {
+        "quickstart": accuracy.quickstart_line,
+        "example": example,
+        "results": accuracy.highlights,
+        "speed": speed.speed_highlights,
+    },
+    "docs/results.md": {"summary": accuracy.summary, "planes": planes.planes},
     "docs/ablations.md": {"ablations": accuracy.ablations},
     "docs/from-pretrained.md": {"from_pretrained": accuracy.from_pretrained_table},
     "docs/quantisation.md": {"quantised": accuracy.quantised_table},

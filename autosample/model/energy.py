@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from autosample.nn import Compressed
+from autosample.reuse.deployed import Deployed
 
 # The paper's weight of a bit that is read, in full adders.
 _READ = 6
@@ -58,12 +59,13 @@ def energy(macs: int, size: int, dense: int, stored: int, weight_bits: int, acti
 def layer_energy(layer: nn.Module, macs: int | None) -> Energy | None:
     """Energy of a convolution or linear layer; `None` for others, and without a count of multiply-adds.
 
-    Sum-product layers have none: the metrics are those of dot products.
+    Sum-product layers have none: the metrics are those of dot products. Nor have deployed layers, whose numbers have
+    other forms.
 
     Numbers at evenly spaced levels count with the bits of a level. Codebooks and all else count as they are computed.
     """
     filters = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
-    if macs is None or not filters:
+    if macs is None or not filters or isinstance(layer, Deployed):
         return None
     if isinstance(layer, Compressed):
         if not layer.by_weight:

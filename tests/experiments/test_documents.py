@@ -25,12 +25,13 @@ ROOT = Path(__file__).parents[2]
 MACHINE = {"device": "cpu", "hardware": "a processor", "threads": 1, "date": "2026-01-02"}
 ACCURACY = {
     "dense": 0.9, "wsnet": 0.6, "random": 0.7, "random 4 bits root": 0.75, "hashednet": 0.8, "fsnet": 0.9,
-    "autosample": 0.78,
+    "autosample": 0.78, "folded": 0.77,
 }  # fmt: skip
 METHODS = [
     *("dense", "wsnet", "random", "hashednet", "fsnet"),
     {"preset": "random", "share": "root", "planned_bits": 4, "label": "random 4 bits root"},
     "autosample",
+    "folded",
 ]
 
 
@@ -82,7 +83,7 @@ def test_what_is_published_tells_command_machine_and_dates_and_can_be_restored(s
         {path.name: kept for path, kept in records_in(root / "records")} for root in (finished, tmp_path / "again")
     )
     assert before == after
-    assert len(before) == 13
+    assert len(before) == 15
 
 
 def test_the_summary_has_the_methods_beside_each_other(script, finished):
@@ -91,7 +92,7 @@ def test_the_summary_has_the_methods_beside_each_other(script, finished):
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "[Digits](../results/ablation/small/table.md)",
         *("`digitnet`", "8.0x", "32", "91.00 ± 1.41", "61.00 ± 1.41", "71.00 ± 1.41", "76.00 ± 1.41"),
-        *("81.00 (`hashednet`)", "79.00 ± 1.41", "+18.00 (0)", "+8.00 (0)", "2"),
+        *("78.00 ± 1.41", "81.00 (`hashednet`)", "79.00 ± 1.41", "+8.00 (0)", "+1.00 (0)", "2"),
     ]
     assert head.count("|") == line.count("|")
 
@@ -101,7 +102,7 @@ def test_the_highlights_name_the_best_other_method_and_the_command(script, finis
     head, _, line, _, note = script("doctables.accuracy").highlights().splitlines()
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         *("[Digits](results/ablation/small/table.md), `digitnet`", "8x", "91.00 ± 1.41", "61.00 ± 1.41"),
-        *("71.00 ± 1.41", "81.00 (`hashednet`)", "79.00 ± 1.41", "2"),
+        *("71.00 ± 1.41", "78.00 ± 1.41", "81.00 (`hashednet`)", "79.00 ± 1.41", "2"),
     ]
     assert head.count("|") == line.count("|")
     assert note.endswith("`autosample ablate ablation/{small}`, a processor, torch 0, 2026-01-02 to 2026-01-03.")
@@ -133,6 +134,31 @@ def test_times_stand_below_the_accuracies_of_the_same_nets(script, finished, tmp
     assert "Batch 1, float32, 1 thread;" in text
     assert "](../results/ablation/small/overview.png)" in text
     assert "accuracy.png" not in text
+
+
+def test_what_beats_folded_in_accuracy_bytes_and_time_is_listed(script, finished, tmp_path):
+    script("publish").publish(finished, "")
+    planes = script("doctables.planes").planes
+    assert planes().startswith("No records yet")
+    # hashednet 81 %, autosample 79 % and folded 78 % in equal bytes; random 71 %
+    speeds = {"dense": 1.0, "hashednet": 2.5, "autosample": 2.0, "folded": 2.0, "random": 9.0}
+    rows = [
+        {"method": name, "size": "" if name == "dense" else "8x a layer", "speedup": {"median": speed}}
+        for name, speed in speeds.items()
+    ]
+    about = {"date": "2026-01-04", "hardware": "a processor", "torch": "0"}
+    kept = tmp_path / "results/ablation/small/latency.json"
+    kept.write_text(json.dumps({**about, "rows": rows}))
+    head, _, line, _, note = planes().splitlines()
+    assert line == (
+        "| [small](../results/ablation/small/table.md) | 8.0x | `hashednet` | 81.00 ± 1.41 | 78.00 ± 1.41 | 1.00x | "
+        "2.50 | 2.00 |"
+    )
+    assert head.count("|") == line.count("|")
+    assert note.endswith("a processor, torch 0, 2026-01-04.")
+    rows[1]["speedup"]["median"] = 2.0
+    kept.write_text(json.dumps({**about, "rows": rows}))
+    assert planes().startswith("None; sizes measured: 1.")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from autosample import convert_, quantize_, report
+from autosample import convert_, deploy, quantize_, report
 from autosample.model.energy import Energy, adders, energy
 
 
@@ -15,6 +15,20 @@ def test_full_adders_of_a_dot_product(size, weight_bits, activation_bits):
     bits = activation_bits + weight_bits + math.ceil(math.log2(size)) - 1
     expected = size * weight_bits * activation_bits + (size - 1) * bits
     assert adders(size, weight_bits, activation_bits) == expected
+
+
+@pytest.mark.parametrize("preset", ["dense", "folded", "wsnet", "strassen"])
+def test_a_deployed_net_has_a_report_whatever_the_forms_of_its_layers(preset):
+    net, x = (
+        nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 1)).eval(),
+        torch.ones(1, 64, 8, 8),
+    )
+    if preset != "dense":
+        convert_(net, preset, ratio=8)
+    deployed = deploy(net, x, measure=False)
+    result = report(deployed, x)
+    known = all(isinstance(layer, nn.Conv2d) for layer in (deployed[0], deployed[2]))
+    assert (result.energy is not None) == known
 
 
 def test_by_hand():
