@@ -16,6 +16,7 @@ _LETTERS: dict[Any, Any] = {
     "figure.titlesize": 12.5, "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
 _DPI = 160
+_LETTERS_PER_TICK = 4  # with more of them, labels run into one another
 _STEPS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 
 
@@ -53,9 +54,17 @@ def plain_log(axis: Any, most: int = 6) -> None:
 
     axis._set_axes_scale("log")
     low, high = axis.get_view_interval()
-    axis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    letters, ticks = _LETTERS_PER_TICK * most, log_ticks(low, high, most)
+    while len(ticks) > 2 and sum(len(_told(tick)) for tick in ticks) > letters:
+        ticks = log_ticks(low, high, len(ticks) - 1)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _told(value)))
     axis.set_minor_locator(NullLocator())
+
+
+def _told(value: float) -> str:
+    """A number at a tick."""
+    return f"{value:,.10g}"
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:

@@ -75,6 +75,14 @@ def test_ticks_are_written_plainly(tmp_path):
         assert not list(panel.xaxis.get_minorticklocs())
 
 
+def test_long_numbers_have_fewer_ticks(tmp_path):
+    with drawn(tmp_path / "a.png") as (_, axes):
+        panel = axes[0, 0]
+        panel.set_xlim(1_500, 60_000)
+        plain_log(panel.xaxis, most=5)
+        assert list(panel.xaxis.get_majorticklocs()) == pytest.approx([3e3, 1e4, 3e4])
+
+
 def test_spread_moves_as_little_as_possible():
     assert spread([0, 10, 20], 5, (-100, 100)) == [0, 10, 20]
     assert spread([0, 0, 0], 4, (-100, 100)) == [-4, 0, 4]
