@@ -54,7 +54,8 @@ def fit_budget(
     Everything counts: summaries at their precision, offsets at the bits they need, norms, biases, and layers that stay
     dense. Sizes jump where whole strides change, where a rule takes fewer windows as its budget shrinks, and where
     learned offsets become too expensive. If a jump skips the target, the windows and the rule of each layer are fixed
-    too: sizes then follow the ratio smoothly (the strided rule then has the option `strides="any"`).
+    too, beyond the jump or before it: sizes then follow the ratio smoothly (the strided rule then has the option
+    `strides="any"`).
 
     Args:
         model: A dense model, on any device; it is not changed, and no memory is needed.
@@ -74,12 +75,17 @@ def fit_budget(
     search = _Search(without_values(model), spec, target_bytes, tolerance, rules, quantize)
     best, overrides = search.best(), {}
     if search.miss(best) > search.enough and not rules.get("overrides"):
-        layers = compressed_layers(search.convert(search.jump().ratio))
-        held = {name: layer.held() for name, layer in layers.items() if name}  # a single layer has no name to override
-        smooth = _Search(search.model, spec, target_bytes, tolerance, {**rules, "overrides": held}, quantize)
-        with contextlib.suppress(ConfigError):  # these layers may not become as small as the target
-            if held and search.miss(again := smooth.best()) < search.miss(best):
-                best, overrides = again, held
+        for point in search.jump():
+            layers = compressed_layers(search.convert(point.ratio))
+            held = {
+                name: layer.held() for name, layer in layers.items() if name
+            }  # a lone layer has no name to override
+            smooth = _Search(search.model, spec, target_bytes, tolerance, {**rules, "overrides": held}, quantize)
+            with contextlib.suppress(ConfigError):  # these layers may not become as small as the target
+                if held and search.miss(again := smooth.best()) < search.miss(best):
+                    best, overrides = again, held
+            if search.miss(best) <= search.enough:
+                break
     bits = (quantize or {}).get("bits", 32)
     return search.checked(Budget("bytes", target_bytes, best.cost, best.ratio, overrides, bits))
 
@@ -141,9 +147,15 @@ class _Search:
         points = narrow(self.size, self.target, *self.bracket, step=_STEP, enough=lambda p: self.miss(p) < _NEAR)
         return min(points, key=self.miss)
 
-    def jump(self) -> Point:
-        """The point just beyond the jump that contains the target: the model stores too little there."""
-        return smallest(narrow(self.size, self.target, *self.bracket, step=_STEP), self.target)
+    def jump(self) -> tuple[Point, Point]:
+        """The points just beyond the jump that contains the target, where the model stores too little, and before it.
+
+        Strides and offsets reach the target from the first one, folds from the second: their filters can share windows,
+        but with fewer columns they cannot store more than a window for each filter.
+        """
+        points = [*self.bracket, *narrow(self.size, self.target, *self.bracket, step=_STEP)]
+        before = max((p for p in points if p.cost > self.target), key=lambda p: p.ratio, default=points[0])
+        return smallest(points, self.target), before
 
     def checked(self, found: Budget) -> Budget:
         if self.tolerance is not None and abs(found.reached / self.target - 1) > self.tolerance:

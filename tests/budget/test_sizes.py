@@ -54,6 +54,18 @@ def test_whole_strides_give_way_where_they_cannot_meet_it(preset):
     assert all(change["options"]["strides"] == "any" for change in fit.overrides.values())
 
 
+def test_folds_that_cannot_store_a_size_with_fewer_columns_share_windows_instead():
+    """784 features in 61 groups of 13 or in 66 of 12: without shared windows, bytes jump from too many to too few."""
+    include, target = ["stages.0.fc", "head.fc"], stored_bytes(net("mlp784")) / 64
+    fit = fit_budget(net("mlp784"), "folded", target, include=include)
+    assert fit.reached == pytest.approx(target, rel=0.01)
+    model = net("mlp784")
+    convert_layers_(model, "folded", ratio=fit.ratio, include=include, overrides=fit.overrides)
+    assert report(model).stored_bytes == fit.reached
+    first = model.get_submodule("stages.0.fc")
+    assert first.summary.shape[0] < 1000
+
+
 def test_the_first_solution_from_the_dense_end_is_taken():
     # far out, learned windows of this layer need so many offsets that bytes grow again
     include = ["stages.0.fc"]
