@@ -72,9 +72,19 @@ def test_deployed_models_are_written_as_what_they_come_from(tmp_path):
     assert {t for t in parts(again.path)[1] if "." in t} == {t for t in parts(direct.path)[1] if "." in t}
 
 
-def test_names_are_those_of_the_layers(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A net in training, its weights before it was exported, and the export, with data for its accuracy."""
     model, x = small_net("image", "wsnet")
-    done = autosample.export_onnx(model, tmp_path / "model.onnx", x)
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    batches = [(torch.randn(4, 3, 24, 24), torch.randint(0, 5, (4,))) for _ in range(2)]
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    return model, before, autosample.export_onnx(model, path, x, data=batches)
+
+
+def test_names_are_those_of_the_layers(written):
+    done = written[2]
     nodes, tensors = parts(done.path)
     assert {"0.summary", "4.summary", "0.bias"} <= tensors.keys()
     assert any(name.startswith("4/Conv") for name in nodes)
@@ -83,6 +93,23 @@ def test_names_are_those_of_the_layers(tmp_path):
     assert [value.name for value in graph.graph.input] == ["input"]
     assert [value.name for value in graph.graph.output] == ["output"]
     assert str(Path(__file__).parents[2]) not in str(graph)  # whoever gets the file need not know who made it
+
+
+def test_the_model_is_left_as_it_is(written):
+    model, before, _ = written
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_accuracy_and_the_line_that_is_printed(written):
+    done = written[2]
+    assert done.accuracy is not None
+    assert done.accuracy[0] == done.accuracy[1]
+    line = str(done)
+    assert "\n" not in line
+    assert f"{done.bytes:,} bytes" in line
+    assert "accuracy" in line
 
 
 def test_no_tensor_is_larger_than_what_is_stored(tmp_path):
@@ -173,25 +200,3 @@ def test_mistakes_have_one_line_and_leave_nothing(tmp_path):
     with pytest.raises(ExportError, match="dynamic=False"):
         autosample.export_onnx(Branching(), tmp_path / "model.onnx", x)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_model_is_left_as_it_is(tmp_path):
-    model, x = small_net("image", "autosample")
-    model.train()
-    before = copy.deepcopy(model.state_dict())
-    autosample.export_onnx(model, tmp_path / "model.onnx", x, dynamic=False)
-    assert model.training
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
-
-
-def test_accuracy_and_the_line_that_is_printed(tmp_path):
-    model, x = small_net("image", "wsnet")
-    batches = [(torch.randn(4, 3, 24, 24), torch.randint(0, 5, (4,))) for _ in range(2)]
-    done = autosample.export_onnx(model, tmp_path / "model.onnx", x, data=batches)
-    assert done.accuracy is not None
-    assert done.accuracy[0] == done.accuracy[1]
-    line = str(done)
-    assert "\n" not in line
-    assert f"{done.bytes:,} bytes" in line
-    assert "accuracy" in line
