@@ -114,7 +114,7 @@ def test_a_recipe_trains_tests_and_saves(autosample, recipe, net, options, root,
 def test_shards_train_to_the_same_numbers_as_the_folder(autosample, root, tmp_path):
     assert autosample("shard", root, tmp_path / "shards", "--size=6").code == 0
     ends = []
-    for place, options in ((root, ()), (tmp_path / "shards", ("--data.name=wds", "--data.num_workers=2"))):
+    for place, options in ((root, ()), (tmp_path / "shards", ("--data.name=wds", "--data.num_workers=1"))):
         words = ["fit", "--config=experiment/imagenet_resnet50", f"--data.root={place}", "--data.image_size=32"]
         words += ["--data.batch_size=4", "--data.num_workers=0", *options]
         words += ["--model.model=test_resnet", "--model.num_classes=4", "--trainer.accelerator=cpu"]
