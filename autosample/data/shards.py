@@ -103,7 +103,7 @@ def scan_shard(path: Path) -> tuple[np.ndarray, bool]:
             try:
                 with tarfile.open(fileobj=file, mode="r:") as tar:
                     for one in tar:
-                        if one.offset_data + one.size > length:
+                        if not 0 <= one.size <= length - one.offset_data:  # below zero, it would lead back
                             break
                         end = one.offset_data + -(-one.size // _BLOCK) * _BLOCK
                         key, suffix = _split(one.name)

@@ -256,7 +256,14 @@ def remove(pattern, *more):
     return lambda folder: [path.unlink() for one in (pattern, *more) for path in folder.glob(one)]
 
 
+def size_below_zero(folder):
+    info = tarfile.TarInfo("7.jpg")
+    info.size = -512
+    (folder / "val-000001.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+
+
 MISTAKES = {
+    "a size below zero": (size_below_zero, "val-000001.tar: a shard must be whole, got 0 of 1 examples"),
     "no shards": (remove("*"), "got none of train in .*shards: finish the download, or shard again"),
     "no validation": (remove("val*", "*.json"), "got none of val in .*: finish the download"),
     "all of a part": (remove("val*"), "val-000000.tar: a shard must be whole, got 0 of 5 examples"),
