@@ -1,9 +1,10 @@
-"""Draws a set of ImageNet's layout: `python scripts/make_pictures.py OUT [--classes N] [--train N] [--val N] [--tar]`.
+"""Draws a set of ImageNet's layout: `python scripts/make_pictures.py OUT [--classes N] [--train N] [--val N] …`.
 
 A class is a grating of one direction and width behind a shape of one kind and colour; places, sizes, phases, light and
 noise differ from picture to picture. A picture depends only on the seed, its part, class and number, so a larger set
 has the smaller one in it, and running the script again draws what is missing. `autosample fit --config
-experiment/imagenet_resnet50 --data.root OUT --model.num_classes N` trains on it.
+experiment/imagenet_resnet50 --data.root OUT --model.num_classes N` trains on it; add --data.name tar or --data.name wds
+for the set in tar files or in shards.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from autosample.cli.main import main as autosample
 from autosample.system.files import whole, write_bytes
 from autosample.system.progress import tracked
 
@@ -74,11 +76,14 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224, help="height and width [pixels]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tar", action="store_true", help="also pack each part into a tar file")
+    parser.add_argument("--shards", action="store_true", help="also write webdataset shards, by `autosample shard`")
     given = parser.parse_args(words)
     for part, (name, count) in enumerate((("train", given.train), ("val", given.val))):
         draw_part(given.out / name, part, given.classes, count, given.size, given.seed)
         if given.tar:
             pack(given.out / name)
+    if given.shards and autosample(["shard", str(given.out), str(given.out)]):
+        raise SystemExit(2)
     print(f"{given.classes * (given.train + given.val):,} pictures in {given.out}")
 
 

@@ -25,7 +25,8 @@ from autosample.system.machine import hardware
 from autosample.system.progress import tracked
 from autosample.system.timing import keep_memory
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: Types to compute with, by name.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ROUNDS = 31
 
 
@@ -36,10 +37,10 @@ def declare(parser: Parser) -> None:
         "Writes a JSON record and a picture for each suite and number of threads."
     )
     add = parser.add_argument
-    add("suites", nargs="*", help=f"what to measure: {', '.join(SUITES)}")
+    add("suites", nargs="*", help=f"what to measure: {', '.join(SUITES)}; or input, which has its own --help")
     add("--threads", nargs="+", type=whole, default=[1], help="numbers of threads; each is measured in turn (1)")
     add("--batch", type=whole, help="batch size; targets apply only to the suite's own")
-    add("--dtype", default="float32", help=f"{' or '.join(_DTYPES)} (float32)")
+    add("--dtype", default="float32", help=f"{' or '.join(DTYPES)} (float32)")
     add("--device", default="cpu", help="cpu or cuda (cpu)")
     add("--out", type=Path, default=Path("runs/bench"), help="folder for records and pictures (runs/bench)")
     add("--no-compile", dest="compile", action="store_false", default=True, help="do not measure compiled sides")
@@ -71,6 +72,10 @@ def main(args: Sequence[str]) -> None:
         ConfigError: A suite, workload, model or option is not usable. Nothing has been measured then.
         ConversionError: A side gave wrong outputs. All records have been written then.
     """
+    if args[1:2] == ["input"]:
+        from autosample.cli.bench_input import main as measure_input
+
+        return measure_input(args)
     given = parse(args, declare)
     suites, threads, out = given.pop("suites"), given.pop("threads"), given.pop("out")
     _check(threads=threads, batch=(given["batch"],), rounds=(given["rounds"],), input=given["input"] or ())
@@ -98,9 +103,7 @@ def main(args: Sequence[str]) -> None:
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `measure`, the same for all workloads."""
-    if given["dtype"] not in _DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {given['dtype']}: leave it out for float32")
-    place = {"device": _device(given["device"]), "dtype": _DTYPES[given["dtype"]]}
+    place = {"dtype": dtype_of(given["dtype"]), "device": device_of(given["device"])}
     return {**place, "memory": given["memory"], "rounds": given["rounds"], "compiled": given["compile"]}
 
 
@@ -127,7 +130,23 @@ def _check(**counts: Sequence[int | None]) -> None:
                 raise ConfigError(f"{name} must be at least 1, got {count}: leave it out for the default")
 
 
-def _device(name: str) -> torch.device:
+def dtype_of(name: str) -> torch.dtype:
+    """The type of this name.
+
+    Raises:
+        ConfigError: There is no such type.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {name}: leave it out for float32")
+    return DTYPES[name]
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        ConfigError: It is not usable.
+    """
     if name not in ("cpu", "cuda"):
         raise ConfigError(f"device must be cpu or cuda, got {name}: leave it out for the CPU")
     if name == "cuda" and not torch.cuda.is_available():
@@ -171,11 +190,7 @@ def _file_name(name: str, given: Mapping[str, Any]) -> str:
 def _about(suites: Sequence[str], threads: int, given: Mapping[str, Any]) -> dict[str, Any]:
     why = fused.why_not()
     return {
-        "command": _command(suites, {"threads": [threads], **given}),
-        "date": date.today().isoformat(),
-        "hardware": hardware() if given["device"] == "cpu" else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
+        **surroundings(_command(suites, {"threads": [threads], **given}), given["device"]),
         "threads": threads,
         "dtype": given["dtype"],
         "compiled": given["compile"],
@@ -185,7 +200,18 @@ def _about(suites: Sequence[str], threads: int, given: Mapping[str, Any]) -> dic
     }
 
 
-def _command(suites: Sequence[str], given: Mapping[str, Any]) -> str:
+def surroundings(words: Sequence[str], device: str) -> dict[str, Any]:
+    """What every record says: the command, the date, the hardware and versions."""
+    return {
+        "command": shlex.join(words),
+        "date": date.today().isoformat(),
+        "hardware": hardware() if device == "cpu" else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+def _command(suites: Sequence[str], given: Mapping[str, Any]) -> list[str]:
     """The command that measures this record again."""
     words = ["autosample", "bench", *suites]
     for name, value in given.items():
@@ -197,4 +223,4 @@ def _command(suites: Sequence[str], given: Mapping[str, Any]) -> str:
             words += [f"--{name}", *map(str, value)]
         elif value is not None:
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join(words)
+    return words

@@ -79,6 +79,11 @@ VERBS = {
     "test": Verb(
         "autosample.cli.fit:main", "evaluate a checkpoint on the test set: … test --config C --ckpt_path F", "train"
     ),
+    "shard": Verb(
+        "autosample.cli.shard:main",
+        "write a set as webdataset shards: autosample shard SRC OUT; or check them: autosample shard OUT --check",
+        "train",
+    ),
     "predict": Verb(
         "autosample.cli.predict:main",
         "print classes of files: autosample predict DIR FILE…; or write predictions.csv, with a checkpoint",

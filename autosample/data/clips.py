@@ -209,3 +209,25 @@ def find_files(listed: Sequence[Path], source: str) -> list[Path]:
             "unpack the set again, or remove them from the list"
         )
     return found
+
+
+def check_sound(path: Path, limits: Limits = DEFAULT) -> None:
+    """Decode an audio file to its end.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty, larger than `limits`, or shorter than its header says.
+    """
+    require("train", "soundfile", "soxr")
+    require_file(path, limits.max_bytes)
+    try:
+        _, frames = _length(path, limits)
+        with _opened(path) as file:
+            found = _count(file, frames)
+    except DataError:
+        raise
+    except Exception as error:  # libsndfile raises many types for damaged files
+        raise DataError(
+            f"{shown(path)}: not a readable audio file ({reason(error)}); replace it or remove it"
+        ) from error
+    if not frames or found < frames:
+        raise DataError(f"{shown(path)}: an audio file must have its samples, got {found:,} of {frames:,}; replace it")

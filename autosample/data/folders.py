@@ -34,7 +34,11 @@ def list_classes(folder: Path) -> tuple[str, ...]:
 
 
 def list_images(
-    folder: Path, class_names: tuple[str, ...], root: Path | None = None, allow_outside: bool = False
+    folder: Path,
+    class_names: tuple[str, ...],
+    root: Path | None = None,
+    allow_outside: bool = False,
+    suffixes: tuple[str, ...] = IMG_EXTENSIONS,
 ) -> tuple[list[str], Tensor]:
     """The image files in the class folders of `folder`, and their labels (N,) int64; sorted by class and name.
 
@@ -43,6 +47,7 @@ def list_images(
         class_names: names of the classes, in the order of the labels.
         root: folder of the set, in which links must stay; None for the parent of `folder`.
         allow_outside: follow links that leave the set.
+        suffixes: what counts as an image, in lower case.
 
     Raises:
         DataError: a class folder is not one of `class_names`, there are no images, or `Listing` finds a fault.
@@ -53,10 +58,10 @@ def list_images(
             f"{shown(folder)} has class folders that the training folder lacks: {shown(', '.join(unknown[:5]))}; "
             "add them there or remove them"
         )
-    images = Listing(root or folder.parent, folder, class_names, allow_outside).images()
+    images = Listing(root or folder.parent, folder, class_names, allow_outside, suffixes).images()
     if not images:
         raise DataError(
-            f"{shown(folder)} must have images ({' '.join(IMG_EXTENSIONS)}) in its class folders, got none: add some"
+            f"{shown(folder)} must have images ({' '.join(suffixes)}) in its class folders, got none: add some"
         )
     return [path for path, _ in images], torch.tensor([label for _, label in images])
 

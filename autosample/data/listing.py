@@ -46,14 +46,23 @@ class Listing:
         folder: folder of the class folders, `root` or below it.
         class_names: names of the class folders, in the order of the labels.
         allow_outside: follow links that leave `root`.
+        suffixes: what counts as an image, in lower case.
 
     Raises:
         DataError: A folder cannot be read, an image is not a file, or a link is broken, leaves the set, or leads to
             another class.
     """
 
-    def __init__(self, root: Path, folder: Path, class_names: Sequence[str], allow_outside: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        class_names: Sequence[str],
+        allow_outside: bool = False,
+        suffixes: tuple[str, ...] = IMG_EXTENSIONS,
+    ) -> None:
         self._labels, self.allow_outside = {name: i for i, name in enumerate(class_names)}, allow_outside
+        self.suffixes = suffixes
         # where links may lead, and how far below it classes have their folders
         self._places = ((os.path.realpath(folder), 0), (os.path.realpath(root), len(folder.relative_to(root).parts)))
         self._images: list[_Link] = []
@@ -70,7 +79,7 @@ class Listing:
             self._walk(link.path, self._target(link), link.label)
         for link, real in self._files:
             beside = str(Path(real).parent)
-            listed = beside in self._seen and real.lower().endswith(IMG_EXTENSIONS)
+            listed = beside in self._seen and real.lower().endswith(self.suffixes)
             if self._new(beside if listed else real, link.path, link.label) and not listed:
                 self._images.append(link)
 
@@ -91,7 +100,7 @@ class Listing:
                     self._link(here)
                 elif entry.is_dir():
                     waiting.append((entry.path, str(Path(real, entry.name))))
-                elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                elif entry.name.lower().endswith(self.suffixes):
                     if not entry.is_file():
                         raise DataError(
                             f"{shown(entry.path)}: an image must be a file, got a pipe or a device: remove it"
@@ -102,7 +111,7 @@ class Listing:
         if is_folder(link.path):
             self._folders.append(link)
         elif is_file(link.path):
-            if link.name.lower().endswith(IMG_EXTENSIONS):
+            if link.name.lower().endswith(self.suffixes):
                 self._files.append((link, self._target(link)))
         elif not link.name.startswith("."):  # editors lock files with broken links
             raise DataError(f"{shown(link.path)}: a link must lead to a file or a folder, got neither: remove it")

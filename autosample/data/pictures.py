@@ -19,6 +19,8 @@ from autosample.errors import DataError
 
 # unreadable pictures in a row that others take the place of; timm has the same number
 _MOST_IN_A_ROW = 10
+# bytes of the header before a file in a tar, and of the name that it begins with
+_HEADER, _NAME = 512, 100
 
 
 class Source(Protocol):
@@ -48,27 +50,32 @@ class Files:
 
 
 class Packed:
-    """Pictures in one tar file. A worker opens it anew for each, so that none moves another's place in it.
+    """Pictures in tar files. A worker opens a file anew for each, so that none moves another's place in it.
 
     Args:
-        path: the tar file.
-        names: what messages call the N pictures.
-        starts, sizes: where each begins, and its length [bytes], (N,) int64.
+        paths: the tar files.
+        places: for each of N pictures the number of its file, where it begins, and its length [bytes], (N, 3) int64.
         labels: their labels, (N,) int64.
+        names: what messages call the pictures; None for their names in the headers before them.
     """
 
-    def __init__(self, path: Path, names: Sequence[str], starts: np.ndarray, sizes: np.ndarray, labels: Tensor) -> None:
-        self.path, self.names = path, np.array([os.fsencode(name) for name in names])
-        self.starts, self.sizes, self.labels = starts, sizes, labels
+    def __init__(
+        self, paths: Sequence[Path], places: np.ndarray, labels: Tensor, names: Sequence[str] | None = None
+    ) -> None:
+        self.paths, self.places, self.labels = list(paths), places, labels
+        self.names = None if names is None else np.array([os.fsencode(name) for name in names])
 
     def image(self, number: int, limits: Limits) -> Image.Image:
-        name, size = os.fsdecode(self.names[number]), int(self.sizes[number])
+        which, start, size = self.places[number].tolist()
+        path = self.paths[which]
         try:
-            with self.path.open("rb") as file:
-                file.seek(int(self.starts[number]))
-                return _decoded(file, name, size, limits)
+            with path.open("rb") as file:
+                file.seek(start - _HEADER)
+                header = file.read(_HEADER)
+                inner = header[:_NAME].rstrip(b"\0") if self.names is None else self.names[number]
+                return _decoded(file, f"{path.name}/{os.fsdecode(inner)}", size, limits)
         except OSError as error:
-            raise DataError(f"{shown(self.path)}: not readable ({reason(error)}): check the disk") from error
+            raise DataError(f"{shown(path)}: not readable ({reason(error)}): check the disk") from error
 
 
 class Read:

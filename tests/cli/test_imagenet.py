@@ -107,3 +107,23 @@ def test_a_recipe_trains_tests_and_saves(autosample, recipe, net, options, root,
     average, last = saved["state_dict"], saved["current_model_state"]
     assert any(not torch.equal(average[name], last[name]) for name in average if average[name].is_floating_point())
     Classifier.load_from_checkpoint(folder / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_shards_train_to_the_same_numbers_as_the_folder(autosample, root, tmp_path):
+    assert autosample("shard", root, tmp_path / "shards", "--size=6").code == 0
+    ends = []
+    for place, options in ((root, ()), (tmp_path / "shards", ("--data.name=wds", "--data.num_workers=1"))):
+        words = ["fit", "--config=experiment/imagenet_resnet50", f"--data.root={place}", "--data.image_size=32"]
+        words += ["--data.batch_size=4", "--data.num_workers=0", *options]
+        words += ["--model.model=test_resnet", "--model.num_classes=4", "--trainer.accelerator=cpu"]
+        words += ["--trainer.max_epochs=2", "--trainer.enable_progress_bar=false", "--trainer.precision=32-true"]
+        folder = tmp_path / f"runs{len(ends)}"
+        code, _, err = autosample(*words, f"--trainer.default_root_dir={folder}")
+        assert code == 0, err
+        ends.append(torch.load(next(folder.rglob("last.ckpt")), weights_only=True))
+    first, second = ends
+    assert second["autosample"]["class_names"] == list(NAMES)
+    for name, tensor in first["current_model_state"].items():
+        assert torch.equal(tensor, second["current_model_state"][name]), name

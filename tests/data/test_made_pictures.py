@@ -36,15 +36,16 @@ def test_a_set_is_drawn_again_byte_by_byte(drawn):
     assert len(list(other.rglob(".*"))) == 0
 
 
-def test_folders_and_tar_files_hold_the_same(drawn):
-    root = drawn("a", "--tar")
+def test_folders_tar_files_and_shards_hold_the_same(drawn):
+    root = drawn("a", "--tar", "--shards")
     batches = []
-    for name in ("", "tar"):
+    for name in ("", "tar", "wds"):
         data = TimmImages(str(root), name=name, image_size=32, batch_size=8, num_workers=0, crop_pct=1.0)
         assert data.sizes == {"train": 16, "val": 8, "test": 8}
         batches += data.val_dataloader()
-    assert torch.equal(batches[0][0], batches[1][0])
-    assert torch.equal(batches[0][1], batches[1][1])
+    for x, y in batches[1:]:
+        assert torch.equal(x, batches[0][0])
+        assert torch.equal(y, batches[0][1])
 
 
 def test_classes_can_be_told_apart():

@@ -112,7 +112,10 @@ def test_what_is_wrong_with_a_set_is_said_in_one_line(root, mistake):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"name": "wds/imagenet"}, 'name must be "" .folders., "tar" or "hfds/NAME", got "wds/imagenet"'),
+        (
+            {"name": "wds/imagenet"},
+            'name must be "" .folders., "tar", "wds" .shards. or "hfds/NAME", got "wds/imagenet"',
+        ),
         ({"name": "hfds"}, 'got "hfds"'),
         ({"name": "tfds/imagenet2012"}, 'got "tfds/imagenet2012"'),
         ({"aa": "rand-m9-x3"}, "timm must know the transforms, got"),

@@ -24,8 +24,10 @@ class TimmImages(ClassificationData):
 
     Without a `name`, pictures are in `root/train/CLASS/*` and `root/val/CLASS/*` (or `training`, `validation`, …). With
     `name="tar"` they are in `root/train.tar` and `root/val.tar`, which hold folders or tar files of classes. With
-    `name="hfds/NAME"` they are a set of Hugging Face, with parts `train` and `validation`, kept in `root`. The test
-    part is the validation part: ImageNet has no other with labels.
+    `name="wds"` they are in the shards `root/train-NUMBER.tar` and `root/val-NUMBER.tar`, as `autosample shard` writes
+    them; numbers and order of pictures are those of the folder that they are made of. With `name="hfds/NAME"` they are
+    a set of Hugging Face, with parts `train` and `validation`, kept in `root`. The test part is the validation part:
+    ImageNet has no other with labels.
 
     A picture in validation is what `timm`'s own validation makes of it, to the pixel: it is not turned as its EXIF data
     say. Loaders are those of all data sets here, not timm's: they give Lightning the batches of each rank, and a run
@@ -33,7 +35,7 @@ class TimmImages(ClassificationData):
 
     Args:
         root: folder of the set.
-        name: how timm reads the set: "", "tar" or "hfds/NAME".
+        name: how the set is kept: "", "tar", "wds" or "hfds/NAME".
         image_size: height and width that the model sees [pixels].
         scale: smallest and largest share of a picture that a training crop covers.
         ratio: smallest and largest width of a training crop over its height.
@@ -50,7 +52,8 @@ class TimmImages(ClassificationData):
         crop_mode: timm's "center", "squash" or "border".
         mean, std: mean and standard deviation of the channels, for pixels from 0 to 1.
         on_bad: what to do about a picture that cannot be read: "raise" an error, or "skip" it. The next one then takes
-            its place, and a warning at the end of the epoch counts them. Prediction always raises.
+            its place, and a warning at the end of the epoch counts them. Prediction always raises. Of
+            shards that are missing or cut short, what is there is used, and a warning counts the rest.
         val_fraction: share of the training pictures held out; 0 for the validation part.
         allow_outside: follow links that leave `root`.
         max_pixels, max_bytes: the largest picture [pixels] and file [bytes]; larger ones are not decoded.
@@ -144,7 +147,8 @@ class TimmImages(ClassificationData):
 
     @cached_property
     def _parts(self) -> Parts:
-        return READERS[self.set_name.partition("/")[0]](self.root, self.set_name, self.allow_outside)
+        read = READERS[self.set_name.partition("/")[0]]
+        return read(self.root, self.set_name, self.allow_outside, self.on_bad == "skip")
 
     def _load(self) -> Examples:
         pictures, count = Joined(self._parts.train, self._parts.val), len(self._parts.train.labels)
