@@ -31,8 +31,8 @@ class Mean(nn.Module):
 def predict(monkeypatch, capsys, tmp_path):
     """Exit code, standard output and error of the verb, with a model that tells the mean of its input."""
 
-    def call(preprocessing, *args):
-        config = SimpleNamespace(preprocessing=preprocessing, class_names=("mean\n\x1b[2J", "rest"))
+    def call(preprocessing, *args, facts=None):
+        config = SimpleNamespace(preprocessing=preprocessing, class_names=("mean\n\x1b[2J", "rest"), facts=facts or {})
         monkeypatch.setattr(autosample.artifact, "load_any", lambda folder, factory: (Mean(), config))
         code = main(["predict", str(tmp_path), *map(str, args)])
         said = capsys.readouterr()
