@@ -58,7 +58,8 @@ def save(
         factory: A callable that takes `arguments` and returns the dense model. Loading needs it again.
         preprocessing: How inputs are made, plain data; by default taken from the config of a timm model.
         class_names: Class names in the order of the outputs.
-        facts: Plain data for the model card: `data`, `metrics` (a mapping), `command`, `license`, `notes`.
+        facts: Plain data for the model card: `data`, `metrics` (a mapping), `command`, `license`, `notes`; and
+            `multilabel`, if an example may have several classes.
         config: Config from `load_any`, used for every argument above that is not given.
         compression: `none`; `huffman` for Huffman codes of packed offsets and quantised numbers, where they are
             smaller; or `xz` for a compressed file `model.safetensors.xz`.

@@ -144,7 +144,7 @@ def _write_dense(model: nn.Module, target: Path) -> None:
 
 def _example(model: nn.Module, preprocessing: dict[str, Any], shape: list[int] | None, batch: int) -> Tensor:
     """Random numbers with the shape of the model's input: batch, then `shape`."""
-    if shape is None and "sample_rate" in preprocessing:
+    if shape is None and "sample_rate" in preprocessing and "log_mel" not in preprocessing:
         shape = [1, preprocessing.get("crop") or preprocessing["samples"]]
     if shape is None:
         known = getattr(model, "pretrained_cfg", {}).get("input_size", ())

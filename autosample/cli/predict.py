@@ -62,13 +62,15 @@ def predict(folder: Path, files: list[Path], top: int = 3, factory: Any = None, 
     with torch.inference_mode():
         for file in files:
             out = model(read_input(file, config.preprocessing, allowed)[None])
-            print(f"{shown(file, _PATH)}: {_line(out[0], config.class_names, top)}", flush=True)
+            print(f"{shown(file, _PATH)}: {_line(out[0], config, top)}", flush=True)
 
 
-def _line(scores: Tensor, names: tuple[str, ...] | None, top: int) -> str:
-    """The most likely classes with their probabilities, as text."""
+def _line(scores: Tensor, config: Any, top: int) -> str:
+    """The most likely classes with their probabilities, as text. Of several classes, each has its own."""
     from autosample.data.files import shown
 
-    shares, classes = scores.softmax(0).topk(min(top, len(scores)))
+    names = config.class_names
+    shares = scores.sigmoid() if config.facts.get("multilabel") is True else scores.softmax(0)
+    shares, classes = shares.topk(min(top, len(scores)))
     known = [str(i) if names is None else shown(names[i]) for i in classes.tolist()]
     return ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(known, shares.tolist(), strict=True))

@@ -176,3 +176,35 @@ class AddNoise:
             return x
         rms = x.square().mean(dim=tuple(range(1, x.dim())), keepdim=True).sqrt()
         return x + self.level * rms * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+class SpecMask:
+    """Sets random bands and times of spectrograms to zero, their mean: SpecAugment (Park et al. 2019), without warping.
+
+    `(B, C, bands, frames)` in and out. Needs a float batch.
+
+    Args:
+        bands, frames: largest width of a mask along each axis; a width is drawn from 0 to this number. 0 for no masks.
+        count: number of masks along each axis.
+
+    Raises:
+        DataError: a number is out of range, or a mask may be wider than the spectrograms.
+    """
+
+    def __init__(self, bands: int, frames: int, count: int = 1) -> None:
+        _need("bands and frames of masks must be at least 0", min(bands, frames) >= 0, (bands, frames))
+        _need("count must be at least 1 mask", count >= 1, count)
+        self.bands, self.frames, self.count = bands, frames, count
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        for axis, most in ((-2, self.bands), (-1, self.frames)):
+            size = x.shape[axis]
+            _need(f"masks must be at most as wide as the spectrograms, {size}", most <= size, most)
+            for _ in range(self.count if most else 0):
+                width = _offsets(x, most + 1, generator)
+                # a whole number from 0 to size - width
+                start = (torch.rand(len(x), generator=generator, device=x.device) * (size - width + 1)).long()
+                place = torch.arange(size, device=x.device)
+                hidden = (place >= start[:, None]) & (place < (start + width)[:, None])
+                x = x.masked_fill(hidden.view(len(x), 1, *((size, 1) if axis == -2 else (1, size))), 0.0)
+        return x

@@ -49,6 +49,7 @@ class ClassificationData(pl.LightningDataModule):
     """
 
     validates_on_test: ClassVar[bool] = True
+    multilabel = False  #: whether an example may have several classes; y is then bool, (B, number of classes)
     limits = DEFAULT  #: what a file may hold
 
     def __init__(

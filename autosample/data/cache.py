@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from autosample.system.files import whole, write_json
+from autosample.system.files import sweep_partials, whole, write_json
 from autosample.system.progress import tracked
 
 FOLDER = ".autosample-cache"
@@ -95,6 +95,7 @@ def _digest(array: np.ndarray) -> str:
 
 def _write(folder: Path, name: str, index: dict[str, Any], array: np.ndarray) -> None:
     """Write the array, then the index, each atomically."""
+    sweep_partials(folder)  # of runs that were killed
     # remove an old index first: it must not stand beside the new array
     (folder / f"{name}.json").unlink(missing_ok=True)
     with whole(folder / f"{name}.npy") as partial:

@@ -24,12 +24,17 @@ SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 
 
 def read_clip(
-    path: Path, sample_rate: int, samples: int, normalize: Loudness = "none", limits: Limits = DEFAULT
+    path: Path,
+    sample_rate: int,
+    samples: int,
+    normalize: Loudness = "none",
+    limits: Limits = DEFAULT,
+    place: float | None = None,
 ) -> np.ndarray:
     """One audio file as a mono clip, float32 (samples,).
 
-    Channels are averaged. Files with another rate are resampled by soxr (HQ). Longer files keep their middle, and only
-    that is read; shorter ones get silence on both sides.
+    Channels are averaged. Files with another rate are resampled by soxr (HQ). Longer files keep a part, and only that
+    is read (of an MP3, all before it too); shorter ones get silence on both sides.
 
     Args:
         path: a file in any format that libsndfile reads.
@@ -38,6 +43,7 @@ def read_clip(
         normalize: "peak" scales the largest absolute value to 1; "rms" scales the RMS over the file's own samples to
             0.1; "none" keeps the level. Silence stays silence.
         limits: what the file may hold.
+        place: which part of a longer file: from 0, its beginning, to 1, its end; None for the middle.
 
     Raises:
         DataError: the file is missing, unreadable, empty or larger than `limits`, or holds values that are not finite.
@@ -45,7 +51,7 @@ def read_clip(
     require("train", "soundfile", "soxr")
     require_file(path, limits.max_bytes)
     try:
-        mono, power = _middle(path, sample_rate, samples, limits)
+        mono, power = _part(path, sample_rate, samples, limits, place)
     except DataError:
         raise
     except Exception as error:  # libsndfile and soxr raise many types for damaged files
@@ -63,12 +69,12 @@ def read_clip(
     return clip
 
 
-def _middle(path: Path, sample_rate: int, samples: int, limits: Limits) -> tuple[np.ndarray, int]:
-    """The middle of a file at `sample_rate`, at most `samples` long; to be multiplied by two to a returned power."""
+def _part(path: Path, sample_rate: int, samples: int, limits: Limits, place: float | None) -> tuple[np.ndarray, int]:
+    """A part of a file at `sample_rate`, at most `samples` long; to be multiplied by two to a returned power."""
     import soxr
 
     rate, frames = _length(path, limits)
-    start, count = _window(frames, rate, sample_rate, samples)
+    start, count = _window(frames, rate, sample_rate, samples, place)
     with _opened(path) as file:
         file.seek(start) if file.seekable() else _count(file, start)
         parts = [wave.mean(axis=1, dtype=np.float64) for wave in _blocks(file, count)]
@@ -84,7 +90,7 @@ def _middle(path: Path, sample_rate: int, samples: int, limits: Limits) -> tuple
         raise DataError(f"{shown(path)}: an audio file must have samples, got none; replace it or remove it")
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
-    skip = max(0, length - samples) // 2 - start * sample_rate // rate
+    skip = _first(length - samples, place) - start * sample_rate // rate
     mono, more = _scaled(mono[skip : skip + samples])
     return mono, power + more
 
@@ -126,16 +132,22 @@ def _blocks(file: Any, count: int) -> Iterator[np.ndarray]:
         count -= len(wave)
 
 
-def _window(frames: int, rate: int, sample_rate: int, samples: int) -> tuple[int, int]:
-    """First frame and number of frames to read for the middle `samples` at `sample_rate`."""
+def _window(frames: int, rate: int, sample_rate: int, samples: int, place: float | None) -> tuple[int, int]:
+    """First frame and number of frames to read for a part of `samples` at `sample_rate`."""
     if rate == sample_rate:
-        return max(0, frames - samples) // 2, min(frames, samples)
-    first = max(0, int(frames * sample_rate / rate + 0.5) - samples) // 2
+        return _first(frames - samples, place), min(frames, samples)
+    first = _first(int(frames * sample_rate / rate + 0.5) - samples, place)
     margin = math.ceil(_MARGIN * max(1, sample_rate / rate))
     # start where a sample of the resampled file lies exactly on one of the file
     common = math.gcd(rate, sample_rate)
     start = max(0, first - margin) // (sample_rate // common) * (rate // common)
     return start, min(frames, math.ceil((first + samples + margin) * rate / sample_rate)) - start
+
+
+def _first(spare: int, place: float | None) -> int:
+    """Where a part begins that leaves `spare` samples out."""
+    spare = max(0, spare)
+    return spare // 2 if place is None else min(int(place * (spare + 1)), spare)
 
 
 def _count(file: Any, most: int) -> int:
@@ -169,16 +181,26 @@ def read_clips(
     samples: int,
     normalize: Loudness,
     limits: Limits = DEFAULT,
+    skip: bool = False,
 ) -> np.ndarray:
-    """Read all `paths` with `read_clip`: float32 (N, 1, samples). A valid cache in the folder `cache` is used."""
+    """Read all `paths` with `read_clip`: float32 (N, 1, samples). A valid cache in the folder `cache` is used.
+
+    With `skip`, clips that cannot be read are NaN.
+    """
 
     def fill(array: np.ndarray) -> None:
         def one(i: int) -> None:
-            array[i, 0] = read_clip(paths[i], sample_rate, samples, normalize, limits)
+            try:
+                array[i, 0] = read_clip(paths[i], sample_rate, samples, normalize, limits)
+            except DataError:
+                if not skip:
+                    raise
+                array[i] = np.nan
 
         in_threads(one, len(paths), "decoding audio")
 
     key = {"files": file_stamp(paths, root), "rate": sample_rate, "samples": samples, "normalize": normalize}
+    key |= {"skip": [limits.max_seconds, limits.max_bytes]} if skip else {}
     name = f"audio-{len(paths)}-{sample_rate}-{samples}-{normalize}"
     return cached_array(cache, name, key, (len(paths), 1, samples), "float32", fill)
 

@@ -1,4 +1,7 @@
-"""Files as inputs of a model: images or sounds, prepared by the `preprocessing` of a saved model."""
+"""Files as inputs of a model: images or sounds, prepared by the `preprocessing` of a saved model.
+
+The log-mel spectrogram of a sound is a part of this preparation, not of the net: nets take what `read_input` returns.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,13 +18,16 @@ from autosample.system.checking import as_float, as_int
 
 
 def read_input(path: Path, preprocessing: Mapping[str, Any], limits: Limits = DEFAULT) -> Float[Tensor, "c *size"]:
-    """A file as one example, without the batch: `(1, samples)` for a sound, `(C, H, W)` for an image.
+    """A file as one example, without the batch: `(C, H, W)` for an image, `(1, samples)` for a sound.
+
+    A sound becomes a spectrogram `(1, bands, frames)` if the preprocessing has `log_mel`.
 
     Args:
         path: File to read.
         preprocessing: As a saved model keeps it. With `sample_rate` [Hz] and `samples`, files are sounds: `normalize`
-            sets the level, and `crop` takes the middle [samples]. Otherwise, with `input_size`, files are images: they
-            are resized, cropped (`interpolation`, `crop_pct`, `crop_mode`) and normalised by `mean` and `std`.
+            sets the level, `crop` takes the middle [samples], and `log_mel` has the settings of `LogMel`. Otherwise,
+            with `input_size`, files are images: they are resized, cropped (`interpolation`, `crop_pct`, `crop_mode`)
+            and normalised by `mean` and `std`.
         limits: What a file may hold.
 
     Raises:
@@ -73,6 +79,7 @@ def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 def _sound(path: Path, preprocessing: Mapping[str, Any], limits: Limits) -> Tensor:
     from autosample.data.clips import Loudness, read_clip
+    from autosample.data.spectrum import LogMel
 
     samples = preprocessing.get("samples", preprocessing.get("crop"))
     if samples is None:
@@ -83,9 +90,11 @@ def _sound(path: Path, preprocessing: Mapping[str, Any], limits: Limits) -> Tens
     normalize = preprocessing.get("normalize", "none")
     if normalize not in get_args(Loudness):
         raise ArtifactError(f"normalize must be one of {', '.join(get_args(Loudness))}: {DAMAGED}")
+    mel = LogMel.of(preprocessing["log_mel"], rate) if "log_mel" in preprocessing else None
     clip = read_clip(path, rate, samples, normalize, limits)
     start = (samples - crop) // 2
-    return torch.from_numpy(clip[start : start + crop])[None]
+    wave = torch.from_numpy(clip[start : start + crop])[None]
+    return wave if mel is None else mel(wave[None])[0]
 
 
 def _image(path: Path, preprocessing: Mapping[str, Any], limits: Limits) -> Tensor:

@@ -14,11 +14,9 @@ from torch import Tensor
 from autosample.data.files import DEFAULT, Limits, reason, shown
 from autosample.data.image_files import decode_image, open_image
 from autosample.data.resident import BatchPlan
-from autosample.data.workers import PlannedBatches, Repaired, seeded
+from autosample.data.workers import PlannedBatches, Repaired, first_readable, seeded
 from autosample.errors import DataError
 
-# unreadable pictures in a row that others take the place of; timm has the same number
-_MOST_IN_A_ROW = 10
 # bytes of the header before a file in a tar, and of the name that it begins with
 _HEADER, _NAME = 512, 100
 
@@ -144,6 +142,8 @@ class PictureBatches(PlannedBatches):
         limits: what a picture may hold.
     """
 
+    kind = "pictures"
+
     def __init__(
         self,
         pictures: Joined,
@@ -169,16 +169,8 @@ class PictureBatches(PlannedBatches):
 
     def _read(self, number: int, bad: list[str]) -> tuple[Image.Image, int]:
         """A picture, or the first readable one behind it, and its label; what is wrong with others goes into `bad`."""
-        place, first = int(torch.searchsorted(self.part, number)), len(bad)
-        for ahead in range(_MOST_IN_A_ROW):
-            number = int(self.part[(place + ahead) % len(self.part)])
-            try:
-                return self.pictures.image(number, self.limits), int(self.pictures.labels[number])
-            except DataError as error:
-                if not self.skip:
-                    raise
-                bad.append(str(error))
-        raise DataError(
-            f"pictures must be readable, got {_MOST_IN_A_ROW} in a row that are not: check the disk; the first: "
-            f"{bad[first]}"
-        )
+        image, number = first_readable(self._image, number, self.part, self.skip, bad, self.kind)
+        return image, int(self.pictures.labels[number])
+
+    def _image(self, number: int) -> Image.Image:
+        return self.pictures.image(number, self.limits)

@@ -16,8 +16,8 @@ class Examples:
     """A whole data set with the rows of its parts.
 
     Args:
-        x: examples (N, ...) as a tensor, or N image files.
-        y: labels, (N,), int64.
+        x: examples (N, ...) as a tensor, or N files.
+        y: labels, (N,), int64; or (N, number of classes), bool, if an example may have several.
         train, test: rows of these parts, (n,) int64.
         val: rows of an official validation part, or None if the set has none.
         groups: N names; examples of one group (for example cuts of one recording) stay together when rows are held out.
@@ -37,7 +37,8 @@ class Examples:
                 raise DataError(
                     f"{shown(where)} must have at least one {part} example, got none: check the folder's layout"
                 )
-        counts = torch.bincount(self.y[self.train], minlength=len(class_names))
+        y = self.y[self.train]
+        counts = y.sum(0) if y.ndim > 1 else torch.bincount(y, minlength=len(class_names))
         missing = [name for name, count in zip(class_names, counts.tolist(), strict=True) if not count]
         if missing:
             named = ", ".join(shown(name, 20) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -56,7 +57,7 @@ def hold_out(
     rows of one class and group stay on one side, and a class with a single group is not held out at all.
 
     Args:
-        labels: labels, (N,) int64.
+        labels: labels, (N,) int64; or (N, C) bool: a row is then in the rarest of its classes.
         fraction: share to hold out, 0 <= fraction < 1; 0 holds out nothing.
         seed: seed of the choice, at least 0. The choice is the same on every machine and version.
         groups: N names, or None if each row is its own group.
@@ -72,6 +73,8 @@ def hold_out(
     # NumPy never changes the numbers of RandomState, so the split stays the same with a later NumPy
     rng = np.random.RandomState(seed)
     y = labels.cpu().numpy()
+    if y.ndim > 1:
+        y = np.where(y, y.sum(0), len(y) + 1).argmin(1)
     held = np.zeros(len(y), dtype=bool)
     for label in np.unique(y) if fraction else []:
         rows = np.flatnonzero(y == label)

@@ -5,7 +5,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from autosample.data.image_files import open_image
 from autosample.data.resident import BatchPlan, Resumable
 from autosample.errors import DataError
 from autosample.system.seeds import mixed_seed
+
+# examples in a row that cannot be read and that others take the place of; timm has the same number
+_MOST_IN_A_ROW = 10
+T = TypeVar("T")
 
 
 class BatchKey(NamedTuple):
@@ -58,6 +62,8 @@ class PlannedBatches(Dataset):
         indices: rows of the data that belong to this part, (n,) int64.
     """
 
+    kind: ClassVar[str] = "examples"  #: what messages call them
+
     def __init__(self, plan: BatchPlan, indices: Tensor) -> None:
         self.plan, self.indices = plan, indices
         self._order: tuple[int, Tensor] | None = None
@@ -80,6 +86,40 @@ class PlannedBatches(Dataset):
     def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """The batch `(x, y)` made of `rows` of the data."""
         raise NotImplementedError
+
+    def finish(self, x: Tensor, epoch: int, batch: int) -> Tensor:
+        """What the process that trains makes of the x of a batch that `cut` has made, perhaps in a worker."""
+        return x
+
+
+def first_readable(
+    read: Callable[[int], T], number: int, part: Tensor, skip: bool, bad: list[str], kind: str
+) -> tuple[T, int]:
+    """Example `number`, or with `skip` the first behind it that can be read, and its own number.
+
+    Args:
+        read: gives an example by its number; a `DataError` if it cannot be read.
+        number: the example asked for.
+        part: numbers of the examples to choose from, ascending, (n,) int64; behind the last comes the first.
+        skip: take others.
+        bad: what is wrong with the others is added here.
+        kind: what messages call the examples.
+
+    Raises:
+        DataError: it cannot be read; with `skip`, nor can the nine behind it.
+    """
+    place, first = int(torch.searchsorted(part, number)), len(bad)
+    for ahead in range(_MOST_IN_A_ROW):
+        number = int(part[(place + ahead) % len(part)])
+        try:
+            return read(number), number
+        except DataError as error:
+            if not skip:
+                raise
+            bad.append(str(error))
+    raise DataError(
+        f"{kind} must be readable, got {_MOST_IN_A_ROW} in a row that are not: check the disk; the first: {bad[first]}"
+    )
 
 
 class TensorBatches(PlannedBatches):
@@ -172,7 +212,11 @@ class WorkerLoader(Resumable, DataLoader):
     @property
     def plan(self) -> BatchPlan:
         """Which examples make up which batch."""
-        return cast(PlannedBatches, self.dataset).plan
+        return self._made.plan
+
+    @property
+    def _made(self) -> PlannedBatches:
+        return cast(PlannedBatches, self.dataset)
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         bad: list[str] = []
@@ -182,18 +226,18 @@ class WorkerLoader(Resumable, DataLoader):
                     raise item
                 if isinstance(item, Repaired):
                     bad += item.bad
-                    item = (item.x, item.y)
                 if self._at[1] == len(self.plan):  # Lightning does not ask again after the last batch
                     self._tell(bad)
-                yield item
+                epoch, done = self._at
+                yield self._made.finish(item[0], epoch, max(done - 1, 0)), item[1]
         finally:
             self._tell(bad)
 
     def _tell(self, bad: list[str]) -> None:
         if bad:
             warnings.warn(
-                f"pictures of epoch {self._at[0]} that could not be read: {len(bad)}; others took their places; the "
-                f"first: {bad[0]}",
+                f"{self._made.kind} of epoch {self._at[0]} that could not be read: {len(bad)}; others took their "
+                f"places; the first: {bad[0]}",
                 stacklevel=2,  # of this file: the command line hides warnings about Lightning's
             )
             bad.clear()

@@ -22,7 +22,7 @@ from autosample.training.groups import FAST
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint with the best validation accuracy, if there is a validation set."""
+    """Keeps the checkpoint with the best validation accuracy (or `val/map`), if there is a validation set."""
 
     def __init__(self) -> None:
         super().__init__(monitor="val/acc", mode="max")
@@ -31,6 +31,8 @@ class BestCheckpoint(ModelCheckpoint):
         data = getattr(trainer, "datamodule", None)
         if stage == "fit" and (data is None or not trainer.limit_val_batches or not data.sizes["val"]):
             self.monitor, self.save_top_k = None, 0
+        elif self.monitor:
+            self.monitor = f"val/{getattr(pl_module, 'score', 'acc')}"
         super().setup(trainer, pl_module, stage)
 
 
@@ -268,7 +270,7 @@ def _append(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 
 
 class PredictionFile(BasePredictionWriter):
-    """Writes `predictions.csv`: one line per example with its index, its class and that class's probability.
+    """Writes `predictions.csv`: one line per example with its index, its likeliest class and that class's probability.
 
     With several processes, the first one writes the predictions of all.
 

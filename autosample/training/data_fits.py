@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from autosample.errors import ConfigError
+from autosample.models import StagedNet
 
 
 def check_data(data: Any, net: nn.Module, settings: Mapping[str, Any]) -> None:
@@ -14,6 +15,12 @@ def check_data(data: Any, net: nn.Module, settings: Mapping[str, Any]) -> None:
     Loaders and data modules that do not say their classes or their shape are not checked.
     """
     name, wanted = type(data).__name__, settings["num_classes"]
+    several = getattr(data, "multilabel", settings["multilabel"])
+    if several != settings["multilabel"]:
+        raise ConfigError(
+            f"model and data must agree on whether an example may have several classes, got model.multilabel="
+            f"{settings['multilabel']} and {several} in {name}: set model.multilabel={several}"
+        )
     classes = getattr(data, "num_classes", wanted)
     if classes < 2:
         raise ConfigError(f"data must have at least 2 classes, got {classes} in {name}: add examples of others")
@@ -30,6 +37,11 @@ def _check_shape(shape: tuple[int, ...], data: str, net: nn.Module, settings: Ma
     # a net without a pretrained_cfg raises its own error about a wrong shape
     size = getattr(net, "pretrained_cfg", {}).get("input_size", shape)
     wanted = settings["in_chans"] or size[0]
+    if len(shape) == 2 and len(size) == 3 and not isinstance(net, StagedNet):
+        raise ConfigError(
+            f"{settings['model']} takes images, got sounds of shape {shape} in {data}: set data.log_mel={{}} for "
+            "spectrograms and model.in_chans=1, or take a net for waves, such as soundnet8"
+        )
     if shape[0] != wanted:
         raise ConfigError(
             f"model and data must have the same number of channels, got {wanted} in {settings['model']} and "

@@ -31,6 +31,8 @@ def check_distillation(settings: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"distill must be between 0 and 1 and temperature above 0, got {how} and {temperature}: 0.7 and 4 are usual"
         )
+    if how and settings.get("multilabel"):
+        raise ConfigError("distill needs examples of one class each, got multilabel: leave distill and teacher out")
     args, teacher = settings["model_args"] or {}, settings.get("teacher")
     if teacher and not how:
         raise ConfigError(f"a teacher needs a loss, got {teacher} and no distill: set distill, such as ban or 0.7")

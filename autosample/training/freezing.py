@@ -115,7 +115,9 @@ def average_norms(trainer: pl.Trainer, module: pl.LightningModule) -> None:
 
 @torch.no_grad()
 def val_accuracy(trainer: pl.Trainer, module: pl.LightningModule) -> float | None:
-    """Accuracy on the validation data in the middle of a training; `None` without such data."""
+    """Accuracy on the validation data in the middle of a training; `None` without such data, or with several labels."""
+    if getattr(module, "score", "acc") != "acc":
+        return None
     loader, limit = trainer.val_dataloaders, sum(trainer.num_val_batches)
     modes = {part: part.training for part in module.modules()}
     module.eval()

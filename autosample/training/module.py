@@ -6,10 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
-from timm.data.mixup import Mixup
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
 from autosample.artifact.checkpoint import buildable, check_state, checked_recipe, local_arguments, read_checkpoint
 from autosample.budget.recipes import settled
@@ -23,6 +20,7 @@ from autosample.training.distill import check_distillation, make_teacher, taught
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.freezing import HardenSchedule
 from autosample.training.groups import parameter_groups
+from autosample.training.labels import TITLES, count, example_losses, metrics, mixer, probabilities
 from autosample.training.moving import MoveFilters
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
 from autosample.training.precision import warn_of_slow_precision
@@ -36,7 +34,8 @@ _FETCHED = ("model_args", "warm_start", "distill", "teacher")
 class Classifier(pl.LightningModule):
     """Trains a classifier whose layers sample their filters.
 
-    Batches are `(x, y)` with `x` of the model's input shape and integer classes `y`, shape `(B,)`.
+    Batches are `(x, y)` with `x` of the model's input shape and integer classes `y`, shape `(B,)`; with `multilabel`,
+    `y` is bool, shape `(B, num_classes)`.
 
     Args:
         model: Name of a timm model, or of one of autosample's nets (`soundnet8`, `m5`, `mlp784`, …).
@@ -59,6 +58,8 @@ class Classifier(pl.LightningModule):
             the dense net whose weights `model_args` names (`pretrained` or `checkpoint_path`).
         cluster_penalty: Strength of a penalty that prepares a dense net for the preset `kmeans`, such as 1e-4, or the
             arguments of `ClusterPenalty`.
+        multilabel: Whether an example may have several classes. The loss is then binary cross-entropy, and the metric
+            the mean average precision (`val/map`).
         label_smoothing: Share of the target that is spread over all classes.
         mixup, cutmix: Alphas of timm's Mixup; `cutmix` needs images.
         channels_last: Store images with channels last, in training and evaluation; often faster in 2-D nets.
@@ -97,6 +98,7 @@ class Classifier(pl.LightningModule):
         temperature: float = 4.0,
         teacher: str | None = None,
         cluster_penalty: float | dict[str, Any] = 0.0,
+        multilabel: bool = False,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -125,12 +127,8 @@ class Classifier(pl.LightningModule):
         recipe, self.budget = settled(self.hparams)
         self.net = recipe.build(warm_start)
         penalties(self.hparams, bool(compressed_layers(self.net)))  # an early check
-        self.accuracy = torch.nn.ModuleDict(
-            {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("on_train", "on_val", "on_test")}
-        )
-        self.mix = None
-        if mixup or cutmix:
-            self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
+        self.metrics, self.score = metrics(num_classes, multilabel), "map" if multilabel else "acc"
+        self.mix = mixer(self.hparams)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> "Classifier":
@@ -248,31 +246,33 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        target, smoothing = y, self.hparams["label_smoothing"]
+        target, smoothing, several = y, self.hparams["label_smoothing"], self.hparams["multilabel"]
         if self.mix is not None and len(x) > 1:
             x, y = (x[:-1], y[:-1]) if len(x) % 2 else (x, y)  # timm mixes pairs
             x, target = self.mix(x, y)
-            smoothing = 0.0
+            smoothing = smoothing if several else 0.0  # it has smoothed single labels
         x = self._laid_out(x)
         scores = self._scores(x)
-        losses = F.cross_entropy(scores, target, label_smoothing=smoothing, reduction="none")
+        losses = example_losses(scores, target, smoothing, several)
         loss = losses.mean()
         if self._teacher:
             with torch.no_grad():
                 taught = self._teacher[0](x)
             loss = taught_loss(self.hparams["distill"], self.hparams["temperature"], scores, losses, taught)
-        self.accuracy["on_train"](scores, y)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
-        self.log("train/acc", self.accuracy["on_train"], on_step=False, on_epoch=True, prog_bar=True)  # pyright: ignore
+        if not several:
+            count(self.metrics["on_train"], scores, y)
+            self.log("train/acc", self.metrics["on_train"], on_step=False, on_epoch=True, prog_bar=True)  # pyright: ignore
         return loss
 
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         x, y = batch
         scores = self(self._laid_out(x))
-        metric = self.accuracy[f"on_{stage}"]
-        metric(scores, y)
-        self.log(f"{stage}/loss", F.cross_entropy(scores, y), sync_dist=True, batch_size=len(y))
-        self.log(f"{stage}/acc", metric, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(y))  # pyright: ignore
+        metric: Any = self.metrics[f"on_{stage}"]
+        loss = example_losses(scores, y, 0.0, self.hparams["multilabel"]).mean()
+        count(metric, scores, y)
+        self.log(f"{stage}/loss", loss, sync_dist=True, batch_size=len(y))
+        self.log(f"{stage}/{self.score}", metric, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(y))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -282,7 +282,8 @@ class Classifier(pl.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities, shape `(B, num_classes)`."""
-        return self(batch[0] if isinstance(batch, list | tuple) else batch).softmax(-1)
+        scores = self(batch[0] if isinstance(batch, list | tuple) else batch)
+        return probabilities(scores, self.hparams["multilabel"])
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
@@ -324,9 +325,10 @@ class Classifier(pl.LightningModule):
         data = getattr(self._trainer, "datamodule", None)
         if data is not None and hasattr(data, "preprocessing"):
             facts: dict[str, Any] = {"data": type(data).__name__}
-            accuracy = self.trainer.callback_metrics.get("val/acc")
-            if accuracy is not None:
-                facts["metrics"] = {"validation accuracy": f"{100 * float(accuracy):.2f} %"}
+            facts |= {"multilabel": True} if self.hparams["multilabel"] else {}
+            value, title = self.trainer.callback_metrics.get(f"val/{self.score}"), TITLES[self.score]
+            if value is not None:
+                facts["metrics"] = {f"validation {title}": f"{100 * float(value):.2f} %"}
             names = list(data.class_names)
             checkpoint["autosample"] = {
                 "class_names": names, "preprocessing": data.preprocessing, "facts": facts

@@ -1,5 +1,7 @@
 """Every configuration is found by its name, and parses, alone or with what it is meant to be composed with."""
 
+import re
+
 import pytest
 import yaml
 
@@ -8,6 +10,7 @@ from autosample.errors import ConfigError
 from autosample.model.recipe import Recipe
 from autosample.system.configs import FOLDER, find, names, read
 
+LARGE = re.compile("imagenet|efficientnet|audioset")  # nets that take long to build
 BEFORE = {"spec": ("experiment/digits",), "model": ("data/cifar10",)}
 
 
@@ -65,7 +68,8 @@ def test_it_parses_and_prints(autosample, name):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if "imagenet" in n else ()) for n in names("experiment")]
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if LARGE.search(n) else ()) for n in names("experiment")],
 )
 def test_the_model_of_an_experiment_can_be_built(name):
     from autosample.nn import compressed_layers

@@ -31,8 +31,8 @@ class Mean(nn.Module):
 def predict(monkeypatch, capsys, tmp_path):
     """Exit code, standard output and error of the verb, with a model that tells the mean of its input."""
 
-    def call(preprocessing, *args):
-        config = SimpleNamespace(preprocessing=preprocessing, class_names=("mean\n\x1b[2J", "rest"))
+    def call(preprocessing, *args, facts=None):
+        config = SimpleNamespace(preprocessing=preprocessing, class_names=("mean\n\x1b[2J", "rest"), facts=facts or {})
         monkeypatch.setattr(autosample.artifact, "load_any", lambda folder, factory: (Mean(), config))
         code = main(["predict", str(tmp_path), *map(str, args)])
         said = capsys.readouterr()
@@ -125,3 +125,25 @@ def test_preprocessing_that_is_not_usable(tmp_path, change):
         read_input(tmp_path / name, PIXELS | change)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 300
+
+
+def test_several_classes_have_a_probability_each(predict, tmp_path):
+    Image.fromarray(np.full((4, 4), 255, dtype=np.uint8)).save(tmp_path / "x.png")
+    facts = {"multilabel": True}
+    code, out, _ = predict(PIXELS, tmp_path / "x.png", facts=facts)
+    assert code == 0
+    # the scores are logarithms of 1 and 0: sigmoid(0) and sigmoid(log 1e-6)
+    assert out.endswith("mean\\n\\x1b[2J 50.0 %, rest 0.0 %\n")
+
+
+@pytest.mark.parametrize(
+    "log_mel", [{"n_fft": 32, "hop": 8, "n_mels": 4}, {"n_fft": "32"}, {"n_fft": 41}, [], {"x": 1}]
+)
+def test_spectrograms_are_made_or_refused(tmp_path, log_mel):
+    soundfile.write(tmp_path / "x.wav", np.random.default_rng(0).standard_normal(100) / 10, 8000)
+    if log_mel == {"n_fft": 32, "hop": 8, "n_mels": 4}:
+        assert read_input(tmp_path / "x.wav", SOUND | {"log_mel": log_mel}).shape == (1, 4, 6)
+        return
+    with pytest.raises(AutosampleError, match=r"log_mel|frame") as caught:
+        read_input(tmp_path / "x.wav", SOUND | {"log_mel": log_mel})
+    assert "\n" not in str(caught.value)

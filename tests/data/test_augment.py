@@ -111,3 +111,48 @@ def test_resize():
 def test_bad_arguments(make):
     with pytest.raises(DataError, match="must be at least"):
         make()
+
+
+def runs(flags):
+    """Lengths of the runs of true flags."""
+    found, length = [], 0
+    for flag in [*flags.tolist(), False]:
+        if not flag and length:
+            found.append(length)
+        length = length + 1 if flag else 0
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_masks_are_bands_and_times(count):
+    x = torch.rand(2000, 1, 12, 30, generator=generator()) + 1
+    got = A.SpecMask(4, 7, count)(x, generator(1))
+    hidden = got == 0
+    assert torch.equal(got[~hidden], x[~hidden])
+    bands, times = hidden.all(3)[:, 0], hidden.all(2)[:, 0]
+    assert torch.equal(hidden[:, 0], bands[:, :, None] | times[:, None])
+    for flags, most in ((bands, 4), (times, 7)):
+        lengths = [runs(one) for one in flags]
+        assert max(map(len, lengths)) == count  # masks may touch
+        assert {sum(one) for one in lengths} == set(range(count * most + 1))
+        assert flags.any(0).all()  # every place is hidden at times, the first and the last too
+    if count == 1:
+        widths = torch.stack([times.sum(1) == width for width in range(8)]).float().mean(1)
+        assert (widths - 0.125).abs().max() < 0.03  # all equally likely
+
+
+def test_masks_of_one_kind_and_none():
+    x = torch.ones(50, 2, 6, 9)
+    assert torch.equal(A.SpecMask(0, 0)(x, generator()), x)
+    bands = A.SpecMask(3, 0)(x, generator())
+    assert torch.equal(bands, bands[:, :1, :, :1].expand_as(bands))  # all channels, all times
+    assert torch.equal(bands, A.SpecMask(3, 0)(x, generator()))
+    assert A.SpecMask(6, 9)(x, generator()).shape == x.shape
+    with pytest.raises(DataError, match="at most as wide as the spectrograms, 6, got 7"):
+        A.SpecMask(7, 0)(x, generator())
+
+
+@pytest.mark.parametrize("make", [lambda: A.SpecMask(-1, 0), lambda: A.SpecMask(0, -1), lambda: A.SpecMask(1, 1, 0)])
+def test_masks_that_cannot_be(make):
+    with pytest.raises(DataError, match="must be at least"):
+        make()

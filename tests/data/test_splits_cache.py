@@ -1,12 +1,18 @@
 import hashlib
 import json
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from autosample.data import cache
+from autosample.data import cache, clips
 from autosample.data.splits import hold_out
 from autosample.errors import DataError
 
@@ -151,3 +157,68 @@ def test_threads_pass_errors_on_and_show_progress(monkeypatch, capsys):
     done = []
     cache.in_threads(done.append, 10, "decoding things")
     assert sorted(done) == list(range(10))
+
+
+def test_a_row_of_several_classes_counts_as_of_the_rarest():
+    y = torch.tensor([[1, 0, 0]] * 10 + [[1, 1, 0]] * 4 + [[1, 1, 1]] * 2, dtype=torch.bool)
+    alone = torch.tensor([0] * 10 + [1] * 4 + [2] * 2)
+    for fraction in (0.1, 0.5):
+        assert all(map(torch.equal, hold_out(y, fraction, 0), hold_out(alone, fraction, 0)))
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [tmp_path / f".set.v1.{kind}.{socket.gethostname()}.{dead.pid}-0.partial.{kind}" for kind in ("npy", "json")]
+    for path in left:
+        path.write_bytes(b"half")
+    want = np.array(read(tmp_path, Counted()))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set.v1.json", "set.v1.npy"]
+    assert np.array_equal(read(tmp_path, Counted(0)), want)
+
+
+WRITE = """
+import os, signal, sys, time
+from pathlib import Path
+import numpy as np
+from autosample.data.clips import read_clips
+
+def killed(file, array, **kwargs):
+    Path(file).write_bytes(array.tobytes()[:100])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "killed":
+    np.save = killed
+paths = sorted(Path(sys.argv[1]).glob("*.wav"))
+while time.time() < float(sys.argv[3]):
+    time.sleep(0.001)
+made = read_clips(paths, Path(sys.argv[1]), Path(sys.argv[1], "cache"), 16000, 1600, "peak")
+np.save(sys.argv[4], made)
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_and_a_killed_one_share_a_cache(tmp_path):
+    """Sounds of another rate: they are resampled once."""
+    for i in range(40):
+        wave = np.random.default_rng(i).standard_normal(4410) / 10
+        soundfile.write(tmp_path / f"{i:02d}.wav", wave, 44100)
+    paths = sorted(tmp_path.glob("*.wav"))
+    plain = np.stack([clips.read_clip(path, 16000, 1600, "peak") for path in paths])[:, None]
+
+    def start(how, name, at=0.0):
+        command = [sys.executable, "-c", WRITE, str(tmp_path), how, str(at), str(tmp_path / name)]
+        return subprocess.Popen(command)
+
+    assert start("killed", "none").wait() == -signal.SIGKILL
+    assert [path.suffixes[-2:] for path in (tmp_path / "cache").iterdir()] == [[".partial", ".npy"]]
+    at = time.time() + 15
+    both = [start("whole", f"made{i}.npy", at) for i in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    assert all(np.array_equal(np.load(tmp_path / f"made{i}.npy"), plain) for i in range(2))
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
+    paths[3].with_suffix(".txt").write_text("")  # what is not listed does not matter
+    soundfile.write(paths[0], np.zeros(4410), 44100)  # the time of change is another
+    other = clips.read_clips(paths, tmp_path, tmp_path / "cache", 16000, 1600, "peak")
+    assert not other[0].any()
+    assert np.array_equal(other[1:], plain[1:])
