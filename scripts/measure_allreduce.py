@@ -103,7 +103,10 @@ def steps(batch: int, rounds: int) -> dict[str, Any]:
 def compared(timings: list[Timing]) -> dict[str, Any]:
     """Medians and quartiles of dense and folded [s], and of the ratio of their times."""
     dense, folded = timings
-    sides = {name: {"median": t.median, "low": t.low, "high": t.high} for name, t in zip(("dense", "folded"), timings)}
+    sides = {
+        name: {"median": t.median, "low": t.low, "high": t.high}
+        for name, t in zip(("dense", "folded"), timings, strict=True)
+    }
     return {**sides, "faster": vars(ratio(dense, folded)), "rounds": dense.rounds}
 
 
@@ -138,7 +141,7 @@ def reductions(rounds: int) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             start_processes(add_up, (world, sizes, rounds, folder), nprocs=world, start_method="spawn")
             times = json.loads((Path(folder) / "times.json").read_text())
-        rows.append({"processes": world, "gradient_bytes": dict(zip(("dense", "folded"), sizes)), **times})
+        rows.append({"processes": world, "gradient_bytes": dict(zip(("dense", "folded"), sizes, strict=True)), **times})
     return rows
 
 

@@ -229,7 +229,7 @@ class AutosampleCLI(LightningCLI):
 
 
 def _last_of(folder: Path) -> str | None:
-    """The newest `last.ckpt` of the runs in a folder; `None` before the first one: so a command can be started again."""
+    """The newest `last.ckpt` of the runs in a folder; `None` before the first one, so a command can start again."""
     found = folder.glob("version_*/checkpoints/last.ckpt")
     newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     return None if newest is None else str(newest)

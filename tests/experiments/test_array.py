@@ -90,7 +90,7 @@ def test_parts_have_each_cell_once(grid, count):
 
 
 def test_latencies_are_refused(grid):
-    with pytest.raises(ConfigError, match="tasks would measure other ratios .*: run the grid without --array"):
+    with pytest.raises(ConfigError, match=r"tasks would measure other ratios .*: run the grid without --array"):
         array.part(grid(ratios=None, latencies=[1.0]), 0, 2)
 
 

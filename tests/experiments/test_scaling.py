@@ -24,7 +24,9 @@ RECORD = {
         "recipe": "experiment/imagenet_resnet50", "model": "resnet50", "spec": "autosample", "ratio": 8, "batch": 256,
         "epochs": 300, "accumulate": 1, "optimizer": "lamb",
         "nets": {
-            "dense": {"gradient_bytes": 100_000_000, "macs": 4_000_000_000, "kept_bytes": 160_000_000, "kept_besides": 0},
+            "dense": {
+                "gradient_bytes": 100_000_000, "macs": 4_000_000_000, "kept_bytes": 160_000_000, "kept_besides": 0,
+            },
             "compact": {
                 "gradient_bytes": 20_000_000, "macs": 4_000_000_000, "kept_bytes": 160_000_000,
                 "kept_besides": 100_000_000,

@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-import pytorch_lightning as pl
 import timm
 import torch
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm

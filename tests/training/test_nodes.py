@@ -1,4 +1,4 @@
-"""Two nodes over loopback, as torchrun starts them: one is killed, and the training goes on from its last checkpoint."""
+"""Two nodes over loopback, as torchrun starts them: one dies, and the training goes on from its last checkpoint."""
 
 import csv
 import os

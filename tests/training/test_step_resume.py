@@ -31,7 +31,8 @@ KINDS = {
     "learned signs": {"net": {"spec": "folded", "spec_args": {"options": {
         "signs": "learned", "mixing": "two", "rate": 0.3, "freeze_at": 0.5}}, **MIXED}},
     "conditioned": {"net": {"spec": "conditioned", **MIXED}},
-    "sum-product": {"net": {"spec": "strassen", "spec_args": {"options": {"ternary_at": 0.3, "freeze_at": 0.6}}, **MIXED}},
+    "sum-product": {"net": {"spec": "strassen", "spec_args": {"options": {
+        "ternary_at": 0.3, "freeze_at": 0.6}}, **MIXED}},
     "levels of each filter": {"net": MIXED, "callbacks": [lambda: FakeQuantize(4, "per-filter", start=0.3)]},
     "average": {"net": MIXED, "callbacks": [lambda: EMAWeightAveraging(decay=0.9)]},
     "average of levels": {
