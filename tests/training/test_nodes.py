@@ -17,6 +17,8 @@ from autosample.artifact.checkpoint import load_file
 pytestmark = [pytest.mark.slow, pytest.mark.ddp]
 
 EPOCHS = 3
+# see docs/many-devices.md
+SHARED = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 FIT = (
     "fit", "--config=experiment/digits", "--config=quantize/int8", "--model.model=digitnet", "--model.spec=folded",
     "--model.spec_args={options: {assignment: learned, every: 3, moves: 0.5}}", "--ckpt_path=last",
@@ -61,7 +63,7 @@ def start(folder: Path, command: list[str]) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, *command],
             cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"} | SHARED,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -82,7 +84,11 @@ def end(processes: list[subprocess.Popen], folder: Path, seconds: float) -> list
 
 
 def on_two_nodes(folder: Path, each: int, *more: str) -> dict[str, torch.Tensor]:
-    """What the last checkpoint holds after a training on two nodes with so many processes each."""
+    """What the last checkpoint holds after a training on two nodes with so many processes each.
+
+    Without `SHARED`, torchrun keeps the addresses of processes that have died, and those that start again wait for
+    them.
+    """
     folder.mkdir()
     place = (f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-backend=c10d", "--rdzv-id=test")
     command = [
