@@ -117,6 +117,7 @@ def test_checkpoints_of_something_else(autosample, trained, tmp_path):
     check(autosample("test", *config, tmp_path / "none.ckpt"), "a checkpoint must be a file, got .*none.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_checkpoints_in_pieces(autosample, trained, tmp_path):
     torch.distributed.checkpoint.save({"model": {"weight": torch.zeros(3)}}, checkpoint_id=tmp_path / "a", no_dist=True)
     fix = r'a checkpoint must be whole, got the pieces .*: in the program .* state_dict_type="full"'

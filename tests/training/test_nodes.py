@@ -134,9 +134,9 @@ def test_no_process_waits_for_one_that_has_failed(tmp_path, rank):
     """Both end, although Lightning itself would let the second one wait for the first."""
     more = ("--trainer.devices=2", "--trainer.callbacks+=callbacks.Fails", f"--trainer.callbacks.rank={rank}")
     process = start(tmp_path, ["-m", "autosample", *FIT, *more])
-    (code,) = end([process], tmp_path, 120)
+    (code,) = end([process], tmp_path, 400)
     assert code != 0
     time.sleep(1)
-    left = subprocess.run(["ps", "-o", "pid=", "-g", str(process.pid)], capture_output=True, text=True)
-    assert left.stdout.split() == []
+    left = subprocess.run(["ps", "-o", "stat=", "-g", str(process.pid)], capture_output=True, text=True)
+    assert [state for state in left.stdout.split() if not state.startswith("Z")] == []  # nobody may collect dead ones
     assert "this process has lost its disk" in (tmp_path / "printed").read_text()
