@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autosample.artifact.building import build
 from autosample.artifact.config import FETCHING, source_of
+from autosample.artifact.files import check_whole
 from autosample.errors import DAMAGED, ArtifactError, AutosampleError, one_line
 from autosample.model.recipe import BUDGETS, Recipe
 from autosample.system.checking import as_map, as_plain, as_text
@@ -93,6 +94,7 @@ def load_file(path: Path, map_location: Any = "cpu") -> Any:
         ArtifactError: The file is missing or damaged, or holds more than tensors and plain data.
     """
     if not path.is_file():
+        check_whole(path)
         raise ArtifactError(f"a checkpoint must be a file, got {path}: look for *.ckpt in the folder of the run")
     try:
         _check_digest(path)

@@ -96,6 +96,18 @@ def _check_place(folder: Path) -> None:
         raise ArtifactError(f"{folder} has a README.md but no saved model: choose another folder")
 
 
+def check_whole(path: Path) -> None:
+    """Raise `ArtifactError` if a path is a checkpoint in pieces, as `torch.distributed.checkpoint` writes them.
+
+    They are not read: what they say of themselves is a pickle.
+    """
+    if (path / ".metadata").is_file():
+        raise ArtifactError(
+            f"a checkpoint must be whole, got the pieces of a sharded one in {path}: in the program that wrote it, set "
+            'state_dict_type="full" of FSDPStrategy, or gather the net and call autosample.save'
+        )
+
+
 def read_config(folder: Path) -> Config:
     """The configuration of a saved model, checked.
 
@@ -104,6 +116,7 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / CONFIG
     if not path.is_file():
+        check_whole(folder)
         raise ArtifactError(f"a saved model is a folder with a config.json, got {folder}: check the path")
     if path.stat().st_size > _LARGEST_CONFIG:
         raise ArtifactError(f"config.json is larger than {_LARGEST_CONFIG >> 20} MiB: {DAMAGED}")

@@ -5,9 +5,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autosample.cli.options import Parser, number, parse, whole
 from autosample.errors import ConfigError, one_line
+
+if TYPE_CHECKING:
+    from autosample.experiments.grid import Grid
+    from autosample.experiments.store import Store
 
 _ABOUT = """Run a grid of data x model x preset x size x seed or fold: a record per run, then tables and pictures.
 
@@ -50,6 +55,13 @@ def declare(parser: Parser) -> None:
         metavar="ADDRESS",
         help="run on a Ray cluster; starts a local one if no address is given",
     )
+    add(
+        "--array",
+        nargs="?",
+        const="",
+        metavar="I/N",
+        help="run part I of N, or that of a task of a Slurm array; the last task makes the tables",
+    )
     add("--collect", action="store_true", help="only make tables and pictures from existing records")
     add(
         "--wandb",
@@ -72,9 +84,8 @@ def main(args: Sequence[str]) -> None:
     for name in ("jobs", "threads"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ConfigError(f"{name} must be at least 1, got {getattr(given, name)}: leave it out for the default")
+    from autosample.experiments import array
     from autosample.experiments.ablate import default_console, prepare_data, run_grid
-    from autosample.experiments.collect import write_tables
-    from autosample.experiments.figures import draw
     from autosample.experiments.parse import read_grid
     from autosample.experiments.store import Store
 
@@ -82,14 +93,27 @@ def main(args: Sequence[str]) -> None:
     grid = read_grid(given.config, given.root, **changes)
     out = given.out or Path("runs/ablation") / (grid.name if given.choose is None else f"{grid.name}-choose")
     chosen = grid.only(given.only) if given.only else grid
+    own = chosen if given.array is None else array.part(chosen, *array.task(given.array, os.environ))
     console = default_console()
     failed = 0
     if not given.collect:
         runner = _runner(given, grid.name, out)
-        prepare_data(chosen, out)
-        done = run_grid(chosen, out, runner, console)
-        failed = len(chosen.cells) - len(done)
+        prepare_data(own, out)
+        failed = len(own.cells) - len(run_grid(own, out, runner, console))
     store = Store(out)
+    if given.array is not None and (left := array.missing(chosen, store)):
+        print(f"{left} of {len(chosen.cells)} runs are left to other tasks; the last one makes the tables")
+        sys.exit(1 if failed else 0)
+    _collect(grid, store, out, given.collect)
+    if failed:
+        sys.exit(1)
+
+
+def _collect(grid: "Grid", store: "Store", out: Path, asked: bool) -> None:
+    """Write tables and pictures of the records that are there; `asked`: whether there must be one."""
+    from autosample.experiments.collect import write_tables
+    from autosample.experiments.figures import draw
+
     records = {cell.id: record for cell in grid.cells if (record := store.record(cell)) is not None}
     if records:
         try:
@@ -100,10 +124,8 @@ def main(args: Sequence[str]) -> None:
                 f"tables cannot be written to {out} ({one_line(error)[:150]}): make space there"
             ) from error
         print(f"\n{len(records)} of {len(grid.cells)} runs; table.md, table.csv, tests.csv and *.png are in {out}")
-    elif given.collect:
+    elif asked:
         raise ConfigError(f"--collect needs records, got none of {grid.name} in {out}: run the grid first")
-    if failed:
-        sys.exit(1)
 
 
 def _runner(given: argparse.Namespace, group: str, out: Path):

@@ -3,6 +3,7 @@
 There is always a CSV log. If the configuration asks for wandb, there is a wandb log too.
 """
 
+import signal
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from jsonargparse import ArgumentError
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import (
     MisconfigurationException,  # pyright: ignore[reportPrivateImportUsage]
 )
@@ -36,8 +38,11 @@ from autosample.training.callbacks import (
     last_checkpoint,
 )
 from autosample.training.checkpoints import WholeCheckpoints
+from autosample.training.devices import check_processes
 from autosample.training.module import Classifier
 
+# folder of all runs, if none is named
+_RUNS = "runs/fit"
 # what `fit` trains if no data are named; these options come first, so later ones override them
 EMBEDDED = (
     "--data=Digits",
@@ -71,7 +76,7 @@ class AutosampleCLI(LightningCLI):
             ClassificationData,
             subclass_mode_data=True,
             trainer_defaults={
-                "default_root_dir": "runs/fit",
+                "default_root_dir": _RUNS,
                 "max_epochs": 20,
                 "enable_model_summary": False,
                 "callbacks": _callbacks(),
@@ -118,6 +123,8 @@ class AutosampleCLI(LightningCLI):
             ConfigError: The user's arguments make a different model than the checkpoint's.
         """
         chosen = self.config[self.config["subcommand"]]
+        if chosen.get("ckpt_path") == "last":
+            chosen["ckpt_path"] = _last_of(Path(chosen["trainer"]["default_root_dir"] or _RUNS) / chosen["name"])
         path = chosen.get("ckpt_path")
         if not path or not Path(path).is_file():
             return
@@ -178,7 +185,7 @@ class AutosampleCLI(LightningCLI):
         if asked is not False and not config.get("fast_dev_run"):
             loggers = list(asked) if isinstance(asked, list | tuple) else [asked] if asked not in (None, True) else []
             if not any(isinstance(logger, CSVLogger) for logger in loggers):
-                folder = config.get("default_root_dir") or "runs/fit"
+                folder = config.get("default_root_dir") or _RUNS
                 loggers.insert(0, CSVLogger(folder, name=self._get(self.config, "name") or None))
             kwargs["logger"] = loggers
         plugins = config.get("plugins") or []
@@ -186,9 +193,20 @@ class AutosampleCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpoints()]
         try:
-            return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
-            raise ConfigError(f"the trainer does not accept these options: {one_line(error)}") from error
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"the trainer does not accept these options: {one_line(error)[:250]}") from error
+        check_processes(trainer)
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb. If it fails, the processes that this one has started end too, whatever they wait for."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception:
+            if isinstance(launcher := self.trainer.strategy.launcher, _SubprocessScriptLauncher):
+                launcher.kill(signal.SIGKILL)
+            raise
 
     def after_fit(self) -> None:
         """Test the final model, hardened, on the test data."""
@@ -208,6 +226,13 @@ class AutosampleCLI(LightningCLI):
     def _need_checkpoint(self) -> None:
         if not self._get(self.config, "ckpt_path"):
             raise ConfigError(f"{self.subcommand} needs a trained model, got none: pass --ckpt_path FILE.ckpt")
+
+
+def _last_of(folder: Path) -> str | None:
+    """The newest `last.ckpt` of the runs in a folder; `None` before the first one, so a command can start again."""
+    found = folder.glob("version_*/checkpoints/last.ckpt")
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return None if newest is None else str(newest)
 
 
 def _plain(value: Any) -> Any:

@@ -42,7 +42,8 @@ class Failure:
 class Store:
     """The files of each cell in a folder: `records/NAME.json`, `failed/NAME.json`, `claims/NAME`.
 
-    A claim is an exclusive lock. The system releases it when its process ends.
+    A claim is an exclusive lock. The system releases it when its process ends. On file systems without locks, nothing
+    keeps two runners from running the same cell.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -145,9 +146,11 @@ class Store:
                 continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except (BlockingIOError, PermissionError):
                 file.close()
                 return None
+            except OSError:  # some network file systems have no locks
+                return file
             try:
                 same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
             except FileNotFoundError:

@@ -111,7 +111,7 @@ class WaitLog(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._worked:
-            pl_module.log("train/data_wait", self._waited / (self._waited + self._worked))
+            pl_module.log("train/data_wait", self._waited / (self._waited + self._worked), sync_dist=True)
 
 
 class OffsetLog(pl.Callback):

@@ -16,6 +16,7 @@ from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
 from autosample.training.clustering import penalties
 from autosample.training.data_fits import check_data
+from autosample.training.devices import check_devices, check_start
 from autosample.training.distill import check_distillation, make_teacher, taught_loss
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.freezing import HardenSchedule
@@ -24,7 +25,7 @@ from autosample.training.labels import TITLES, count, example_losses, metrics, m
 from autosample.training.moving import MoveFilters
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
 from autosample.training.precision import warn_of_slow_precision
-from autosample.training.quantizing import FakeQuantize
+from autosample.training.quantizing import attach_levels
 from autosample.training.resuming import check_units, give_place_back, open_gradients, seed_step, set_gradients
 
 # arguments that fetch or read weights, or need fetched ones
@@ -175,18 +176,18 @@ class Classifier(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Check that data, optimizer and schedule fit the model."""
         self._check()
+        check_start(self.trainer)
 
     def _check(self) -> None:
         if self.trainer.training:
             rehearse(self.hparams)
             warn_of_slow_precision(self.trainer)
+            check_devices(self.trainer)
         check_data(getattr(self.trainer, "datamodule", None), self.net, self.hparams)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Adds the check of the NaN policy, and the schedules of learned offsets and blocks if the net has any."""
-        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(callback, FakeQuantize):
-                callback.attach(self)  # before other callbacks copy the net
+        attach_levels(self.trainer, self)  # before other callbacks copy the net
         checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
         if compressed_layers(self.net):
             return [*checks, HardenSchedule(), MoveFilters()]
@@ -259,7 +260,7 @@ class Classifier(pl.LightningModule):
             with torch.no_grad():
                 taught = self._teacher[0](x)
             loss = taught_loss(self.hparams["distill"], self.hparams["temperature"], scores, losses, taught)
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         if not several:
             count(self.metrics["on_train"], scores, y)
             self.log("train/acc", self.metrics["on_train"], on_step=False, on_epoch=True, prog_bar=True)  # pyright: ignore

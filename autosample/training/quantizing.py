@@ -81,3 +81,18 @@ class FakeQuantize(pl.Callback):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         fix_quantizers_(pl_module)
+
+
+def attach_levels(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Attach the quantizers of a trainer's `FakeQuantize`, if it has one.
+
+    Raises:
+        ConfigError: Several of them differ, or the model has no compressed layer.
+    """
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    found = [callback for callback in callbacks if isinstance(callback, FakeQuantize)]
+    for callback in found:
+        if vars(callback) != vars(found[0]):
+            told = " and ".join(f"{one.bits} bits {one.method}" for one in found)
+            raise ConfigError(f"a net has levels of one kind, got FakeQuantize with {told}: give one of them")
+        callback.attach(pl_module)

@@ -127,3 +127,46 @@ def test_shards_train_to_the_same_numbers_as_the_folder(autosample, root, tmp_pa
     assert second["autosample"]["class_names"] == list(NAMES)
     for name, tensor in first["current_model_state"].items():
         assert torch.equal(tensor, second["current_model_state"][name]), name
+
+
+EMA, LEVELS = "pytorch_lightning.callbacks.EMAWeightAveraging", "autosample.training.FakeQuantize"
+
+
+@pytest.mark.parametrize(
+    ("configs", "expected"),
+    [
+        (("experiment/imagenet_resnet50", "quantize/int8"), [EMA, LEVELS]),
+        (("quantize/int8", "experiment/imagenet_resnet50"), [LEVELS, EMA]),
+        (("experiment/digits", "quantize/codebook4"), [LEVELS]),
+    ],
+)
+def test_callbacks_of_several_configs_are_joined(autosample, configs, expected):
+    code, out, err = autosample("fit", *(f"--config={name}" for name in configs), "--print_config")
+    assert (code, err) == (0, "")
+    callbacks = yaml.safe_load(out)["trainer"]["callbacks"]
+    assert [one["class_path"] for one in callbacks] == expected
+    bits = {one["init_args"].get("bits") for one in callbacks if one["class_path"] == LEVELS}
+    assert bits == {8 if "quantize/int8" in configs else 4}
+
+
+def test_a_recipe_and_an_overlay_with_its_own_config_go_on(autosample, tmp_path):
+    """The complete config of a run names the callbacks of both; an overlay that says the same again changes nothing."""
+    code, out, _ = autosample("fit", "--config=experiment/digits", "--config=quantize/int8", "--print_config")
+    path = tmp_path / "config.yaml"
+    path.write_text(out)
+    code, out, err = autosample("fit", f"--config={path}", "--print_config")
+    assert (code, err) == (0, "")
+    assert [one["class_path"] for one in yaml.safe_load(out)["trainer"]["callbacks"]] == [LEVELS]
+    quick = ("--model.model=digitnet", "--trainer.accelerator=cpu", "--trainer.fast_dev_run=1")
+    same = autosample("fit", f"--config={path}", "--config=quantize/int8", *quick)
+    assert (same.code, same.err) == (0, "")
+    other = autosample("fit", f"--config={path}", "--config=quantize/codebook4", *quick)
+    assert other.code == 2
+    assert "levels of one kind, got FakeQuantize with 8 bits linear and 4 bits codebook" in other.err
+    twice = autosample(
+        *("fit", "--config=experiment/digits", "--trainer.callbacks+=EMAWeightAveraging"),
+        *("--trainer.callbacks+=EMAWeightAveraging", *quick),
+    )
+    assert twice.code == 2
+    assert twice.err.count("\n") == 1
+    assert "more than one stateful callback of type `EMAWeightAveraging`" in twice.err

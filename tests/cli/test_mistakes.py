@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 
 # options after those of a run that works: what the line must hold
 FIT = {
@@ -28,6 +29,7 @@ FIT = {
     "--modle.ratio=8": 'no option is called "modle.ratio": did you mean "model.ratio"',
     "--trainer.max_epohcs=8": 'no option is called "trainer.max_epohcs": did you mean "trainer.max_epochs"',
     "--trainer.accelerator=cpux": "the trainer does not accept these options: .*cpux.*cpu",
+    "--trainer.strategy=fsdp": "the trainer does not accept these options: .*fsdp.* requires a GPU",
     "--data.batch_szie=8": 'Digits has no option "batch_szie": did you mean "batch_size"',
     "--data.batch_size=x": "data.batch_size must be a whole number, got x",
     "--data.batch_size=0": "batch_size must be at least 1",
@@ -113,6 +115,18 @@ def test_checkpoints_of_something_else(autosample, trained, tmp_path):
     config = ("--config", trained / "config.yaml", "--ckpt_path")
     check(autosample("test", *config, tmp_path / "other.ckpt"), "must be written by `autosample fit`")
     check(autosample("test", *config, tmp_path / "none.ckpt"), "a checkpoint must be a file, got .*none.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_checkpoints_in_pieces(autosample, trained, tmp_path):
+    torch.distributed.checkpoint.save({"model": {"weight": torch.zeros(3)}}, checkpoint_id=tmp_path / "a", no_dist=True)
+    fix = r'a checkpoint must be whole, got the pieces .*: in the program .* state_dict_type="full"'
+    config = ("--config", trained / "config.yaml", "--ckpt_path")
+    check(autosample("test", *config, tmp_path / "a"), fix)
+    check(autosample("fit", *config, tmp_path / "a"), fix)
+    check(autosample("quantize", tmp_path / "a", "--out", tmp_path / "b"), fix)
+    check(autosample("export", tmp_path / "a", "--format=onnx"), fix)
+    check(autosample("card", tmp_path / "a"), fix)
 
 
 @pytest.mark.parametrize("verb", ["fit", "test"])

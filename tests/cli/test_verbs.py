@@ -136,3 +136,28 @@ def test_as_a_process():
     assert done.returncode == 2
     assert done.stderr == 'autosample: error: no verb is called "fti": did you mean "fit"?\n'
     assert done.stdout == ""
+
+
+def test_the_last_run_goes_on_and_the_first_one_begins(fit, tmp_path):
+    """One command for both, as torchrun and Slurm start it again and again."""
+    words = ("--name=again", "--ckpt_path=last")
+    assert fit(*words).code == 0
+    first = torch.load(tmp_path / "again/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert fit(*words, "--trainer.max_epochs=3").code == 0
+    second = torch.load(tmp_path / "again/version_1/checkpoints/last.ckpt", weights_only=True)
+    assert (first["global_step"], second["global_step"]) == (2, 6)
+    with (tmp_path / "again/version_1/metrics.csv").open(newline="") as file:
+        epochs = [row["epoch"] for row in csv.DictReader(file) if row["train/loss"]]
+    assert epochs == ["1", "2"]
+    assert fit("--name=another", "--ckpt_path=last").code == 0
+    third = torch.load(tmp_path / "another/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert third["global_step"] == 2
+
+
+def test_a_trainer_without_the_processes_of_torchrun_is_refused(fit, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    ended = fit()
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "torchrun has started 2 processes, got a trainer for 1: set --trainer.devices" in ended.err

@@ -28,7 +28,20 @@ KINDS = {
     "folded": {"net": {"spec": "folded", **MIXED}, "callbacks": [lambda: FakeQuantize(4, start=0.3)]},
     "learned blocks": {"net": {"spec": "folded", "spec_args": {"options": {
         "assignment": "learned", "every": 3, "moves": 0.5, "freeze_at": 0.8}}, **MIXED}},
+    "learned signs": {"net": {"spec": "folded", "spec_args": {"options": {
+        "signs": "learned", "mixing": "two", "rate": 0.3, "freeze_at": 0.5}}, **MIXED}},
+    "conditioned": {"net": {"spec": "conditioned", **MIXED}},
+    "sum-product": {"net": {"spec": "strassen", "spec_args": {"options": {
+        "ternary_at": 0.3, "freeze_at": 0.6}}, **MIXED}},
+    "levels of each filter": {"net": MIXED, "callbacks": [lambda: FakeQuantize(4, "per-filter", start=0.3)]},
     "average": {"net": MIXED, "callbacks": [lambda: EMAWeightAveraging(decay=0.9)]},
+    "average of levels": {
+        "net": {"spec": "folded", **MIXED},
+        "callbacks": [lambda: FakeQuantize(4, start=0.3), lambda: EMAWeightAveraging(decay=0.9)],
+    },
+    "average of blocks": {"net": {"spec": "folded", "spec_args": {"options": {
+        "assignment": "learned", "every": 3, "moves": 0.5, "freeze_at": 0.8}}, **MIXED},
+        "callbacks": [lambda: EMAWeightAveraging(decay=0.9)]},
     "no workers": {"net": MIXED, "data": {"resident": False, "padding": 1}},
     "workers": {"net": MIXED, "data": {"resident": False, "padding": 1, "num_workers": 2}},
     "files": {"net": {"num_classes": 2, "in_chans": 3, **MIXED}, "files": {"num_workers": 2}},
@@ -46,6 +59,8 @@ QUICK = [
 ]
 # before and after the step in which offsets freeze
 QUICK += [("dfsnet", 6), ("nes, all of the paper", 7)]
+# before signs freeze, between ternary and frozen entries, and with an average of levels that have started
+QUICK += [("learned signs", 4), ("sum-product", 4), ("average of levels", 6)]
 
 
 @pytest.fixture
