@@ -2,7 +2,6 @@
 
 import os
 import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -18,6 +17,7 @@ from autosample.data.image_files import open_image
 from autosample.data.resident import BatchPlan, Resumable
 from autosample.errors import DataError
 from autosample.system.seeds import mixed_seed
+from autosample.system.warning import warn
 
 
 class BatchKey(NamedTuple):
@@ -191,10 +191,9 @@ class WorkerLoader(Resumable, DataLoader):
 
     def _tell(self, bad: list[str]) -> None:
         if bad:
-            warnings.warn(
+            warn(
                 f"pictures of epoch {self._at[0]} that could not be read: {len(bad)}; others took their places; the "
-                f"first: {bad[0]}",
-                stacklevel=2,  # of this file: the command line hides warnings about Lightning's
+                f"first: {bad[0]}"
             )
             bad.clear()
 
