@@ -62,7 +62,7 @@ def draw_strassen() -> None:
     """Operations against products, for both patches, with the published ones and the dense net."""
     found, style = counts(), METHODS["strassen"]
     with drawn(OUT / "strassen.png", across=2, figsize=(WIDTH, 4.3)) as (figure, axes):
-        figure.subplots_adjust(left=0.105, right=0.92, bottom=0.14, top=0.8, wspace=0.52)
+        figure.subplots_adjust(left=0.105, right=0.9, bottom=0.14, top=0.8, wspace=0.68)
         figure.suptitle("ResNet-18 as sum-product layers: operations of its convolutions", x=0.02, ha="left")
         about = (
             "patches of p × p outputs; lines: counted, no entry is zero; rings: published; with norms, as in the paper"
