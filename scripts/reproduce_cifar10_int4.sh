@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes the tables of CIFAR-10 on the 5-conv net with summaries at 4 bits: at 64x in four epochs, at 16x in six.
 # DATA_ROOT contains cifar10/ or cifar-10-batches-py/.
-# Expected: twenty hours on one core of an AMD EPYC with bfloat16 instructions; --jobs 2 halves this. At 64x there are
-# 27 runs of 10 to 33 minutes and 3 narrow ones of 3 minutes; at 16x 27 of 14 to 36 minutes and 3 narrow ones of 10.
+# Expected: 35 hours on one core of an AMD EPYC with bfloat16 instructions; --jobs 2 halves this. At 64x there are 51 runs
+# of 17 minutes on average in the published records, at 16x 54 of 23.
 # Usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [--jobs N …]. Running it again resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_cifar10_int4.sh DATA_ROOT [options of autosample ablate]}")

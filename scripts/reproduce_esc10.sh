@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the table of ESC-10 on SoundNet-8, five folds. DATA_ROOT contains ESC-10/ or ESC-50/.
-# Expected: 45 runs of 10 epochs, about 1.3 core-hours on an AMD EPYC. 100 epochs take ten times as long: use a GPU.
+# Expected: 115 runs of 10 epochs, 160 s each in the published records: five core-hours on an AMD EPYC. 100 epochs take
+# ten times as long: use a GPU.
 # Usage: scripts/reproduce_esc10.sh DATA_ROOT [--jobs N …]. Running it again resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_esc10.sh DATA_ROOT [options of autosample ablate]}")

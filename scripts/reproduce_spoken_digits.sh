@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the table of spoken digits (raw audio). DATA_ROOT contains fsdd/recordings/.
-# Expected: 84 runs of 8 epochs, 2.8 core-hours on an AMD EPYC with both cores busy (3 to 20 s per epoch); --jobs 2
-# halves this.
+# Expected: 150 runs of 8 epochs, 150 s each in the published records: six core-hours on an AMD EPYC with both cores busy;
+# --jobs 2 halves this.
 # Usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [--jobs N …]. Running it again resumes.
 set -euo pipefail
 data=$(realpath "${1:?usage: scripts/reproduce_spoken_digits.sh DATA_ROOT [options of autosample ablate]}")

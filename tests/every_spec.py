@@ -7,6 +7,7 @@ SPECS = {
     "strassen": {"preset": "strassen"},  # a rule of its own kind, without a preset
     "autosample, learned": {"preset": "autosample", "options": {"afford": 10}},
     "categorical": {"preset": "dfsnet", "rule": "categorical"},
+    "short axes": {"preset": "nes", "rule": "epitome"},
     "selections": {"preset": "folded", "options": {"assignment": "energy", "permutation": "energy"}},
     "learned signs": {"preset": "folded", "options": {"signs": "learned", "mixing": "two"}},
     "signs": {"preset": "random", "signs": "random"},

@@ -1,6 +1,5 @@
 """Loading models: from a saved folder, or from a checkpoint of a training run."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from autosample.model.quantize import fix_quantizers_
 from autosample.nn import compressed_layers
 from autosample.nn.stored import plain_state
 from autosample.system.checking import as_int, as_list, as_map, as_plain, as_text
+from autosample.system.warning import warn
 
 # the settings of inputs that timm knows under the same names
 _TIMM = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -114,7 +114,7 @@ def _from_checkpoint(path: Path) -> tuple[nn.Module, Config]:
 def _described(model: nn.Module, config: Config) -> nn.Module:
     """The model with `class_names` and `preprocessing`, and the latter where timm looks for it too."""
     if bad := not_finite(model):
-        warnings.warn(f'the loaded model has NaN or infinity in "{bad}": train it again', stacklevel=4)
+        warn(f'the loaded model has NaN or infinity in "{bad}": train it again')
     known = dict(config.preprocessing)
     for name, value in (("class_names", config.class_names), ("preprocessing", known)):
         if not hasattr(model, name):  # a model of the user's may have its own

@@ -30,7 +30,6 @@ from autosample.model.recipe import BUDGETS, FLAT, Recipe
 from autosample.system.configs import read
 from autosample.training.callbacks import (
     BestCheckpoint,
-    OffsetLog,
     PredictionFile,
     RateLog,
     SizeReport,
@@ -40,6 +39,7 @@ from autosample.training.callbacks import (
 from autosample.training.checkpoints import WholeCheckpoints
 from autosample.training.devices import check_processes
 from autosample.training.module import Classifier
+from autosample.training.offset_log import OffsetLog
 
 # folder of all runs, if none is named
 _RUNS = "runs/fit"
@@ -52,6 +52,8 @@ EMBEDDED = (
     "--model.ratio=8",
     "--trainer.max_epochs=10",
 )
+# options that take the place of its ratio
+_BUDGETS = tuple(name for name in BUDGETS if name != "input")
 
 
 class AutosampleCLI(LightningCLI):
@@ -69,7 +71,7 @@ class AutosampleCLI(LightningCLI):
         if not _names_data(options):
             if verb != "fit" and not asks_only:
                 raise ConfigError(f"{verb} needs a data set, got none: pass --config RUN/config.yaml, or --data CLASS")
-            sized = any(option.startswith(("--model.bytes", "--model.latency")) for option in options)
+            sized = any(option.startswith(tuple(f"--model.{name}" for name in _BUDGETS)) for option in options)
             options = [*(word for word in EMBEDDED if not (sized and word.startswith("--model.ratio"))), *options]
         return cls(
             Classifier,
@@ -173,7 +175,7 @@ class AutosampleCLI(LightningCLI):
                 f"--model.ratio {budget.ratio:.4g} instead"
             )
         chosen = self.config[self.config["subcommand"]]["model"]
-        for name in ("ratio", "overrides", "bytes", "latency"):
+        for name in ("ratio", "spec_args", "overrides", *_BUDGETS):
             chosen[name] = self.model.hparams[name]
         if self.trainer.is_global_zero:
             print(budget)

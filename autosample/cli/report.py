@@ -18,6 +18,7 @@ def declare(parser: Parser) -> None:
     add("--ratio", type=number_or_null, default=SUPPRESS, help="dense weights per stored number, or null (8)")
     add("--bytes", type=number, help="largest size of the model, instead of a ratio")
     add("--latency", type=number, help="largest time of a forward pass of the deployed model [ms], instead of a ratio")
+    add("--multiplications", type=number, help="most multiplications of a forward pass, instead of a ratio")
     add("--planned_bits", type=whole, default=32, help="planned bits per stored number; --bytes counts with them (32)")
     add("--num_classes", type=whole, default=10, help="number of classes (10)")
     add("--in_chans", type=whole, help="input channels (default: the net's own)")
@@ -26,7 +27,7 @@ def declare(parser: Parser) -> None:
         nargs="+",
         action=Several,
         each=whole,
-        help="shape of one example, without the batch, for --latency and multiply-adds (default: the net's own)",
+        help="shape of one example, without the batch, for latency and operations (default: the net's own)",
     )
     add("--include", nargs="+", action=Several, help="convert only the layers that these patterns match")
     add("--exclude", nargs="+", action=Several, help="leave the layers dense that these patterns match")
@@ -44,8 +45,8 @@ def main(args: Sequence[str]) -> None:
     from autosample.model.report import report, save_report
 
     out, shape = given.pop("out"), given.pop("input")
-    asked = {name: given[name] for name in ("bytes", "latency")}
-    ratio = given.get("ratio", 8 if asked == {"bytes": None, "latency": None} else None)
+    asked = {name: given[name] for name in ("bytes", "latency", "multiplications")}
+    ratio = given.get("ratio", 8 if all(value is None for value in asked.values()) else None)
     names = ("model", "num_classes", "in_chans", "include", "exclude", "planned_bits")
     recipe = Recipe(spec={"preset": given["spec"], "ratio": ratio}, **{name: given[name] for name in names})
     if not shape:

@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float, Int16
 from torch import Tensor
 
+from autosample.coding.straight import straight
+
 _STEP = 2.0**-12
 _MOST = 2**15 - 1
 
 
 def at_steps(numbers: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The numbers as a file holds them, from −8 to 8; gradients pass unchanged."""
-    steps = (numbers.detach() / _STEP).round().clamp(-_MOST, _MOST)
-    return steps * _STEP + (numbers - numbers.detach())
+    return straight(numbers, (numbers.detach() / _STEP).round().clamp(-_MOST, _MOST) * _STEP)
 
 
 def to_steps(numbers: Float[Tensor, "*shape"]) -> Int16[Tensor, "*shape"]:

@@ -125,7 +125,8 @@ def soft_kmeans(
         moved = torch.where(total > 1e-6, mass / total.clamp_min(1e-6), levels.detach())
         moved, before = moved.sort().values, levels
         levels = moved
-        if (moved - before).detach().abs().max() <= _SETTLED * (before[-1] - before[0]).detach():
+        step, size = (moved - before).detach().abs().max(), (before[-1] - before[0]).detach()
+        if not torch.compiler.is_compiling() and step <= _SETTLED * size:  # a graph cannot look: it makes all steps
             break
     near, shares = _shares(flat, levels, temperature)
     return (levels[near] * shares).sum(1).view(values.shape).to(values.dtype), levels

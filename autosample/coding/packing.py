@@ -54,6 +54,8 @@ def pack_bits(bits: Bool[Tensor, "*shape width"]) -> UInt8[Tensor, "bytes"]:
 
 def unpack_bits(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Bool[Tensor, "count bits"]:
     """The inverse of `pack_bits`."""
+    if packed.is_meta:
+        return torch.empty(count, bits, dtype=torch.bool, device="meta")
     flat = np.unpackbits(packed.numpy(), count=count * bits, bitorder="little")
     return torch.from_numpy(flat).view(torch.bool).view(count, bits)
 

@@ -63,7 +63,8 @@ def soft_vectors(
         mass = torch.zeros_like(codebook).index_add(0, near.reshape(-1), parts)
         before = codebook
         codebook = torch.where((total > 1e-6)[:, None], mass / total.clamp_min(1e-6)[:, None], before.detach())
-        if (codebook - before).detach().abs().max() <= _SETTLED * before.detach().abs().max():
+        step, size = (codebook - before).detach().abs().max(), before.detach().abs().max()
+        if not torch.compiler.is_compiling() and step <= _SETTLED * size:  # a graph cannot look: it makes all steps
             break
     near, shares = _shares(rows, codebook, temperature)
     shown = (codebook[near] * shares[:, :, None]).sum(1)

@@ -2,7 +2,6 @@
 
 import os
 import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
@@ -18,6 +17,7 @@ from autosample.data.image_files import open_image
 from autosample.data.resident import BatchPlan, Resumable
 from autosample.errors import DataError
 from autosample.system.seeds import mixed_seed
+from autosample.system.warning import warn
 
 # examples in a row that cannot be read and that others take the place of; timm has the same number
 _MOST_IN_A_ROW = 10
@@ -235,10 +235,9 @@ class WorkerLoader(Resumable, DataLoader):
 
     def _tell(self, bad: list[str]) -> None:
         if bad:
-            warnings.warn(
+            warn(
                 f"{self._made.kind} of epoch {self._at[0]} that could not be read: {len(bad)}; others took their "
-                f"places; the first: {bad[0]}",
-                stacklevel=2,  # of this file: the command line hides warnings about Lightning's
+                f"places; the first: {bad[0]}"
             )
             bad.clear()
 

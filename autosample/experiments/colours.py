@@ -28,6 +28,8 @@ METHODS: dict[str, Style] = {
     "hashednet": Style("#7a7a00", "P"),
     "kmeans": Style("#c9b400", "X"),
     "folded": Style("#0b2d8a", "^"),
+    "learned blocks": Style("#2400fc", "v"),
+    "learned signs, two folds": Style("#b400fc", "D"),
     "conditioned": Style("#6a0f49", "D"),
     "strassen": Style("#00664b", "P"),
     "low-rank": Style("#e8a0a0", "X"),

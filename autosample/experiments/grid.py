@@ -20,13 +20,14 @@ class Size:
 
     Attributes:
         kind: `ratio`: the ratio of the spec. `net_ratio`: dense bytes divided by stored bytes, for the whole net.
-            `bytes`: stored bytes of the whole net. `latency`: time of the deployed net for one example [ms], as for
-            `autosample.convert_`. `like`: a preset with its fields; all methods get the bytes that this preset stores.
+            `bytes`: stored bytes of the whole net. `latency`: time of the deployed net for one example [ms], and
+            `multiplications`: those for one example, as for `autosample.convert_`. `like`: a preset with its fields;
+            all methods get the bytes that this preset stores.
         value: A number; for `like` a mapping.
         ratio: The ratio of the spec that a latency was resolved to: it is measured once for all seeds and folds.
     """
 
-    kind: Literal["ratio", "net_ratio", "bytes", "latency", "like"]
+    kind: Literal["ratio", "net_ratio", "bytes", "latency", "multiplications", "like"]
     value: Any
     ratio: float | None = None
 
@@ -34,7 +35,10 @@ class Size:
         if self.kind == "like":
             told = {k: v for k, v in self.value.items() if k != "options"} | dict(self.value.get("options", {}))
             return " ".join(f"{'' if k == 'preset' else k + ' '}{v}" for k, v in told.items())
-        unit = {"ratio": "{:g}x a layer", "net_ratio": "{:g}x", "bytes": "{:,g} bytes", "latency": "{:g} ms"}[self.kind]
+        unit = {
+            "ratio": "{:g}x a layer", "net_ratio": "{:g}x", "bytes": "{:,g} bytes", "latency": "{:g} ms",
+            "multiplications": "{:,.0f} multiplications",
+        }[self.kind]  # fmt: skip
         return unit.format(self.value)
 
 

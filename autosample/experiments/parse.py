@@ -14,6 +14,7 @@ from autosample.experiments.identity import NARROW, UNCOMPRESSED
 from autosample.experiments.rivals import RIVALS
 from autosample.model.quantize import check_quantization
 from autosample.model.recipe import BUDGETS, FLAT, Recipe
+from autosample.sampling.changes import COMPACTNESS
 from autosample.sampling.moved import moved
 from autosample.sampling.presets import PRESETS
 from autosample.sampling.rules import RULES
@@ -25,15 +26,21 @@ KINDS = ("ablation", "research")
 
 _KEYS = {
     "name": "", "title": "", "data": None, "model": None, "train": {}, "presets": None, "ratios": [], "net_ratios": [],
-    "bytes": [], "latencies": [], "like": [], "seeds": 3, "folds": None, "holdout": 0.0, "test": True, "latency": False,
-    "tolerance": 0.01, "compare": "",
+    "bytes": [], "latencies": [], "multiplications": [], "like": [], "seeds": 3, "folds": None, "holdout": 0.0,
+    "test": True, "latency": False, "tolerance": 0.01, "compare": "",
 }  # fmt: skip
 # keys of a model entry: those of a recipe without its spec; two fields have shorter names here
 _SHORT = {"model": "name", "model_args": "args"}
 _MODEL_KEYS = {_SHORT.get(f.name, f.name): f.name for f in fields(Recipe) if f.name not in ("spec", "planned_bits")}
-_SIZES = {"ratios": "ratio", "net_ratios": "net_ratio", "bytes": "bytes", "latencies": "latency", "like": "like"}
+_SIZES = {
+    "ratios": "ratio", "net_ratios": "net_ratio", "bytes": "bytes", "latencies": "latency",
+    "multiplications": "multiplications", "like": "like",
+}  # fmt: skip
 # sizes of methods that have a ratio, and what others lack for them
-_OF_RATIOS = {"ratio": "layer ratio, got ratios", "latency": "latency to search for, got latencies"}
+_OF_RATIOS = {
+    "ratio": "layer ratio, got ratios", "latency": "latency to search for, got latencies",
+    "multiplications": "multiplications to search for, got multiplications",
+}  # fmt: skip
 # keys of a presets entry beside the fields of the spec
 _OF_METHODS = ("preset", "label", "train", "overrides", "quantize", "planned_bits")
 _OF_SPECS = tuple(f.name for f in fields(Spec))
@@ -158,7 +165,7 @@ def _method(entry: Any) -> dict[str, Any]:
         raise ConfigError(f"{preset} has no fields to change, got {got}: remove them")
     if preset not in UNCOMPRESSED:
         spec(preset, **changes)
-    for name in ("ratio", "spatial", "channel"):
+    for name in ("ratio", *COMPACTNESS):
         if name in changes or name in changes.get("options", {}):
             raise ConfigError(f"sizes are keys of the grid, got {name} in {preset}: use ratios, net_ratios or like")
     quantize = _quantize(entry.get("quantize"), preset)
@@ -249,7 +256,8 @@ def _pairs(methods: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> Iterator
             continue
         if not sizes:
             raise ConfigError(
-                f"{method['label']} needs a size, got none: write ratios, net_ratios, bytes, latencies or like"
+                f"{method['label']} needs a size, got none: write ratios, net_ratios, bytes, latencies, "
+                "multiplications or like"
             )
         for size in sizes:
             if given in UNCOMPRESSED and size.kind in _OF_RATIOS:

@@ -51,7 +51,7 @@ def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
 
     Args:
         cell: Cell of a grid.
-        shape: Shape of one example, for a latency that has no ratio yet, and for rivals.
+        shape: Shape of one example, for multiplications, a latency that has no ratio yet, and rivals.
 
     Raises:
         ConfigError: The size is not possible; the message says what is.
@@ -63,10 +63,13 @@ def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
         return Resolved(net, *more)
     if cell.size is None:
         raise ConfigError(
-            "a preset that compresses needs a size, got none: write ratios, net_ratios, bytes, latencies or like"
+            "a preset that compresses needs a size, got none: write ratios, net_ratios, bytes, latencies, "
+            "multiplications or like"
         )
     if cell.size.kind == "latency":
         return Resolved(_sized(cell, Size("ratio", cell.size.ratio or ratio_of(cell, shape)), quantize, None), *more)
+    if cell.size.kind == "multiplications":
+        return Resolved(_counted(_key(_seeded(cell), {}), cell.size.value, tuple(shape)), *more)
     target = _target(net, cell.size, dense.stored_bytes)
     if cell.preset == NARROW:
         assert target is not None
@@ -102,8 +105,7 @@ def _sized(cell: Cell, size: Size, quantize: dict[str, Any], target: float | Non
     """A compressing recipe with the ratio and overrides that reach the size."""
     recipe, like = cell.recipe, size.value if size.kind == "like" else None
     changes = {} if isinstance(recipe.spec, str) else dict(recipe.spec)
-    # each seed draws other random offsets, unless the preset has a seed
-    spec = {"preset": recipe.preset, "seed": cell.seed, **changes}
+    spec = dict(_seeded(cell).spec)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if like and like["preset"] == recipe.preset and not changes:
         return replace(recipe, spec={**spec, **like})
     if target is None:
@@ -111,6 +113,13 @@ def _sized(cell: Cell, size: Size, quantize: dict[str, Any], target: float | Non
     ratio, fitted = _fit(_key(recipe, quantize), target, cell.tolerance)
     overrides = {**(recipe.overrides or {}), **fitted}
     return replace(recipe, spec={**spec, "ratio": ratio}, overrides=overrides or None)
+
+
+def _seeded(cell: Cell) -> Recipe:
+    """A compressing recipe in which each seed draws other random offsets, unless the preset has a seed."""
+    given = cell.recipe.spec
+    changes = {} if isinstance(given, str) else given
+    return replace(cell.recipe, spec={"preset": cell.preset, "seed": cell.seed, **changes})
 
 
 def _target(net: Recipe, size: Size, dense: int) -> float | None:
@@ -146,6 +155,12 @@ def _bytes_like(key: str) -> int:
     net, patterns, like = _opened(key)
     patterns.pop("overrides", None)
     return stored_bytes(_bare(net), spec=like, **patterns)
+
+
+@lru_cache(maxsize=256)
+def _counted(key: str, target: float, shape: tuple[int, ...]) -> Recipe:
+    """The recipe whose net has at most so many multiplications for one example."""
+    return within(_opened(key)[0], multiplications=target, shape=shape)[0]
 
 
 @lru_cache(maxsize=256)

@@ -27,7 +27,7 @@ from autosample.model.report import Report
 from autosample.system.machine import hardware
 from autosample.system.quiet import quiet
 from autosample.training import Classifier, FakeQuantize
-from autosample.training.callbacks import distances, learned_offsets
+from autosample.training.offset_log import distances, learned_offsets
 
 
 def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None, holdout: float) -> ClassificationData:
@@ -77,7 +77,12 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
         settings, options = arguments(cell, replace(resolved.recipe, **given))
         model, record = train(data, settings, tick=tick, logger=logger, **options, **parts)
     latency = measure_latency(model.net, data.input_shape) if cell.latency else None
-    described = {**record.settings, "data": cell.data, "data_args": cell.identity["data_args"], "fold": cell.fold}
+    described = {
+        **record.settings,
+        "data": cell.data,
+        "data_args": cell.identity.get("data_args", {}),
+        "fold": cell.fold,
+    }
     if given:  # the file of the teacher's weights is deleted
         described |= {"model_args": resolved.recipe.model_args, "teacher_epochs": cell.train["teacher_epochs"]}
     sizes = {"dense_bytes": resolved.dense_bytes, "dense_params": resolved.dense_params}

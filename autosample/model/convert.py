@@ -1,6 +1,5 @@
 """Converting a model: dense layers become compressed layers, in place or on a copy; harden them later."""
 
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, cast
@@ -17,6 +16,7 @@ from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
 from autosample.system.copying import copied
 from autosample.system.progress import tracked
+from autosample.system.warning import warn
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -85,10 +85,9 @@ def _warn_if_far(choices: list[Choice], bits: int) -> None:
     if abs(asked / stored - 1) > _FAR:
         whole = sum(choice.spec is None for choice in counted)
         small = f", as {whole} of {len(counted)} layers stay dense" if whole else ""
-        warnings.warn(
+        warn(
             f"a ratio of {weights / asked:.4g} was asked for and {weights / stored:.4g} is reached, offsets "
-            f"included{small}: the report tells the ratio of each layer",
-            stacklevel=4,
+            f"included{small}: the report tells the ratio of each layer"
         )
 
 
@@ -101,18 +100,14 @@ def _is_trained(model: nn.Module) -> bool:
 def _warn_of_weights(choices: list[Choice], warm_start: bool, dropped: bool) -> None:
     """Say what has become of trained weights."""
     if dropped and any(choice.spec is not None for choice in choices):
-        warnings.warn(
+        warn(
             "the model was trained, and the weights of its converted layers are dropped: pass warm_start=True to start "
-            "from them (--config recipe/from_pretrained), then train",
-            stacklevel=4,
+            "from them (--config recipe/from_pretrained), then train"
         )
     layers = [choice.layer for choice in choices if isinstance(choice.layer, Compressed)] if warm_start else []
     errors = [(layer.fit_error, layer.facts().dense) for layer in layers if layer.fit_error is not None]
     if errors and (mean := sum(e * n for e, n in errors) / sum(n for _, n in errors)) > _FAR:
-        warnings.warn(
-            f"the converted layers fit the weights with a relative error of {mean:.2f}: train the model before use",
-            stacklevel=4,
-        )
+        warn(f"the converted layers fit the weights with a relative error of {mean:.2f}: train the model before use")
 
 
 def _stored(layer: nn.Module, bits: int) -> tuple[float, int]:

@@ -114,7 +114,7 @@ class Recipe:
 #: Arguments of a `Classifier` that shape its model: `spec` names a preset, whose fields `ratio` and `spec_args` change.
 FLAT = (*(field.name for field in fields(Recipe)), "ratio", "spec_args")
 #: Arguments of a `Classifier` that become a ratio; none of them is kept.
-BUDGETS = ("bytes", "latency", "input")
+BUDGETS = ("bytes", "latency", "multiplications", "input")
 
 
 def _nested(args: Mapping[str, Any]) -> dict[str, Any]:

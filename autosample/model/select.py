@@ -1,7 +1,6 @@
 """Which layers of a model are converted, and with which spec. Patterns are exact names, `re:` expressions or types."""
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from autosample.sampling.sharing import root_ratios
 from autosample.sampling.sizing import settle
 from autosample.sampling.spec import Spec
 from autosample.sampling.spec import spec as make_spec
+from autosample.system.warning import warn
 
 Pattern = str | type[nn.Module]
 Override = None | str | Spec | Mapping[str, Any]
@@ -79,7 +79,7 @@ class _Patterns:
             if str(pattern) not in self.matched:
                 named = isinstance(pattern, str) and not pattern.startswith("re:")
                 near = f": {hint(str(pattern), known)}" if named else ""
-                warnings.warn(f"{self.what} pattern {pattern!r} matches no layer{near}", stacklevel=5)
+                warn(f"{self.what} pattern {pattern!r} matches no layer{near}")
 
     def warn_vain(self, choices: Iterable[Choice], wanted: Iterable[Pattern]) -> None:
         """Warn of patterns that ask for layers, all of which stay dense for a reason of their own."""
@@ -88,7 +88,7 @@ class _Patterns:
             found = [known[name] for name in self.matched.get(pattern, ())]
             if found and all(choice.spec is None for choice in found):
                 why = f"{found[0].name}: {found[0].reason}"
-                warnings.warn(f"{self.what} pattern {pattern!r} converts no layer ({why})", stacklevel=5)
+                warn(f"{self.what} pattern {pattern!r} converts no layer ({why})")
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -185,7 +185,7 @@ def _decide(name: str, layer: nn.Module, spec: Spec, change: Override, shared: M
     reason, fix = _obstacle(layer, shared)
     if not reason:
         own = spec.for_kind(kind_of(tuple(layer.weight.shape[2:])))  # pyright: ignore
-        reason = method_of(own).unfit(layer)
+        reason = method_of(own).unfit(layer, own)
     return Choice(name, layer, None if reason else spec, reason, fix)
 
 

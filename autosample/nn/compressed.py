@@ -115,8 +115,8 @@ class Compressed(ComputedWeight, Reported):
         raise NotImplementedError
 
     @classmethod
-    def unfit(cls, layer: nn.Module) -> str:
-        """Why this method cannot take over a layer, judged by its class; empty if it can."""
+    def unfit(cls, layer: nn.Module, spec: Spec) -> str:
+        """Why this method cannot take over a layer of this class and size, at the settings of `spec`; else empty."""
         return ""
 
     # --- becoming -------------------------------------------------------------------------------------------------
@@ -135,7 +135,10 @@ class Compressed(ComputedWeight, Reported):
 
         Raises:
             ConversionError: The layer has another type, or is already compressed.
+            SpecError: The layer is not fit for the spec.
         """
+        if not made_with and (why := cls.unfit(layer, spec)):
+            raise SpecError(why)
         weight = layer._parameters["weight"]
         assert weight is not None
         twin, before = twin_class(cls, type(layer)), _names(layer)

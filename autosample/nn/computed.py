@@ -1,12 +1,12 @@
 """The weight of a compressed layer as its users read it: computed from the stored numbers, so writing to it is lost."""
 
-import warnings
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from autosample.errors import ConversionError
+from autosample.system.warning import warn
 
 # An assigned weight that is fitted with a larger relative error is worth a warning.
 _FAR = 0.05
@@ -101,10 +101,9 @@ class ComputedWeight(nn.Module):
             )
         error = self.fit_(weight.detach())
         if error > _FAR:
-            warnings.warn(
+            warn(
                 f"the stored numbers fit the assigned weight with a relative error of {error:.2f}: train the layer, or "
-                "assign before convert_ and leave the layer dense",
-                stacklevel=3,
+                "assign before convert_ and leave the layer dense"
             )
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autosample.nn.facts import Operations
 from autosample.nn.kinds import KINDS, is_plain
 from autosample.nn.planning import layer_frame
 from autosample.nn.taps import seen_taps
@@ -146,6 +147,15 @@ def folded_plan(
         after.pool,
     )
     return timed(key, modules, dense, x.new_empty(()).expand(shape), dict.fromkeys(modules, saving))
+
+
+def folded_operations(folds: Folds, taps: int, counted: int, read: int, made: int) -> Operations:
+    """Operations of a layer with folds of so many taps; for the counts see `Compressed.operations`."""
+    # each block adds up the channel groups at every place of the input, then its filters see one group
+    places = read // (folds.channels * folds.groups)
+    products = made * taps * folds.columns
+    sums = places * folds.groups * folds.blocks * folds.columns * (folds.windows - 1)
+    return Operations(counted, products, products + sums)
 
 
 def _costs(layer: Any, folds: Folds, x: Tensor | None, frame: Frame | None) -> tuple[tuple[float, float], float]:

@@ -1,6 +1,7 @@
 """The torch classes whose weight can be compressed. To add a kind of layer, add a row."""
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 #: torch class → number of spatial axes
 KINDS: dict[type[nn.Module], int] = {
@@ -36,3 +37,10 @@ def is_plain(kind: type[nn.Module]) -> bool:
 def in_features(layer: nn.Module) -> int:
     """Channels of a layer's input."""
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels  # pyright: ignore
+
+
+def places(x: Tensor, axes: int) -> Float[Tensor, "b p c"]:
+    """The channels of the input of a layer with so many spatial axes, at every place: what an index learner reads."""
+    if axes == 0:
+        return x.reshape(x.shape[0] if x.dim() > 1 else 1, -1, x.shape[-1])
+    return x.reshape(-1, *x.shape[-1 - axes :]).flatten(2).transpose(1, 2)

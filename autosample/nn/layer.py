@@ -18,9 +18,9 @@ from autosample.coding.written import Rounding
 from autosample.errors import DAMAGED, ArtifactError, ConversionError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts, Operations
-from autosample.nn.folding import folded_plan, layer_folds, signs_of
+from autosample.nn.folding import folded_operations, folded_plan, layer_folds, signs_of
 from autosample.nn.graph import keep_in_graph
-from autosample.nn.kinds import in_features
+from autosample.nn.kinds import in_features, places
 from autosample.nn.planning import layer_task, reusable, summary_plan
 from autosample.nn.reading import read_geometry, read_spec
 from autosample.nn.running import Reuse
@@ -39,7 +39,6 @@ from autosample.sampling.rules import RULES, Lattice, LearnedOffsets, Offsets
 from autosample.sampling.sample import sample_weight
 from autosample.sampling.sizing import plan_geometry
 from autosample.sampling.spec import Spec
-from autosample.sampling.windows import Placement
 from autosample.system.checking import as_map, take
 from autosample.system.difference import relative_error
 
@@ -72,6 +71,11 @@ class SummaryLayer(Exact, Compressed):
     @classmethod
     def planned(cls, spec: Spec, shape: tuple[int, ...], bits: int = 32) -> int:
         return plan_geometry(spec, shape, bits).stored
+
+    @classmethod
+    def unfit(cls, layer: nn.Module, spec: Spec) -> str:
+        rule, filters = RULES[spec.rule], cast(Tensor, layer.weight).shape[0] // getattr(layer, "groups", 1)
+        return rule.unfit(spec.settings, filters) if issubclass(rule, Offsets) else ""
 
     def make(self, like: Tensor, name: str, geometry: Geometry | None = None) -> None:
         """Create summary, rule and selections.
@@ -133,7 +137,7 @@ class SummaryLayer(Exact, Compressed):
         if not self.offsets.watches_input:
             out = self._reuse.forward(self, args[0] if args else kwargs.get("input"))
             return super().forward(*args, **kwargs) if out is None else out
-        self.offsets.observe(self._places(args[0] if args else next(iter(kwargs.values()))))
+        self.offsets.observe(places(args[0] if args else next(iter(kwargs.values())), len(self.geometry.kernel)))
         out = super().forward(*args, **kwargs)
         self.offsets.forget()
         return out
@@ -141,14 +145,11 @@ class SummaryLayer(Exact, Compressed):
     def summary_in_use(self) -> Float[Tensor, "l q"]:
         """`Φ` as quantised; parameters of frozen rules stay in the graph."""
         summary = self.in_use("summary")
-        if self.training and torch.is_grad_enabled():
-            summary = keep_in_graph(summary, self._idle_parameters())
+        rule = self.offsets
+        if self.training and torch.is_grad_enabled() and rule.learned and rule.is_frozen:
+            # they are not used any more, but stay in the optimizer
+            summary = keep_in_graph(summary, [p for p in rule.parameters() if p.requires_grad])
         return summary
-
-    def _idle_parameters(self) -> list[Tensor]:
-        """Parameters of a frozen rule: they are not used any more, but stay in the optimizer."""
-        idle = self.offsets.learned and self.offsets.is_frozen
-        return [p for p in self.offsets.parameters() if p.requires_grad] if idle else []
 
     @property
     def sign_seed(self) -> Tensor | None:
@@ -170,13 +171,6 @@ class SummaryLayer(Exact, Compressed):
             return signs
         own = random_signs(seed, g.sampled, g.windows, self.summary.dtype)
         return own if signs is None else own * signs
-
-    def _places(self, x: Tensor) -> Float[Tensor, "b p c"]:
-        """The channels of the layer's input at every place: what an index learner reads."""
-        rank = len(self.geometry.kernel)
-        if rank == 0:
-            return x.reshape(x.shape[0] if x.dim() > 1 else 1, -1, x.shape[-1])
-        return x.reshape(-1, *x.shape[-1 - rank :]).flatten(2).transpose(1, 2)
 
     def reset_parameters(self) -> None:
         """Initialise like the torch twin: by the fan-in of the sampled filter, not by the summary's size."""
@@ -215,7 +209,8 @@ class SummaryLayer(Exact, Compressed):
         zeros = getattr(self.spec.settings, "zeros", 0.0)
         if self.offsets.movable and self.columns is None:
             self.offsets.assign(fit_offsets(windows, g, zeros=zeros))
-        fitted = fit_summary(windows, self.offsets(), g, columns=self.columns, factors=self.signs())
+        more = {"columns": self.columns, "factors": self.signs(), "pattern": self.offsets.pattern()}
+        fitted = fit_summary(windows, self.offsets(), g, **more)
         if zeros:
             fitted[: g.window] = 0
         self.summary.copy_(fitted.to(target))
@@ -224,7 +219,7 @@ class SummaryLayer(Exact, Compressed):
 
     def _hard_weight(self) -> Tensor:
         """The sampled filters at integer offsets, before any mixing."""
-        placement = Placement(self.offsets())
+        placement = self.offsets.hard_placement()
         summary = self.summary.to(torch.promote_types(self.summary.dtype, torch.float32))
         weight = sample_weight(summary, self.geometry, placement, columns=self.columns, factors=self.signs())
         return self.offsets.selection().weight(weight)
@@ -252,7 +247,9 @@ class SummaryLayer(Exact, Compressed):
         return self.offsets.followed() if self.offsets.learned else None
 
     def windows_on_summary(self) -> tuple[Tensor, int, int] | None:
-        return self.offsets(), self.geometry.window, self.geometry.length
+        return (
+            None if self.offsets.pattern() is not None else (self.offsets(), self.geometry.window, self.geometry.length)
+        )
 
     def rates(self) -> dict[int, float | None]:
         rates: dict[int, float | None] = {id(p): None for p in self.offsets.parameters()}
@@ -340,11 +337,7 @@ class SummaryLayer(Exact, Compressed):
         folds = layer_folds(self)
         if folds is None:
             return super().operations(counted, read, made)
-        # each block adds up the channel groups at every place of the input, then its filters see one group
-        places = read // (folds.channels * folds.groups)
-        products = made * self.geometry.taps * folds.columns
-        sums = places * folds.groups * folds.blocks * folds.columns * (folds.windows - 1)
-        return Operations(counted, products, products + sums)
+        return folded_operations(folds, self.geometry.taps, counted, read, made)
 
     def _whole(self) -> bool:
         """Whether the summary is the weight itself, as for a layer whose share holds all its weights."""

@@ -34,7 +34,7 @@ def reusable(layer: Any) -> str:
 def layer_task(layer: Any) -> Task | None:
     """The task of a convolution at its present offsets; `None` if offsets are not integers or share no work."""
     placement = layer.offsets.placement()
-    if placement.weights is not None or placement.base.is_meta:
+    if placement.weights is not None or placement.pattern is not None or placement.base.is_meta:
         return None
     return make_task(
         placement.base.expand(layer.geometry.sampled, layer.geometry.windows),

@@ -79,7 +79,7 @@ class SumProductLayer(Exact, Compressed):
         super().__init__(*args, spec=spec, **given)
 
     @classmethod
-    def unfit(cls, layer: nn.Module) -> str:
+    def unfit(cls, layer: nn.Module, spec: Spec) -> str:
         if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
             return "sum-product layers are convolutions along signals and images, and linear layers"
         return "" if is_plain(type(layer)) else f"{type(layer).__name__} has its own forward pass"
@@ -294,10 +294,10 @@ class SumProductLayer(Exact, Compressed):
     @classmethod
     def rebuilt(cls, layer: nn.Module, settings: Any, name: str) -> Compressed:
         got = take(as_map(settings, "settings"), "settings", ("spec", "products"))
-        products = as_int(got["products"], "products", 1)
-        if cls.unfit(layer):
-            raise ArtifactError(f"{cls.unfit(layer)}: {DAMAGED}")
-        made = cls.take_over(layer.to("meta"), read_spec(got["spec"]), name, products=products)
+        products, spec = as_int(got["products"], "products", 1), read_spec(got["spec"])
+        if why := cls.unfit(layer, spec):
+            raise ArtifactError(f"{why}: {DAMAGED}")
+        made = cls.take_over(layer.to("meta"), spec, name, products=products)
         made.harden_()
         return made
 

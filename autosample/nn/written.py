@@ -92,6 +92,7 @@ class SampledWeight(nn.Module):
         self.register_buffer("sign_seed", None if seed is None else seed.detach().cpu().clone())
         self.offsets = layer.offsets.stored_form()
         self.columns = None if layer.columns is None else Packed(layer.columns.table().cpu())
+        self.axes = getattr(layer.offsets, "axes", None)
 
     def steps(self) -> Float[Tensor, "*n"] | None:
         """If the weight is whole multiples of a step, or of one for each filter, these steps: `()` or `(N,)`."""
@@ -148,7 +149,8 @@ class SampledWeight(nn.Module):
     def _windows(
         self, g: Geometry, offsets: Int[Tensor, "n g"], summary: Float[Tensor, "l q"]
     ) -> Float[Tensor, "n g q w"]:
-        rows = (offsets.reshape(-1, 1) + torch.arange(g.window)).reshape(-1)
+        within = torch.arange(g.window) if self.axes is None else self.axes.pattern()
+        rows = (offsets.reshape(-1, 1) + within).reshape(-1)
         return summary.index_select(0, rows).view(g.sampled, g.windows, g.window, g.columns).transpose(2, 3)
 
     def forward(self, folded: bool = False) -> Float[Tensor, "n m *kernel"]:

@@ -27,10 +27,11 @@ def fit_summary(
     *,
     columns: Columns | None = None,
     factors: Float[Tensor, "n #g"] | None = None,
+    pattern: Int[Tensor, "w"] | None = None,
 ) -> Float[Tensor, "l q"]:
     """The summary closest to `windows` in the least-squares sense when they lie at `offsets` (overlap average).
 
-    Rows that no window covers are zero.
+    Rows that no window covers are zero. With a `pattern`, windows lie in these rows from their offsets on.
     """
     kept = geometry.to_windows(torch.ones_like(geometry.to_weight(windows)))  # zero where windows are cropped
     scale = (
@@ -38,14 +39,22 @@ def fit_summary(
         if factors is None
         else factors[:, :, None, None].expand_as(windows[..., :1, :1])
     )
-    total = _scatter(windows * scale * kept, offsets, geometry, columns)
-    count = _scatter(kept * scale.square(), offsets, geometry, columns)
+    total = _scatter(windows * scale * kept, offsets, geometry, columns, pattern)
+    count = _scatter(kept * scale.square(), offsets, geometry, columns, pattern)
     return torch.where(count > 0, total / count.clamp_min(1e-30), 0.0)
 
 
 def _scatter(
-    windows: Float[Tensor, "n g q w"], offsets: Int[Tensor, "n g"], geometry: Geometry, columns: Columns | None
+    windows: Float[Tensor, "n g q w"],
+    offsets: Int[Tensor, "n g"],
+    geometry: Geometry,
+    columns: Columns | None,
+    pattern: Int[Tensor, "w"] | None,
 ) -> Float[Tensor, "l q"]:
+    if pattern is not None:
+        rows = (offsets.unsqueeze(-1) + pattern).reshape(-1)
+        parts = windows.transpose(2, 3).reshape(-1, windows.shape[2])
+        return windows.new_zeros(geometry.length, windows.shape[2]).index_add(0, rows, parts)
     if columns is None:
         return scatter_windows(windows.flatten(0, 1), offsets.reshape(-1), geometry.length)
     count = offsets.shape[1]

@@ -35,7 +35,7 @@ class Moves(Exact):
     def __init__(self, folds: Folds, every: int, share: float, device: torch.device | None = None) -> None:
         super().__init__()
         self.folds, self.every, self.share, self.watching = folds, every, share, False
-        self._seen: Tensor | None = None
+        self._probe: Tensor | None = None  # zeros, whose gradient is that of the signs while they are watched
         self.register_buffer("gradient", torch.zeros(folds.filters, folds.windows, device=device))
         self.keep("frozen", torch.zeros((), device=device), 1)
         self.keep("present", folds.block(device), bits_for(folds.blocks))
@@ -54,7 +54,7 @@ class Moves(Exact):
     def freeze(self) -> None:
         """Blocks no longer change."""
         self.keep("frozen", torch.ones((), device=self.gradient.device), 1)
-        self.is_frozen, self.watching = True, False
+        self.is_frozen, self.watching, self._probe = True, False, None
 
     def notice(self) -> None:
         """See whether the buffers are those of a frozen layer, as in an average of models (EMA)."""
@@ -64,28 +64,25 @@ class Moves(Exact):
     def begin(self, step: int) -> bool:
         """Say which step begins; whether filters should move before it."""
         self.watching = not self.is_frozen and -(step + 1) % self.every < min(_WATCHED, self.every)
+        self._probe = torch.zeros_like(self.gradient).requires_grad_() if self.watching else None
         return not self.is_frozen and step > 0 and step % self.every == 0
 
     @property
     def watches(self) -> bool:
-        """Whether gradients of signs count now. A compiled graph cannot hand them over."""
-        return self.watching and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        """Whether gradients of signs count now."""
+        return self.watching and self.training and torch.is_grad_enabled()
 
     def watched(self, signs: Float[Tensor, "n g"]) -> Float[Tensor, "n g"]:
         """The signs of all windows; if this step is watched, their gradient will be seen."""
-        if not self.watches:
+        if not self.watches or self._probe is None:
             return signs
-        signs = signs.detach().requires_grad_()
-        signs.register_hook(self._see)
-        return signs
-
-    def _see(self, gradient: Tensor) -> None:
-        gradient = gradient.detach()
-        self._seen = gradient if self._seen is None else self._seen + gradient
+        return signs.detach() + self._probe.to(signs.dtype)  # not a hook: compiled graphs have none
 
     def seen(self) -> Tensor | None:
         """The gradient seen since the last call, to be added with `add`; `None` if there was none."""
-        found, self._seen = self._seen, None
+        if self._probe is None:
+            return None
+        found, self._probe.grad = self._probe.grad, None
         return found
 
     def add(self, gradient: Float[Tensor, "n g"]) -> None:

@@ -1,5 +1,7 @@
 """The sampling rule itself: `W[n, g, κ, q] = sign[n, g]·gain[n, g]·Φ[o[n, g] + κ, q]`."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,4 +40,4 @@ def sample_weight(
 def by_group(placement: Placement, length: int) -> Placement:
     """The same placement in a widened summary, in which window `g` reads from row `g·L` on."""
     shift = torch.arange(placement.base.shape[1], device=placement.base.device) * length
-    return Placement(placement.base + shift, placement.weights, placement.step, placement.hard)
+    return replace(placement, base=placement.base + shift)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autosample.coding.exact import Exact
 from autosample.coding.fixed import at_steps, from_steps, to_steps
 from autosample.coding.packing import pack_bits, unpack_bits
+from autosample.coding.straight import straight
 from autosample.sampling.folds import Folds, hadamard
 
 
@@ -93,8 +94,7 @@ class LearnedSigns(Exact):
         if self.signs:
             matrix = self.present()[..., 0].to(dtype) * 2 - 1
             if self.leaning is not None and not self.is_frozen:
-                leaning = self.leaning.to(dtype)
-                matrix = matrix + (leaning - leaning.detach())
+                matrix = straight(self.leaning.to(dtype), matrix)
         if self.share is not None:
             rows = torch.arange(1, self.folds.blocks + 1, device=self.device)
             matrix = matrix + at_steps(self.share.to(dtype))[:, None] * hadamard(rows, self.folds.windows, dtype)

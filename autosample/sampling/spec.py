@@ -229,8 +229,9 @@ def _check_rule(s: Spec) -> None:
     kind(**s.options)
     sizes = [name for name in COMPACTNESS if s.options.get(name)]
     if s.ratio is not None and sizes:
-        known_sizes = " and ".join(name for name in COMPACTNESS if name in known)
-        raise SpecError(f"pass either ratio ({s.ratio:g}) or the options {known_sizes}, got both: remove one")
+        of_rule = [name for name in COMPACTNESS if name in known]
+        told = ("option " if len(of_rule) == 1 else "options ") + " and ".join(of_rule)
+        raise SpecError(f"pass either ratio ({s.ratio:g}) or the {told}, got both: remove one")
     if s.options.get("zeros") and s.grid != "window":
         fail("zeros needs disjoint windows", f"grid {s.grid}", 'pass grid="window", as the preset kmeans does')
 

@@ -26,16 +26,22 @@ class Placement:
         step: Distance between those neighbours [summary rows].
         hard: Forward takes the neighbour with the largest weight; backward differentiates the mixture
             (straight-through), so that `∂W/∂weights[j]` is the window at neighbour `j`.
+        pattern: The rows of a window from its offset on, `(w,)`; `None` for consecutive ones.
+        corners: With a pattern, the distances of the neighbours, `(J,)`, in the place of `j·step`.
     """
 
     base: Int[Tensor, "n g"]
     weights: Float[Tensor, "n g j"] | None = None
     step: int = 1
     hard: bool = False
+    pattern: Int[Tensor, "w"] | None = None
+    corners: Int[Tensor, "j"] | None = None
 
 
 def cut_windows(summary: Float[Tensor, "l q"], placement: Placement, window: int) -> Float[Tensor, "n g q w"]:
     """Windows of `window` rows at `placement`; differentiable in the summary and in the weights."""
+    if placement.pattern is not None:
+        return _boxes(summary, placement, placement.pattern)
     filters, count = placement.base.shape
     base = placement.base.reshape(-1)
     if placement.weights is None:
@@ -44,6 +50,16 @@ def cut_windows(summary: Float[Tensor, "l q"], placement: Placement, window: int
         weights = placement.weights.reshape(filters * count, -1).to(summary.dtype)
         windows = _Blend.apply(summary, base, weights, window, placement.step, placement.hard)
     return windows.view(filters, count, summary.shape[1], window)
+
+
+def _boxes(summary: Float[Tensor, "l q"], placement: Placement, pattern: Int[Tensor, "w"]) -> Float[Tensor, "n g q w"]:
+    """Windows of rows that are not consecutive."""
+    rows = placement.base.unsqueeze(-1) + pattern
+    if placement.weights is None or placement.corners is None:
+        return summary[rows].transpose(2, 3)
+    weights = placement.weights.to(summary.dtype).unsqueeze(-1).unsqueeze(-1)
+    parts = [summary[rows + jump] * weights[:, :, j] for j, jump in enumerate(placement.corners)]
+    return torch.stack(parts).sum(0).transpose(2, 3)
 
 
 def multiplicity(offsets: Int[Tensor, "n g"], window: int, length: int) -> Int[Tensor, "l"]:

@@ -4,7 +4,6 @@ from autosample.system.extras import require
 
 require("train", "pytorch_lightning", "torchmetrics")
 
-from autosample.training.callbacks import OffsetLog as OffsetLog
 from autosample.training.callbacks import PredictionFile as PredictionFile
 from autosample.training.callbacks import SizeReport as SizeReport
 from autosample.training.checkpoints import WholeCheckpoints as WholeCheckpoints
@@ -14,4 +13,5 @@ from autosample.training.freezing import HardenSchedule as HardenSchedule
 from autosample.training.groups import parameter_groups as parameter_groups
 from autosample.training.module import Classifier as Classifier
 from autosample.training.moving import MoveFilters as MoveFilters
+from autosample.training.offset_log import OffsetLog as OffsetLog
 from autosample.training.quantizing import FakeQuantize as FakeQuantize

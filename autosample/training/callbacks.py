@@ -1,8 +1,7 @@
-"""Callbacks: checkpoints, the size report, a log of moved offsets, predictions."""
+"""Callbacks: checkpoints, the size report, logs of rates and of waiting, predictions."""
 
 import csv
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor, nn
 
 from autosample.errors import ConfigError
 from autosample.model.report import save_report
-from autosample.nn import compressed_layers
-from autosample.sampling import LearnedOffsets
-from autosample.training.freezing import progress, val_accuracy
-from autosample.training.groups import FAST
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -114,155 +107,8 @@ class WaitLog(pl.Callback):
             pl_module.log("train/data_wait", self._waited / (self._waited + self._worked), sync_dist=True)
 
 
-class OffsetLog(pl.Callback):
-    """Logs how learned offsets move [rows]: `offsets.csv`, and histograms to wandb.
-
-    `offsets.csv` has their distance from the start, and their speed: the mean path of an offset per optimizer step
-    since the entry before. Loggers get the accuracy on the validation data before offsets freeze, and 20 batches later
-    or at the epoch's end, as `val/acc_before_freeze` and `val/acc_after_freeze`.
-
-    Args:
-        every: Epochs between two entries.
-    """
-
-    def __init__(self, every: int = 1) -> None:
-        self.every = every
-        self.start: dict[str, Tensor] = {}
-        self._since: int | None = None  # batches since a freeze whose effect is not logged yet
-        self._forget(0)
-
-    def _forget(self, step: int) -> None:
-        """Begin an entry."""
-        self._paths: dict[str, Tensor] = {}
-        self._last: dict[str, Tensor] = {}
-        self._first = step
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"start": self.start, "since": self._since}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.start, self._since = state_dict["start"], state_dict.get("since")
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self.start:
-            self.start = learned_offsets(pl_module)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._forget(trainer.global_step)
-        self._follow(pl_module)
-
-    def _follow(self, module: nn.Module) -> None:
-        """Add the last step to the path of each layer's offsets."""
-        for name, now in soft_offsets(module).items():
-            if name in self._last:
-                self._paths[name] = self._paths.get(name, 0) + (now - self._last[name]).abs().mean()
-            self._last[name] = now
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if not self.start:
-            return
-        self._follow(pl_module)
-        if self._since is not None:
-            self._since += 1
-            if self._since == _SETTLED:
-                self._log_after(trainer, pl_module)
-        if any(not rule.is_frozen and progress(trainer) >= until for rule, until in _ends(pl_module)):
-            self._since = 0  # before the next step they freeze
-            _log(trainer, "val/acc_before_freeze", val_accuracy(trainer, pl_module))
-
-    def _log_after(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._since = None
-        _log(trainer, "val/acc_after_freeze", val_accuracy(trainer, module))
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._since:
-            self._log_after(trainer, pl_module)
-        if not self.start or trainer.current_epoch % self.every or trainer.fast_dev_run:  # pyright: ignore
-            return
-        steps = max(trainer.global_step - self._first, 1)
-        speeds = {name: float(path) / steps for name, path in self._paths.items()}
-        self._forget(trainer.global_step)
-        self._follow(pl_module)
-        fastest = max(speeds, key=speeds.__getitem__, default="")
-        if speeds and speeds[fastest] > FAST:
-            rank_zero_warn(
-                f"learned offsets diverge in epoch {trainer.current_epoch}: they move by {speeds[fastest]:.3g} rows a "
-                f'step in "{fastest}", and above a row nets do worse than with fixed ones: lower the option rate'
-            )
-        folder = run_folder(trainer)
-        if not trainer.is_global_zero:
-            return
-        rows, moved = [], {}
-        for name, found in distances(trainer, pl_module, self.start).items():
-            rows.append([trainer.current_epoch, name, *found.values(), speeds.get(name, 0.0)])
-            moved[name] = (learned_offsets(pl_module)[name] - self.start[name]).abs().float().flatten().numpy()
-        _append(folder / "offsets.csv", _HEADER, rows)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb  # Lightning's logger has imported it
-
-                logger.experiment.log({f"moved/{name}": wandb.Histogram(value) for name, value in moved.items()})
-
-
-_HEADER = ["epoch", "layer", "share_moved", "mean", "p10", "p50", "p90", "frozen", "speed"]
-# Batches after which batch norms' statistics are those of the frozen net.
-_SETTLED = 20
-
-
-def _log(trainer: pl.Trainer, name: str, value: float | None) -> None:
-    if value is not None:
-        for logger in trainer.loggers:
-            logger.log_metrics({name: value}, step=trainer.global_step)
-
-
-def _ends(module: nn.Module) -> list[tuple[LearnedOffsets, float]]:
-    """Learned offsets, each with the share of the training after which they freeze."""
-    layers = compressed_layers(module).values()
-    return [(rule, layer.learns_until) for layer in layers if isinstance(rule := _rule(layer), LearnedOffsets)]
-
-
-def _rule(layer: nn.Module) -> Any:
-    return getattr(layer, "offsets", None)
-
-
-def soft_offsets(module: nn.Module) -> dict[str, Tensor]:
-    """The real-valued offsets `(N, G)` [rows] of each layer that learns them now, by name."""
-    rules = {name: _rule(layer) for name, layer in compressed_layers(module).items()}
-    with torch.no_grad():
-        return {
-            name: rule.soft_offsets().clone()
-            for name, rule in rules.items()
-            if isinstance(rule, LearnedOffsets) and not rule.is_frozen
-        }
-
-
-def learned_offsets(module: nn.Module) -> dict[str, Tensor]:
-    """Integer offsets `(N, G)` of each layer that learns or has learned them, by name, on the CPU."""
-    found = {name: layer.learned_offsets() for name, layer in compressed_layers(module).items()}
-    return {name: offsets.cpu() for name, offsets in found.items() if offsets is not None}
-
-
-def distances(
-    trainer: pl.Trainer, module: nn.Module, start: Mapping[str, Tensor]
-) -> dict[str, dict[str, float | bool]]:
-    """Distance of learned offsets from `start`, by layer: share moved, mean and quantiles [rows], whether frozen."""
-    last, layers = progress(trainer, trainer.global_step - 1), compressed_layers(module)
-    found = {}
-    for name, offsets in learned_offsets(module).items():
-        distance = (offsets - start[name]).abs().float()
-        low, middle, high = torch.quantile(distance.flatten(), torch.tensor([0.1, 0.5, 0.9])).tolist()
-        found[name] = {
-            "share_moved": float((distance > 0).float().mean()),
-            "mean": float(distance.mean()),
-            "p10": low,
-            "p50": middle,
-            "p90": high,
-            "frozen": last >= layers[name].learns_until,  # as of the last step's start
-        }
-    return found
-
-
-def _append(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+def append_rows(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    """Add rows to a CSV file; a new file begins with the header."""
     fresh = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -295,7 +141,7 @@ class PredictionFile(BasePredictionWriter):
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         path.unlink(missing_ok=True)
         rows = [[i, names[c] if names else c, f"{p:.4f}"] for i, (c, p) in sorted(found.items())]
-        _append(path, ["index", "class", "probability"], rows)
+        append_rows(path, ["index", "class", "probability"], rows)
         print(f"predictions: {path}")
 
 

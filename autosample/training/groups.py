@@ -1,12 +1,12 @@
 """Parameter groups: decay for summaries and weights, no decay for norms and biases, own rates for offsets."""
 
-import warnings
 from typing import Any
 
 from torch import nn
 
 from autosample.nn import compressed_layers
 from autosample.sampling import LearnedOffsets
+from autosample.system.warning import warn
 
 #: speed above which learned offsets become chaotic, and do harm [rows a step]
 FAST = 1.0
@@ -53,10 +53,9 @@ def _warn_of_fast(model: nn.Module, lr: float) -> None:
     name = max(speeds, key=speeds.__getitem__, default="")
     if speeds and speeds[name] > FAST:
         rate = learned[name].options.rate or lr
-        warnings.warn(
+        warn(
             f"learned offsets should move by at most a row a step, got up to {speeds[name]:.3g} rows in "
-            f'"{name}" at rate {rate:g}: lower the option rate, or leave out the option unit if it is logit',
-            stacklevel=3,
+            f'"{name}" at rate {rate:g}: lower the option rate, or leave out the option unit if it is logit'
         )
 
 

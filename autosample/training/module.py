@@ -46,8 +46,9 @@ class Classifier(pl.LightningModule):
         spec: Preset that compresses the layers; `dense` compresses nothing.
         ratio: Dense weights per stored number, as in `Spec`.
         spec_args: More fields of `Spec`, such as `options`.
-        bytes, latency: Budgets instead of a ratio, as for `autosample.convert_`; latency is for one example on the CPU,
-            of the shape `input`. `hparams` and checkpoints hold the ratio that was found.
+        bytes, latency, multiplications: Budgets instead of a ratio, as for `autosample.convert_`; the last two are for
+            one example of the shape `input`, latency on the CPU. `hparams` and checkpoints hold the ratio, or the
+            products, that were found.
         include, exclude, overrides: Which layers, as for `autosample.convert_`.
         planned_bits: Bits per stored number after a later quantisation, as for `autosample.convert_`. It only affects
             sizes: it does not quantise.
@@ -115,6 +116,7 @@ class Classifier(pl.LightningModule):
         nan_policy: NanPolicy = "detect",
         bytes: float | None = None,
         latency: float | None = None,
+        multiplications: float | None = None,
         input: list[int] | None = None,
     ) -> None:
         super().__init__()

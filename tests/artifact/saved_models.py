@@ -1,14 +1,20 @@
 """Models to save, and what a fresh process does with them."""
 
+from pathlib import Path
+
 import timm
 from torch import nn
 
 import autosample
 import autosample.models
 
-# what a fresh process does with each folder: nothing of this test or of the training is there
-FRESH = """
-import json, sys
+# what a fresh process does with each folder: nothing of this test or of the training is there, but the net's class
+FRESH = f"""
+import sys
+sys.path.append({str(Path(__file__).parents[1])!r})
+"""
+FRESH += """
+import json
 from pathlib import Path
 import safetensors.torch, torch
 import autosample
@@ -19,7 +25,10 @@ torch.set_num_threads(1)
 wrong = {}
 for folder in map(Path, json.loads(sys.stdin.read())):
     expected = safetensors.torch.load_file(folder / "expected.bin")
-    model = autosample.load(folder)
+    factory = None
+    if json.loads((folder / "config.json").read_text())["model"]["kind"] == "factory":
+        from every_kind import EveryKind as factory
+    model = autosample.load(folder, factory=factory)
     with torch.no_grad(), execution("materialize"):
         y = model(expected.pop("x"))
     got = {"y": y, **{f"state.{k}": v.contiguous() for k, v in compact_state(model).items()}}

@@ -65,7 +65,7 @@ def test_a_diagonal_of_presets_quantisers_and_nets(saved, load_afresh):
 @pytest.mark.parametrize("net", ["m5", "soundnet8", "resnet18", "mobilenetv2_100"])
 def test_every_preset_and_quantiser(saved, load_afresh, net):
     folders = []
-    for preset in PRESETS:
+    for preset in (*PRESETS, "strassen"):
         model = make(net, preset)
         for how in QUANTISERS:
             folders.append(saved(quantised(copy.deepcopy(model), how), f"{preset}-{how}", torch.randn(INPUTS[net])))

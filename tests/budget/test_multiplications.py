@@ -147,7 +147,7 @@ def test_a_budget_of_multiplications_is_met(spec):
 
 def test_sizes_of_sum_product_layers_exclude_each_other():
     for options, kind, said in (
-        ({"ratio": 4, "options": {"products": 1}}, SpecError, "pass either ratio (4) or the options products"),
+        ({"ratio": 4, "options": {"products": 1}}, SpecError, "pass either ratio (4) or the option products"),
         (
             {"bytes": 5e4, "options": {"products": 1}},
             ConfigError,

@@ -171,3 +171,24 @@ def test_files_without_blocks_do_not_mention_them(tmp_path):
     autosample.save(model, tmp_path, factory=net)
     assert "vector" not in (tmp_path / "config.json").read_text()
     assert safetensors.torch.load_file(tmp_path / "model.safetensors")["0.numbers.codebook"].shape == (16,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vector", [4, 1])
+def test_a_layer_that_learns_codewords_can_be_compiled(vector):
+    """Steps of soft k-means end early where codewords have settled; a graph makes all of them, which changes little."""
+    from autosample.model.quantize import attach_quantizers
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer, x = nn.Sequential(nn.Linear(24, 16)), torch.randn(5, 24)
+    autosample.convert_(layer, "kmeans", ratio=4)
+    attach_quantizers(layer, 3, "codebook", vector=vector)
+    layer[0].start_levels("summary")
+    twin = copy.deepcopy(layer)
+    layer.compile(fullgraph=True, backend="aot_eager")
+    out, expected = layer(x), twin(x)
+    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
+    for result in (out, expected):
+        result.square().mean().backward()
+    torch.testing.assert_close(layer[0].summary.grad, twin[0].summary.grad, rtol=1e-2, atol=1e-4)

@@ -267,7 +267,7 @@ def test_autocast_and_half_precision(kind, dtype):
     ("kind", "phase"),
     [
         ("linear", TERNARY),
-        *(pytest.param(k, p, marks=pytest.mark.slow) for k in ("conv2d", "strided") for p in range(3)),
+        *(pytest.param(k, p, marks=pytest.mark.slow) for k in KINDS for p in range(3)),
     ],
 )
 def test_compile_fullgraph(kind, phase):
@@ -284,6 +284,28 @@ def test_compile_fullgraph(kind, phase):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["conv1d", "patches 1d", "linear"])
+def test_functional_call_and_vmap(kind):
+    """Per-example gradients, in one call."""
+    layer, x = lively(build(kind)), example(kind)
+    state = {name: p.detach() for name, p in layer.named_parameters()}
+
+    def loss(parameters, one):
+        return torch.func.functional_call(layer, parameters, (one[None],)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(state, x)
+    for name in state:
+        expected = torch.stack([torch.func.grad(loss)(state, one)[name] for one in x])
+        torch.testing.assert_close(each[name], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_meta_layers_have_a_shape_and_a_size():
+    layer = SumProductConv2d(8, 16, 3, device="meta", options={"products": 1})
+    assert layer.weight.shape == (16, 8, 3, 3)
+    assert all(tensor.is_meta for tensor in layer.stored().values())
+    assert layer.facts().stored == SumProductConv2d(8, 16, 3, options={"products": 1}).facts().stored
+
+
 def test_what_cannot_be_is_told_in_a_line():
     for make, said in (
         (lambda: SumProductConv2d(4, 8, 3), 'needs a size, got none: pass ratio=8 or options={"products": 1}'),
@@ -292,7 +314,7 @@ def test_what_cannot_be_is_told_in_a_line():
         (lambda: SumProductConv2d(4, 8, 3, options={"products": 1, "groups": 3}), "must divide the 4 channels"),
         (
             lambda: SumProductConv2d(4, 8, 3, ratio=2, options={"products": 1}),
-            "either ratio .2. or the options products",
+            "either ratio .2. or the option products",
         ),
         (lambda: SumProductConv2d(4, 8, 3, options={"products": 0}), "products must be a number above 0"),
         (lambda: SumProductConv2d(4, 8, 3, ratio=2, options={"ternary_at": 0.9, "freeze_at": 0.5}), "not be below"),

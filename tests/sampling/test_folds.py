@@ -155,7 +155,10 @@ def test_training_never_makes_the_weight(monkeypatch):
     ("changes", "message"),
     [
         ({"options": {"blocks": 0}}, "blocks must be"),
-        ({"options": {"blocks": 99}}, "blocks must be at most 16, the layer's filters, got 99"),
+        (
+            {"options": {"blocks": 99}},
+            "blocks must be at most 16, the filters of the layer or of its group, got 99: use fewer",
+        ),
         ({"options": {"overlap": -1}}, "overlap must be"),
         ({"options": {"overlap": 10}}, "overlap must be at most 9, the layer.s taps, got 10: use less"),
         ({"options": {"block": 2}}, 'no option "block": did you mean "blocks"'),
@@ -172,3 +175,14 @@ def test_copies_compute_the_same():
     layer = SummaryLinear(24, 36, spec="folded", ratio=4)
     x = torch.randn(5, 24)
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_more_blocks_than_filters_in_a_group_are_not_cut_silently():
+    """The layer stays dense for a reason, as at other impossible sizes; a layer on its own is refused."""
+    with pytest.raises(SpecError, match="blocks must be at most 8, the filters of the layer or of its group, got 9"):
+        SummaryConv2d(8, 16, 3, groups=2, spec="folded", ratio=2, options={"blocks": 9})
+    assert SummaryConv2d(8, 16, 3, groups=2, spec="folded", ratio=2, options={"blocks": 8}).folds.blocks == 8
+    net = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Conv2d(16, 16, 3, groups=2))
+    told = convert_(net, "folded", ratio=4, options={"blocks": 9}).rows
+    assert told[0].method == "folded"
+    assert told[1].note == "blocks must be at most 8, the filters of the layer or of its group, got 9: use fewer"

@@ -193,3 +193,20 @@ def test_averages_take_the_frozen_blocks():
     x = torch.randn(3, 16)
     assert torch.equal(average.eval()(x), model.eval()(x))
     assert torch.equal(harden_(average)(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch 2.15 looks at it
+@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_compiled_layers_move_the_same_filters(whole):
+    """Layers of their own and whole nets; a graph is compiled anew only when watching begins or ends."""
+    torch._dynamo.reset()
+    plain, compiled = net(), net()
+    for module in [compiled] if whole else [compiled[0], compiled[2]]:
+        module.compile(fullgraph=True, backend="aot_eager")
+    seen = []
+    with torch._dynamo.config.patch(recompile_limit=3, fail_on_recompile_limit_hit=True):
+        for model in (plain, compiled):
+            seen.append(train(model, 9, torch.optim.Adam(model.parameters(), lr=1e-2)))
+    assert len({tuple(chosen.tolist()) for chosen in seen[0]}) == 3
+    for mine, theirs in zip(*seen, strict=True):
+        assert torch.equal(mine, theirs)

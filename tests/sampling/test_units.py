@@ -10,7 +10,7 @@ import autosample
 from autosample import spec
 from autosample.errors import SpecError
 from autosample.models import create
-from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear, compressed_layers
+from autosample.nn import SummaryConv1d, SummaryConv2d, SummaryLinear, compressed_layers, kinds
 from autosample.sampling import RULES, Lattice, sample_weight
 
 LATTICE = Lattice(5, 3, 4000, 1)
@@ -134,7 +134,7 @@ def test_the_index_learner_is_the_papers_formula(unit, reads):
     second.bias.normal_()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     before, start = rule.routing.clone(), rule.start()
-    rule.observe(layer._places(x))
+    rule.observe(kinds.places(x, len(layer.geometry.kernel)))
     places = [[float(v) for v in x[b, :, i, j]] for b in range(2) for i in range(4) for j in range(5)]
     if reads == "pooled":
         places = [[sum(p[c] for p in places[20 * b : 20 * b + 20]) / 20 for c in range(3)] for b in range(2)]
@@ -171,7 +171,7 @@ def test_the_map_in_the_forward_pass_has_the_gradient_of_the_prediction():
             rule.learner[2].weight.normal_()
             rule.routing.copy_(rule.routing.clamp(1, layer.geometry.limit - 1) + 0.3)
         x = torch.randn(3, 4, 9, dtype=torch.float64)
-        rule.observe(layer._places(x))
+        rule.observe(kinds.places(x, len(layer.geometry.kernel)))
         steps = rule.routing if forward == "map" else rule._current.detach()
         weight = layer.dense_weight()
         check_weight(layer, weight, steps.detach())
@@ -186,7 +186,7 @@ def test_the_map_in_the_forward_pass_has_the_gradient_of_the_prediction():
     map_now, rule.routing = rule.routing, rule.routing + shift
     (by_offset,) = torch.autograd.grad(layer.dense_weight(), shift, upstream)
     rule.routing = map_now
-    again = rule._predicted(rule.learner, layer._places(made["map"][2]))
+    again = rule._predicted(rule.learner, kinds.places(made["map"][2], len(layer.geometry.kernel)))
     (expected,) = torch.autograd.grad(again, rule.learner[2].bias, by_offset)
     torch.testing.assert_close(through, expected)
 

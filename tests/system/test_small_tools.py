@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import time
+import types
 import warnings
 import xml.etree.ElementTree
 
@@ -77,6 +78,23 @@ def test_quiet_hides_what_it_names_and_restores_it(caplog):
         warnings.warn("hidden", UserWarning, stacklevel=1)
     with quiet(modules="nowhere"), pytest.warns(UserWarning, match="shown"):
         warnings.warn("shown", UserWarning, stacklevel=1)
+
+
+def module(name: str, code: str) -> types.ModuleType:
+    made = types.ModuleType(name)
+    exec(code, made.__dict__)
+    return made
+
+
+def test_warnings_point_at_the_line_of_the_user():
+    """Neither at ours nor at that of a library between, since the command line hides warnings about its lines."""
+    ours = module("autosample.made_up", "from autosample.system.warning import warn\ndef tell(): warn('told')")
+    library = module("torch.made_up", "def call(function): function()")
+    for call in (lambda: ours.tell(), lambda: library.call(ours.tell)):
+        with pytest.warns(UserWarning, match="^told$") as found:
+            call()
+        assert [warning.filename for warning in found] == [__file__]
+        assert found[0].lineno == call.__code__.co_firstlineno
 
 
 def test_the_machine(monkeypatch):

@@ -10,6 +10,7 @@ from autosample.sampling.rules.base import RuleOptions as RuleOptions
 from autosample.sampling.rules.categorical import CategoricalOffsets as CategoricalOffsets
 from autosample.sampling.rules.categorical import NearOffsets as NearOffsets
 from autosample.sampling.rules.conditioned import ConditionedOffsets as ConditionedOffsets
+from autosample.sampling.rules.epitome import EpitomeOffsets as EpitomeOffsets
 from autosample.sampling.rules.folded import FoldedOffsets as FoldedOffsets
 from autosample.sampling.rules.indexed import IndexedOffsets as IndexedOffsets
 from autosample.sampling.rules.interpolated import InterpolatedOffsets as InterpolatedOffsets
@@ -31,5 +32,6 @@ RULES: dict[str, type] = {
     "categorical": CategoricalOffsets,
     "assigned": AssignedOffsets,
     "indexed": IndexedOffsets,
+    "epitome": EpitomeOffsets,
     "strassen": SumProducts,
 }

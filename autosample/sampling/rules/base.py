@@ -28,8 +28,8 @@ from autosample.sampling.windows import Placement
 class Lattice:
     """The offsets that a rule may choose: `filters × windows` of them, multiples of `grid` up to `limit`.
 
-    A window covers `window` rows. `channels` and `groups` are `M` and the convolution groups of the layer, for rules
-    that select channels or blocks.
+    A window covers `window` rows. `channels`, `groups` and `kernel` are `M`, the convolution groups and the kernel of
+    the layer, for rules that need them.
     """
 
     filters: int
@@ -39,12 +39,13 @@ class Lattice:
     window: int = 1
     channels: int = 0
     groups: int = 1
+    kernel: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, geometry: Geometry, groups: int = 1) -> "Lattice":
         """The lattice of a layer."""
         g = geometry
-        return cls(g.sampled, g.windows, g.limit, g.grid, g.window, g.channels, groups)
+        return cls(g.sampled, g.windows, g.limit, g.grid, g.window, g.channels, groups, g.kernel)
 
     @property
     def choices(self) -> int:
@@ -161,6 +162,9 @@ class Offsets(Exact):
     #: whether a file says which neighbour of its start a window is at, and not its offset
     near = False
 
+    #: what `trace` counts: `rows`, `changes` of a choice, `shares` of a second fold, or a learner's `numbers`
+    unit = "rows"
+
     anchor: Tensor
     moves: Moves | None
     mixture: Mixture | None
@@ -220,6 +224,11 @@ class Offsets(Exact):
         """Take what `keep_most` has chosen. Rules without selections ignore it."""
 
     @classmethod
+    def unfit(cls, options: Any, filters: int) -> str:
+        """Why these settings do not fit a layer with so many filters in a convolution group; empty if they do."""
+        return ""
+
+    @classmethod
     def sizes(cls, spec: Any, bare: Geometry) -> Geometry | None:
         """The geometry that a spec gives to a layer, if this rule sizes its summary itself; `bare` has shapes only."""
         return None
@@ -231,6 +240,18 @@ class Offsets(Exact):
     def followed(self) -> Int[Tensor, "n g"]:
         """What a log of a learned rule follows: its integer offsets."""
         return self()
+
+    def trace(self) -> Tensor | None:
+        """What learns now, as a log of its speed follows it: numbers in `unit`. `None` if nothing does."""
+        return None
+
+    def pattern(self) -> Int[Tensor, "w"] | None:
+        """The rows of a window from its offset on, if they are not consecutive."""
+        return None
+
+    def hard_placement(self) -> Placement:
+        """The windows at the integer offsets."""
+        return Placement(self(), pattern=self.pattern())
 
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
         """Move to these offsets, as near as the rule can, for a warm start. Fixed rules ignore it."""

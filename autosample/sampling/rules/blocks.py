@@ -64,18 +64,23 @@ class BlockOffsets(Offsets):
         return Shared(self.lattice)
 
     @classmethod
+    def unfit(cls, options: BlockOptions, filters: int) -> str:
+        if (options.blocks or 1) <= filters:
+            return ""
+        got = options.blocks
+        return f"blocks must be at most {filters}, the filters of the layer or of its group, got {got}: use fewer"
+
+    @classmethod
     def sizes(cls, spec: Any, bare: Geometry) -> Geometry:
         """The geometry for a spec: channel groups first, then overlap, then windows that filters share.
 
         Raises:
-            SpecError: The layout is `flat`, or there are more blocks than filters, more windows than channels, or more
-                windows that overlap than taps.
+            SpecError: The layout is `flat`, or there are more windows than channels, or more windows that overlap than
+                taps.
         """
         if spec.layout == "flat":
             raise SpecError("folded windows lie along the taps, got layout='flat': leave layout out")
         options, n, m, k = spec.settings, bare.filters, bare.channels, bare.taps
-        if (options.blocks or 1) > n:
-            raise SpecError(f"blocks must be at most {n}, the layer's filters, got {options.blocks}: use fewer")
         if (options.overlap or 1) > k:
             raise SpecError(f"overlap must be at most {k}, the layer's taps, got {options.overlap}: use less")
         if (spec.windows or 1) > m:

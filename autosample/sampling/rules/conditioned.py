@@ -38,6 +38,7 @@ class ConditionedOffsets(BlockOffsets):
 
     Options: ClassVar[type[RuleOptions]] = ConditionedOptions
     options: ConditionedOptions
+    unit = "numbers"
 
     def __init__(
         self,
@@ -52,6 +53,12 @@ class ConditionedOffsets(BlockOffsets):
         if (folds := self.folds()) is not None:
             experts = min(self.options.experts, order(lattice.windows))
             self.mixture = Mixture(folds, experts, self.options.hidden, device)
+
+    def trace(self) -> Tensor | None:
+        mixture = self.mixture
+        if mixture is None or not mixture.learns:
+            return None
+        return torch.cat([mixture.reader.flatten(), mixture.chooser.flatten()])
 
     def reset_parameters(self) -> None:
         if self.mixture is not None and self.mixture.learns:

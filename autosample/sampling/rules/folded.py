@@ -93,6 +93,7 @@ class FoldedOffsets(BlockOffsets):
             if signs or second:
                 self.signs = LearnedSigns(folds, signs, second, device)
             self.learned = self.moves is not None or signs
+            self.unit = "changes" if self.learned else "shares"
 
     @staticmethod
     def _usual(name: str, folds: Folds) -> Tensor:
@@ -143,6 +144,12 @@ class FoldedOffsets(BlockOffsets):
         if self.signs is not None:
             return from_bits(self.signs.present())
         return from_bits(self._bits("assignment"))[:, None]
+
+    def trace(self) -> Tensor | None:
+        if self.learned:
+            return None if self.is_frozen else self.followed()
+        share = None if self.signs is None else self.signs.share
+        return share if isinstance(share, nn.Parameter) else None
 
     def freeze(self) -> None:
         """Keep the present blocks and signs, and stop learning them."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from autosample.coding.straight import straight
 from autosample.sampling.checks import check_whole
 from autosample.sampling.rules.base import Lattice, Offsets, RuleOptions
 from autosample.sampling.rules.interpolated import between_neighbours, logit_of, rows_per_logit
@@ -77,15 +78,20 @@ class IndexedOffsets(LearnedOffsets):
         super().__init__(lattice, options, seed=seed, device=device)
         self.patches = Patches(lattice, self.options.patch)
         self.range = self.patches.whole
-        start = self._patch_start()
-        self.register_buffer("routing", start / lattice.grid)
-        self.register_buffer("centre", logit_of(start.to(self.routing.dtype), self.range))
+        routing, centre = self._begun(self._patch_start())
+        self.register_buffer("routing", routing)
+        self.register_buffer("centre", centre)
         self.channels = in_channels
         self.learner = self._new_learner() if in_channels else None
         self._current: Tensor | None = None
 
     def _patch_start(self) -> Int[Tensor, "p g"]:
         return start_offsets(self.range, self.options.start, self.seeded_with, self.anchor.device)
+
+    def _begun(self, start: Int[Tensor, "p g"]) -> tuple[Tensor, Tensor]:
+        """The routing map and its logits, if windows are at these offsets."""
+        routing = start / self.lattice.grid
+        return routing, logit_of(start.to(routing.dtype), self.range)
 
     def start(self) -> Int[Tensor, "n g"]:
         return self.patches.spread(self._patch_start())
@@ -107,9 +113,9 @@ class IndexedOffsets(LearnedOffsets):
 
     @torch.no_grad()
     def assign(self, offsets: Int[Tensor, "n g"]) -> None:
-        first = offsets[:: self.patches.count].clamp(max=self.range.last)
-        self.routing.copy_(first / self.lattice.grid)
-        self.centre.copy_(logit_of(first.to(self.centre.dtype), self.range))
+        routing, centre = self._begun(offsets[:: self.patches.count].clamp(max=self.range.last))
+        self.routing.copy_(routing)
+        self.centre.copy_(centre)
         if self.learner is not None:
             self.learner = self._new_learner()
 
@@ -125,11 +131,14 @@ class IndexedOffsets(LearnedOffsets):
 
     def _predicted(self, learner: nn.Sequential, places: Float[Tensor, "b p c"]) -> Float[Tensor, "n g"]:
         """Offsets [grid steps]."""
-        x = places.to(next(learner.parameters()).dtype)
-        moved = learner(x.mean(1, keepdim=True) if self.options.reads == "pooled" else x)
-        shift = moved * (self._rows / rows_per_logit(self.range))
+        shift = self._moved(learner, places) * (self._rows / rows_per_logit(self.range))
         share = torch.sigmoid(self.centre.reshape(-1) + shift).mean((0, 1))
         return share.view_as(self.routing) * (self.range.choices - 1)
+
+    def _moved(self, learner: nn.Sequential, places: Float[Tensor, "b p c"]) -> Float[Tensor, "b p o"]:
+        """The learner's outputs, at all places or, pooled, at one."""
+        x = places.to(next(learner.parameters()).dtype)
+        return learner(x.mean(1, keepdim=True) if self.options.reads == "pooled" else x)
 
     def forget(self) -> None:
         """Drop the prediction of the last batch."""
@@ -142,13 +151,14 @@ class IndexedOffsets(LearnedOffsets):
     def soft_offsets(self) -> Float[Tensor, "n g"]:
         return self.patches.spread(self.routing * self.lattice.grid)
 
+    def _steps_now(self) -> Tensor:
+        """What a step uses: the map; in training its value with the prediction's gradient, or the prediction."""
+        if self._current is None or self.options.forward == "batch":
+            return self.routing if self._current is None else self._current
+        return straight(self._current.to(self.routing.dtype), self.routing)
+
     def soft_placement(self) -> Placement:
-        steps = self.routing
-        if self._current is not None:
-            # the map's value with the prediction's gradient, or the prediction
-            learned = self.routing + (self._current - self._current.detach())
-            steps = learned if self.options.forward == "map" else self._current
-        return between_neighbours(self.patches.spread(steps, self.lattice.grid), self.lattice)
+        return between_neighbours(self.patches.spread(self._steps_now(), self.lattice.grid), self.lattice)
 
     @classmethod
     def chosen_bits(cls, options: IndexedOptions, lattice: Lattice) -> int:

@@ -96,6 +96,9 @@ class LearnedOffsets(Offsets):
         """The offsets as they are learned now, real-valued if the rule has such [rows]."""
         return self.hard_offsets().float()
 
+    def trace(self) -> Tensor | None:
+        return None if self.is_frozen else self.soft_offsets()
+
     def speed(self, rate: float) -> float:
         """The most that a step of Adam at this rate moves an offset [rows]; 0 if there is no such bound."""
         return 0.0
