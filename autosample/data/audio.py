@@ -1,6 +1,5 @@
 """Base of the audio sets: clips of one length, decoded once and cached, augmented on the device."""
 
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,6 +21,7 @@ from autosample.data.spectrum import LogMel
 from autosample.data.splits import Examples
 from autosample.data.workers import PlannedBatches
 from autosample.errors import DataError
+from autosample.system.warning import warn
 
 
 @dataclass
@@ -205,10 +205,9 @@ class AudioData(ClassificationData):
             self._read(first)
         except DataError as error:
             self._unreadable = str(error)
-        warnings.warn(
+        warn(
             f"sounds that could not be read: {int(bad.sum())} of {len(bad)}; they are left out; the first: "
-            f"{self._unreadable}",
-            stacklevel=2,  # of this file: the command line hides warnings about Lightning's
+            f"{self._unreadable}"
         )
         train, test = (rows[~bad[rows]] for rows in (examples.train, examples.test))
         val = None if examples.val is None else examples.val[~bad[examples.val]]

@@ -144,7 +144,8 @@ def list_source(
         clips = AudioCSV(str(source.parent), source.name, fold=fold, allow_outside=allow_outside).clips
         val, test = (clips.test, []) if clips.val is None else (clips.val, clips.test)
         rows = {"train": clips.train, "val": val, "test": test}
-        listed = {part: [(str(clips.paths[i]), clips.labels[i]) for i in rows[part]] for part in rows if rows[part]}
+        labels = [label for label in clips.labels if isinstance(label, int)]  # without a separator, all are numbers
+        listed = {part: [(str(clips.paths[i]), labels[i]) for i in rows[part]] for part in rows if rows[part]}
         names = clips.class_names
     else:
         require_folder([source], "a folder with one folder per class, or a CSV table,")

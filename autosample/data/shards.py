@@ -3,7 +3,6 @@
 import json
 import os
 import tarfile
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from autosample.data.files import is_file, reason, shown
 from autosample.errors import DataError
 from autosample.system.files import write_json
 from autosample.system.progress import tracked
+from autosample.system.warning import warn
 
 #: timm's name of the index
 INDEX = "_info.json"
@@ -175,10 +175,7 @@ def read_part(root: Path, part: str, shards: Sequence[Shard], skip: bool) -> tup
         raise DataError(f"{shown(root)} must have shards with examples of {part}, got none: make them again")
     if bad:
         left = "unknown" if any(shard.count is None for shard in shards) else lost
-        warnings.warn(
-            f"shards that are missing or cut short: {len(bad)}; examples left out: {left}; the first: {bad[0]}",
-            stacklevel=1,  # of this file: the command line hides warnings about Lightning's
-        )
+        warn(f"shards that are missing or cut short: {len(bad)}; examples left out: {left}; the first: {bad[0]}")
     order = np.argsort(rows[:, NUMBER], kind="stable")
     places = np.stack([np.repeat(np.arange(len(paths)), counts[:, 0]), rows[:, START], rows[:, SIZE]], 1)
     return paths, places[order], rows[order, LABEL]
