@@ -52,6 +52,7 @@ def quantised(model: nn.Module, how: str) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_a_diagonal_of_presets_quantisers_and_nets(saved, load_afresh):
     folders = []
     for i, (preset, how, net, changes) in enumerate(DIAGONAL):

@@ -127,7 +127,8 @@ def test_sum_products_of_resnet_18_are_those_of_the_poster(products, patch, mult
 PATCHES = {"preset": "strassen", "options": {"patch": 2}}
 
 
-@pytest.mark.parametrize("spec", ["strassen", *(pytest.param(s, marks=pytest.mark.slow) for s in (PATCHES, "folded"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["strassen", PATCHES, "folded"])
 def test_a_budget_of_multiplications_is_met(spec):
     model, asked = digitnet(), 150_000 if spec == "strassen" else 3_000_000 if spec == "folded" else 100_000
     result = autosample.convert_(model, spec, multiplications=asked, example=X)

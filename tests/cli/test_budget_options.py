@@ -71,7 +71,8 @@ def test_multiplications(fit, tmp_path):
     assert report["total"]["multiplications"] == report["budget"]["reached"] == known.budget.reached <= 3e6
 
 
-@pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("goes_on", [False, True])
 def test_multiplications_become_products(fit, autosample, tmp_path, goes_on):
     """And a run that goes on, or a test of it, has the same net."""
     options = ("--model.spec_args", '{"options": {"patch": 2}}')

@@ -138,6 +138,7 @@ def test_as_a_process():
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_the_last_run_goes_on_and_the_first_one_begins(fit, tmp_path):
     """One command for both, as torchrun and Slurm start it again and again."""
     words = ("--name=again", "--ckpt_path=last")

@@ -196,7 +196,8 @@ def test_averages_take_the_frozen_blocks():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch 2.15 looks at it
-@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False])
 def test_compiled_layers_move_the_same_filters(whole):
     """Layers of their own and whole nets; a graph is compiled anew only when watching begins or ends."""
     torch._dynamo.reset()

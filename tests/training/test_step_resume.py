@@ -59,8 +59,8 @@ QUICK = [
 ]
 # before and after the step in which offsets freeze
 QUICK += [("dfsnet", 6), ("nes, all of the paper", 7)]
-# before signs freeze, between ternary and frozen entries, and with an average of levels that have started
-QUICK += [("learned signs", 4), ("sum-product", 4), ("average of levels", 6)]
+# before signs freeze, and with an average of levels that have started
+QUICK += [("learned signs", 4), ("average of levels", 6)]
 
 
 @pytest.fixture
