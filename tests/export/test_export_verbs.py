@@ -92,6 +92,7 @@ def test_export_of_levels(folder, capsys, tmp_path):
     assert "times the stored" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_export_with_int8_arithmetic(folder, capsys, tmp_path):
     out = tmp_path / "a.onnx"
     call = ["export", str(folder / "images"), "--format", "onnx-int8", "--calibrate", str(folder), "--compare", "false"]

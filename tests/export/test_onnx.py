@@ -119,6 +119,7 @@ def test_no_tensor_is_larger_than_what_is_stored(tmp_path):
     assert max(torch.Size(shape).numel() for shape in tensors.values()) <= max(largest, 48 * 64)
 
 
+@pytest.mark.slow
 def test_int8_keeps_numbers_that_lie_on_a_grid(tmp_path):
     model, x = small_net("image", "wsnet")
     for layer in model:
@@ -142,9 +143,8 @@ def test_int8_is_smaller_and_near(tmp_path):
     assert TOLERANCE < small.error < 0.1
 
 
-@pytest.mark.parametrize(
-    ("method", "kind"), [pytest.param("linear", "image", marks=pytest.mark.slow), ("codebook", "signal")]
-)
+@pytest.mark.parametrize(("method", "kind"), [("linear", "image"), ("codebook", "signal")])
+@pytest.mark.slow
 def test_quantised_models_stay_small_and_exact(method, kind, tmp_path):
     model, x = small_net(kind, "autosample", ratio=4)
     autosample.quantize_(model, 4, method=method, rest="fp16")
@@ -164,6 +164,7 @@ def test_a_net_of_many_small_layers_stays_compact_when_quantised(bits, tmp_path)
     assert done.bytes <= 1.15 * done.stored_bytes + 40_000
 
 
+@pytest.mark.slow
 def test_dense_on_request(tmp_path):
     model, x = small_net("signal", "wsnet", ratio=16)
     for given in (model, autosample.deploy(model, x, measure=False)):

@@ -14,7 +14,7 @@ import torch
 
 from autosample.artifact.checkpoint import load_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.ddp]
+pytestmark = pytest.mark.slow
 
 EPOCHS = 3
 # see docs/many-devices.md
