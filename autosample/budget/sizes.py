@@ -77,9 +77,8 @@ def fit_budget(
     if search.miss(best) > search.enough and not rules.get("overrides"):
         for point in search.jump():
             layers = compressed_layers(search.convert(point.ratio))
-            held = {
-                name: layer.held() for name, layer in layers.items() if name
-            }  # a lone layer has no name to override
+            # a lone layer has no name to override
+            held = {name: layer.held() for name, layer in layers.items() if name}
             smooth = _Search(search.model, spec, target_bytes, tolerance, {**rules, "overrides": held}, quantize)
             with contextlib.suppress(ConfigError):  # these layers may not become as small as the target
                 if held and search.miss(again := smooth.best()) < search.miss(best):
@@ -142,10 +141,14 @@ class _Search:
         over = point.cost / self.target - 1
         return math.inf if self.tolerance is None and over > 0 else abs(over)
 
+    @cached_property
+    def points(self) -> list[Point]:
+        """The points of a bisection; it ends early if one is near enough."""
+        return narrow(self.size, self.target, *self.bracket, step=_STEP, enough=lambda p: self.miss(p) < _NEAR)
+
     def best(self) -> Point:
         """The point of a bisection that comes nearest to the target."""
-        points = narrow(self.size, self.target, *self.bracket, step=_STEP, enough=lambda p: self.miss(p) < _NEAR)
-        return min(points, key=self.miss)
+        return min(self.points, key=self.miss)
 
     def jump(self) -> tuple[Point, Point]:
         """The points just beyond the jump that contains the target, where the model stores too little, and before it.
@@ -153,7 +156,7 @@ class _Search:
         Strides and offsets reach the target from the first one, folds from the second: their filters can share windows,
         but with fewer columns they cannot store more than a window for each filter.
         """
-        points = [*self.bracket, *narrow(self.size, self.target, *self.bracket, step=_STEP)]
+        points = [*self.bracket, *self.points]
         before = max((p for p in points if p.cost > self.target), key=lambda p: p.ratio, default=points[0])
         return smallest(points, self.target), before
 

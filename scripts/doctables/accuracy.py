@@ -39,8 +39,8 @@ def quickstart_line() -> str:
     rows = {row["method"]: row for row in read("quickstart/results.json")["rows"]}
     ours, dense = rows["folded"], rows["dense"]
     return (
-        f"The quickstart's `folded` net has {ours['accuracy_percent']:.1f} % accuracy (dense: "
-        f"{dense['accuracy_percent']:.1f} %), {ours['stored_bytes']:,} bytes ({dense['stored_bytes']:,}) and takes "
+        f"The quickstart's `folded` net has {ours['accuracy_percent']:.2f} % accuracy (dense: "
+        f"{dense['accuracy_percent']:.2f} %), {ours['stored_bytes']:,} bytes ({dense['stored_bytes']:,}) and takes "
         f"{ours['latency_ms']:.2f} ms ({dense['latency_ms']:.2f} ms); {source(read('quickstart/about.json'))}"
     )
 
