@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autosample.errors import SpecError, hint
-from autosample.nn.folding import folded_forward
+from autosample.nn.folding import folded_forward, trains_from_weight
 from autosample.nn.planning import layer_frame, layer_task, reusable
 from autosample.reuse import fused, ops
 from autosample.reuse.layer import in_autocast
@@ -93,6 +93,8 @@ class Reuse:
             return folded_forward(layer, x)
         wanted = _way.get()
         if wanted == "materialize":
+            return None
+        if wanted == "auto" and trains_from_weight(layer, x):
             return None
         if (out := folded_forward(layer, x)) is not None or reusable(layer):
             return out

@@ -11,7 +11,7 @@ from torch import Tensor
 from autosample.reuse.deployed import Deployed
 from autosample.reuse.layer import in_autocast
 from autosample.reuse.schedule import Frame
-from autosample.sampling.folds import LAST, Folds, add_up, convolve, multiply
+from autosample.sampling.folds import LAST, Folds, convolve, multiply, multiply_maps
 from autosample.sampling.mixture import Mixture, mean_maps, mean_rows
 from autosample.sampling.selection import IN_ORDER, Selection, repeated
 
@@ -20,13 +20,13 @@ from autosample.sampling.selection import IN_ORDER, Selection, repeated
 Way = Literal["grouped", "last", "product"]
 
 
-def ways(frame: Frame, folds: Folds) -> list[Way]:
+def ways(frame: Frame) -> list[Way]:
     """The ways that a convolution can take."""
     found: list[Way] = ["grouped"]
     if len(frame.kernel) > 1:
         found.append("last")
     one = all(k == 1 for k in frame.kernel) and all(pair == (0, 0) for pair in frame.padding)
-    if one and all(s == 1 for s in frame.stride) and folds.even:
+    if one:
         found.append("product")
     return found
 
@@ -167,12 +167,7 @@ class FoldedMaps(Folded):
         )
 
     def _product(self, x: Float[Tensor, "b c *size"], matrix: Tensor) -> Float[Tensor, "b n *size"]:
-        folds = self.folds
-        blocks = folds.groups * folds.blocks
-        sums = add_up(x, matrix, folds).reshape(x.shape[0], blocks, folds.columns, -1)
-        filters = self.placed(sums.dtype)[0].reshape(blocks, folds.largest, folds.columns).to(sums.dtype)
-        y = (filters @ sums).reshape(x.shape[0], folds.filters, *x.shape[2:])
-        return y if self.bias is None else y.add_(self.bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2)))
+        return multiply_maps(x, *self.placed(x.dtype), matrix, self.folds, self.frame.stride)
 
     def extra_repr(self) -> str:
         f, s = self.folds, self.frame

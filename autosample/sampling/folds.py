@@ -154,9 +154,38 @@ def convolve(
     """
     run = (F.conv1d, F.conv2d, F.conv3d)[filters.dim() - 3]
     sums = add_up(x, matrix, folds)
-    sums = sums.contiguous(memory_format=LAST[sums.dim()]) if last else sums
+    if last:
+        sums, filters = (t.contiguous(memory_format=LAST[t.dim()]) for t in (sums, filters))
     y = run(sums, filters, bias, stride, padding, dilation, folds.groups * folds.blocks)
     return folds.gather(y, 1)
+
+
+def multiply_maps(
+    x: Float[Tensor, "batch c *size"],
+    filters: Float[Tensor, "p q *one"],
+    bias: Float[Tensor, " p"] | None,
+    matrix: Float[Tensor, "*r b g"],
+    folds: Folds,
+    stride: tuple[int, ...],
+) -> Float[Tensor, "batch n *out"]:
+    """The same for kernels of one tap without padding, as a product of matrices; the result keeps the layout of `x`."""
+    if any(step > 1 for step in stride):
+        x = x[(slice(None), slice(None), *(slice(None, None, step) for step in stride))]
+    if folds.groups == 1 and _channels_last(x):
+        y = multiply(x.movedim(1, -1), filters.flatten(1), None, matrix, folds).movedim(-1, 1)
+        return y if bias is None else y + folds.gather(bias, 0).to(y.dtype).view(-1, *[1] * (x.dim() - 2))
+    blocks = folds.groups * folds.blocks
+    sums = add_up(x, matrix, folds).reshape(x.shape[0], blocks, folds.columns, -1)
+    y = filters.to(sums.dtype).reshape(blocks, folds.largest, folds.columns) @ sums
+    y = y.reshape(x.shape[0], blocks * folds.largest, *x.shape[2:])
+    y = y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2))
+    return folds.gather(y, 1)
+
+
+def _channels_last(x: Tensor) -> bool:
+    if x.dim() not in LAST or torch._C._are_functorch_transforms_active():
+        return False
+    return not x.is_contiguous() and x.is_contiguous(memory_format=LAST[x.dim()])
 
 
 def multiply(
