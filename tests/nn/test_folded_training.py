@@ -1,4 +1,4 @@
-"""How layers with folds compute in training: as products, with channels last, or from the weight; with equal results."""
+"""How layers with folds compute in training: as products, with channels last, or from the weight; results are equal."""
 
 import pytest
 import torch
