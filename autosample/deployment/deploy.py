@@ -19,6 +19,8 @@ from autosample.errors import ConversionError
 from autosample.model.convert import harden_
 from autosample.nn import Compressed, execution
 from autosample.reuse import fused
+from autosample.reuse.deployed import Deployed
+from autosample.reuse.max_pool import use_fast_pools
 from autosample.system.calling import trying
 from autosample.system.copying import copied
 from autosample.system.tables import Printed, make_table
@@ -104,6 +106,9 @@ def deploy(
     chains, inputs = find_chains(fast, example), layer_inputs(fast, example)
     dense = copied(fast) if measure else None
     planned = plan_layers(fast, chains, inputs, measure=measure, fuse=fuse)
+    on_cpu = any(t.device.type == "cpu" for t in tree_leaves(example) if isinstance(t, Tensor))
+    if fuse and on_cpu and any(isinstance(m, Deployed) for m in planned[0].modules()):
+        use_fast_pools(planned[0])
     ways = [*with_shortcuts(*planned), planned]
     fast, rows = ways[0]
     error = checked_error(expected, outputs(fast, example))
@@ -111,7 +116,6 @@ def deploy(
         if any(row.plan.kind != "dense" for row in rows):
             ways.append(plan_layers(dense, chains, inputs, measure=measure, fuse=fuse, dense=True))
         fast, rows = fastest(ways, example, expected)
-    on_cpu = any(t.device.type == "cpu" for t in tree_leaves(example) if isinstance(t, Tensor))
     object.__setattr__(
         fast, "deployment", Deployment(tuple(rows), error, *sizes, fused.missed() if on_cpu and fuse else "")
     )

@@ -14,14 +14,12 @@ from torch import Tensor, library, nn
 from autosample.reuse.planner import MARGIN
 from autosample.reuse.timings import remembered, signature
 from autosample.system.timing import time_in_turn
-from autosample.system.tracing import keep_whole
+from autosample.system.tracing import is_exporting, keep_whole
 
 Pool = nn.MaxPool1d | nn.MaxPool2d
 # Below this, intermediate results stay in the cache anyway [bytes].
 _LARGE = 4 << 20
 _SIZES = (1, 2, 4)
-# torch 2.6 cannot distinguish an export from a compilation
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def _chain(
@@ -90,7 +88,7 @@ class ConvInParts(nn.Module):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         if input.dim() == len(self.conv.kernel_size) + 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
-        plain = (input.requires_grad and torch.is_grad_enabled()) or _is_exporting()
+        plain = (input.requires_grad and torch.is_grad_enabled()) or is_exporting()
         if plain or torch.is_autocast_enabled(input.device.type):
             return self.whole(input)
         return conv_in_parts(*self._arguments(input), self.size)

@@ -26,7 +26,7 @@ from autosample.reuse.task import Task
 from autosample.system.machine import instructions
 
 _FOLDER = Path(__file__).parent / "csrc"
-_SOURCES = ("folded_linear.cpp", "norm_pool.cpp", "window_conv.cpp")
+_SOURCES = ("folded_linear.cpp", "max_pool.cpp", "norm_pool.cpp", "window_conv.cpp")
 _HEADERS = ("adjoint.h", "narrow.h", "pages.h", "program.h", "segments.h", "select.h", "simd.h", "tile.h")
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
 _loading = threading.Lock()
@@ -54,6 +54,7 @@ def _why_not() -> str:
         register_flop_formula(torch.ops.autosample.window_conv)(_flops)
         library.register_fake("autosample::folded_linear", _fake_linear)
         register_flop_formula(torch.ops.autosample.folded_linear)(_linear_flops)
+        library.register_fake("autosample::max_pool2d", _fake_pool)
     except Exception as error:  # a library from elsewhere can fail in any way
         return one_line(error)[:300]
     return ""
@@ -110,6 +111,12 @@ def _flops(x_shape, bank_shape, rows_shape, factors, bias, program, *more: Any, 
 
 def _fake_linear(x, bank, bias, program):
     return x.new_empty(x.shape[0], program[4])
+
+
+def _fake_pool(x, frame):
+    kernel, stride, padding = frame[:2], frame[2:4], frame[4:]
+    sides = [(x.shape[2 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
+    return x.new_empty(*x.shape[:2], *sides)
 
 
 def _linear_flops(x_shape, bank_shape, bias, program, *, out_shape: Any, **kwargs: Any) -> int:

@@ -1,6 +1,11 @@
-"""What `torch.fx` sees of a module."""
+"""What `torch.fx` sees of a module, and whether something traces."""
 
 from typing import Any
+
+import torch
+
+# torch 2.6 cannot distinguish an export from a compilation
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def keep_whole(module: Any) -> None:

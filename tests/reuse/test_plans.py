@@ -79,6 +79,17 @@ def test_the_kernel_in_bfloat16(case: Case) -> None:
     assert relative_error(run_fused(case, x), case.dense()) < 1e-2
 
 
+def bfloat16_is_right() -> bool:
+    """Whether torch convolves in bfloat16: oneDNN does not where a processor has AVX-512, but no bf16 instructions."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 1, 5).bfloat16(), torch.randn(72, 1, 1).bfloat16()
+    return (
+        relative_error(torch.nn.functional.conv1d(x, weight), torch.nn.functional.conv1d(x.double(), weight.double()))
+        < 1e-2
+    )
+
+
+@pytest.mark.skipif(not bfloat16_is_right(), reason="torch's own convolutions in bfloat16 are wrong on this processor")
 @settings(often, max_examples=40)
 @given(cases())
 def test_operators_in_bfloat16(case: Case) -> None:

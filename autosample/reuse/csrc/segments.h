@@ -22,23 +22,39 @@ struct Rows {
   }
 };
 
-template <int kRows, int kVectors>
+// Where segments go: to the rows from which windows are added up.
+struct InRows {
+  static constexpr bool kRowByRow = false;  // so a tile's input stays in the first-level cache
+  float* out;
+  const std::vector<int64_t>& at;
+
+  template <int kRows, int kVectors>
+  void put(int64_t row, int64_t column, const Vec (&sum)[kRows][kVectors]) const {
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) store(out + at[row + r] + column + v * kLanes, sum[r][v]);
+    }
+  }
+};
+
+// Taps and columns are at least one.
+template <int kRows, int kVectors, typename Out>
 void segment_tile(const float* panel, const float* x, int64_t row_x, const std::vector<Term>& taps, int64_t plane,
-                  int64_t columns, float* out, const int64_t* at) {
+                  int64_t columns, int64_t row, int64_t column, const Out& out) {
   Vec sum[kRows][kVectors] = {};
-  for (const Term& tap : taps) {
-    const float* from = x + tap.phase * plane + tap.shift;
-    for (int64_t q = 0; q < columns; ++q, from += row_x, panel += kPanel) {
+  const Term* tap = taps.data();
+  do {
+    const float* from = x + tap->phase * plane + tap->shift + column;
+    int64_t q = columns;
+    do {
       Vec value[kVectors];
       for (int v = 0; v < kVectors; ++v) value[v] = kept(load(from + v * kLanes));
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kVectors; ++v) sum[r][v] += panel[r] * value[v];
       }
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) store(out + at[r] + v * kLanes, sum[r][v]);
-  }
+      from += row_x, panel += kPanel;
+    } while (--q > 0);
+  } while (++tap != taps.data() + taps.size());
+  out.put(row, column, sum);
 }
 
 // How far apart the signed sums of a tile are; not a multiple of the cache's sets.
@@ -47,45 +63,50 @@ inline int64_t sum_plane(const Program& p, int64_t plane) { return plane * p.inp
 // Part of the bank that stays in the second-level cache while a tile goes by [floats].
 constexpr int64_t kBank = 32 * 1024;
 
-// Rows `from` to `to` of all segments; `first` is the row of the bank with which these begin.
-struct Part {
-  int64_t first, from, to;
-};
-
-template <int kVectors>
-void segment_column(const float* bank, Part part, const Program& p, const float* x, int64_t row_x, int64_t plane, int phase,
-                    float* out, const Rows& rows) {
-  for (int64_t row = part.from; row < part.to; row += kTileRows) {
-    const int64_t at = part.first + row;
-    const float* panel = bank + at / kPanel * kPanel * p.depth() + at % kPanel;
-    segment_tile<kTileRows, kVectors>(panel, x, row_x, p.taps[phase], plane, p.columns, out, rows.at.data() + row);
-  }
-}
-
-inline void segment_rows(const float* bank, Part part, const Program& p, const float* x, int64_t row_x, int64_t plane,
-                         float* out, const Rows& rows, int64_t count) {
+// Calls `visit(column, vectors)` for the tiles of so many columns.
+template <typename F>
+void for_columns(int64_t count, const F& visit) {
   int64_t vectors = (count + kLanes - 1) / kLanes;
-  for (int64_t start = 0; vectors > 0;) {
+  for (int64_t column = 0; vectors > 0;) {
     // four vectors are two and two: one alone leaves the multipliers waiting
     const int take = vectors == 4 ? 2 : static_cast<int>(std::min<int64_t>(vectors, kTileVectors));
-    for (int phase = 0; phase < p.phases; ++phase) {
-      float* to = out + phase * rows.plane + start;
-      if (take == 3) segment_column<3>(bank, part, p, x + start, row_x, plane, phase, to, rows);
-      if (take == 2) segment_column<2>(bank, part, p, x + start, row_x, plane, phase, to, rows);
-      if (take == 1) segment_column<1>(bank, part, p, x + start, row_x, plane, phase, to, rows);
-    }
-    start += take * kLanes;
+    visit(column, take);
+    column += take * kLanes;
     vectors -= take;
   }
 }
 
-// All segments, whose first is row `first` of the bank.
-inline void segments(const float* bank, int64_t first, const Program& p, const float* x, int64_t row_x, int64_t plane,
-                     float* out, const Rows& rows, int64_t count) {
+// The segments of a phase whose first is row `first` of the bank, for `count` columns.
+template <typename Out>
+void segments(const float* bank, int64_t first, const Program& p, const float* x, int64_t row_x, int64_t plane, int phase,
+              int64_t count, const Out& out) {
+  auto tile = [&](int64_t row, int64_t column, int vectors) {
+    const int64_t at = first + row;
+    const float* panel = bank + at / kPanel * kPanel * p.depth() + at % kPanel;
+    const auto& taps = p.taps[phase];
+    if (vectors == 3) segment_tile<kTileRows, 3>(panel, x, row_x, taps, plane, p.columns, row, column, out);
+    if (vectors == 2) segment_tile<kTileRows, 2>(panel, x, row_x, taps, plane, p.columns, row, column, out);
+    if (vectors == 1) segment_tile<kTileRows, 1>(panel, x, row_x, taps, plane, p.columns, row, column, out);
+  };
+  if (Out::kRowByRow) {
+    for (int64_t row = 0; row < p.rows; row += kTileRows) {
+      for_columns(count, [&](int64_t column, int vectors) { tile(row, column, vectors); });
+    }
+    return;
+  }
   const int64_t most = std::max<int64_t>(kBank / p.depth() / kPanel, 1) * kPanel;
   for (int64_t from = 0; from < p.rows; from += most) {
-    const Part part{first, from, std::min(from + most, p.rows)};
-    segment_rows(bank, part, p, x, row_x, plane, out, rows, count);
+    for_columns(count, [&](int64_t column, int vectors) {
+      for (int64_t row = from; row < std::min(from + most, p.rows); row += kTileRows) tile(row, column, vectors);
+    });
+  }
+}
+
+// All segments, each phase in its own plane of rows.
+inline void segments(const float* bank, int64_t first, const Program& p, const float* x, int64_t row_x, int64_t plane,
+                     float* out, const Rows& rows, int64_t count) {
+  for (int phase = 0; phase < p.phases; ++phase) {
+    segments(bank, first, p, x, row_x, plane, phase, count, InRows{out + phase * rows.plane, rows.at});
   }
 }
 

@@ -108,6 +108,50 @@ void write_channel(const Program& p, const Recipe& r, const float* windows, cons
   }
 }
 
+// Whether filters are the segments themselves, in their order, so that these can go to the output at once.
+inline bool are_segments(const Program& p, const Selection& s) {
+  if (!p.folds || !p.passes.empty() || p.phases > 1 || p.pool > 1 || s.factors || p.last.size() > 1) return false;
+  if (p.last[0].row || p.last[0].shift) return false;
+  for (int64_t b = 0; b < p.folds; ++b) {
+    const Range filters = filters_of(p, s, 0, b);
+    for (int64_t n = filters.from; n < filters.to; ++n) {
+      if (s.rows[n] != n - filters.from) return false;
+    }
+  }
+  return true;
+}
+
+// Where segments go that are filters: to the output, with all that `Select` does. Columns are those of one run.
+template <typename T>
+struct InMap {
+  static constexpr bool kRowByRow = true;  // memory is written faster in a few streams
+  Range filters;
+  int64_t size, count;  // of an output channel, and of the tile
+  const float* bias;
+  Vec floor;
+  More<T> more;
+  T* y;
+
+  InMap(const Program& p, const Selection& s, Range filters, const Run& run, int64_t size, More<T> more, T* y)
+      : filters(filters), size(size), count(run.count), bias(s.bias), floor((p.relu ? 0.f : -__builtin_inff()) - Vec{}),
+        more(more + run.to), y(y + run.to) {}
+
+  template <int kRows, int kVectors>
+  void put(int64_t row, int64_t column, const Vec (&sum)[kRows][kVectors]) const {
+    const int64_t rows = std::min<int64_t>(kRows, filters.to - filters.from - row);
+    for (int r = 0; r < rows; ++r) {
+      const int64_t n = filters.from + row + r;
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t at = n * size + column + v * kLanes, left = std::min<int64_t>(count - column - v * kLanes, kLanes);
+        if (left <= 0) break;
+        Vec value = bias ? sum[r][v] + bias[n] : sum[r][v];
+        if (more.at) value += more.get(at, static_cast<int>(left));
+        store_as(y + at, maximum(value, floor), static_cast<int>(left));
+      }
+    }
+  }
+};
+
 struct Select {
   int64_t terms, size;
   std::vector<int64_t> at;

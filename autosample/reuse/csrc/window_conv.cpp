@@ -49,6 +49,7 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
   const int64_t block = rows.plane * p.phases, plane_x = p.columns * row_x, margin = rows.length;
   const int64_t apart = sum_plane(p, plane_x);
   const Select select(p, s, rows, block);
+  const bool alike = are_segments(p, s);
   const int64_t image_in = p.channels * p.groups * p.dim_h * p.dim_w;
   const int64_t image_out = s.filters_out * (p.pool > 1 ? p.pooled() : p.out_h * p.out_w);
   at::parallel_for(0, batch * p.groups * tiles, grain((tile + p.halo) * column_work(p)), [&](int64_t begin, int64_t end) {
@@ -70,7 +71,14 @@ void run_wide(const Program& p, const Selection& s, const float* bank, const T* 
                       from_sums.data());
           }
         }
+        const bool at_once = alike && runs.size() == 1 && !runs[0].from && runs[0].count == count;
         for (int64_t b = 0; b < p.folds; ++b) {  // a block's bank and sums stay in the first-level cache
+          if (at_once) {
+            const InMap<T> out(p, s, filters_of(p, s, 0, b), runs[0], select.size, more + image * image_out,
+                               y + image * image_out);
+            segments(bank, b * p.rows, p, input + b % p.sums() * apart, row_x, plane_x, 0, count, out);
+            continue;
+          }
           segments(bank, b * p.rows, p, input + b % p.sums() * apart, row_x, plane_x, sums, rows, count + p.halo_sum);
           window_sums(p, sums, rows, count);
           select(p, s, filters_of(p, s, 0, b), sums, runs, line, more + image * image_out, y + image * image_out);
