@@ -15,6 +15,8 @@ from autosample.errors import DataError
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP", "GIF", "JPEG2000", "AVIF")
 # a longer strip would become huge when its short side is scaled to the model's
 _LONGEST = 1000
+# files up to this size are read at once [bytes]
+_SMALL = 4 << 20
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
@@ -47,7 +49,9 @@ def open_image(path: str | Path, mode: str = "RGB", limits: Limits = DEFAULT, up
     require_file(path, limits.max_bytes)
     # by its path, Pillow would map some files into memory, and scramble TIFFs that must be turned
     with _Bounded(path) as raw:
-        return decode_image(raw, path, mode, limits, upright)
+        # Pillow reads a few bytes at a time
+        whole = io.BytesIO(raw.read()) if raw.length <= _SMALL else raw
+        return decode_image(whole, path, mode, limits, upright)
 
 
 def decode_image(

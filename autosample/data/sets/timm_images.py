@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autosample.data.base import ClassificationData, Loader, refuse_img_size, require_at_least
 from autosample.data.files import DEFAULT, Limits
+from autosample.data.normalising import with_joined_steps
 from autosample.data.pictures import Joined, PictureBatches
 from autosample.data.resident import BatchPlan
 from autosample.data.splits import Examples
@@ -132,7 +133,8 @@ class TimmImages(ClassificationData):
 
     def _timm(self, **options: Any) -> Callable[..., Tensor]:
         try:
-            return create_transform(self.input_shape, mean=self.mean, std=self.std, **options)  # pyright: ignore
+            made: Any = create_transform(self.input_shape, mean=self.mean, std=self.std, **options)  # pyright: ignore
+            return with_joined_steps(made)
         except (AssertionError, KeyError, ValueError, TypeError, IndexError) as error:
             words = f"{type(error).__name__}: {one_line(error)[:80]}"
             raise DataError(
