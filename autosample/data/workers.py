@@ -21,6 +21,7 @@ from autosample.system.warning import warn
 
 # examples in a row that cannot be read and that others take the place of; timm has the same number
 _MOST_IN_A_ROW = 10
+# NumPy's global generator in `seeded`
 _OWN = np.random.MT19937()
 T = TypeVar("T")
 
@@ -150,18 +151,19 @@ class TensorBatches(PlannedBatches):
 def seeded(*parts: int) -> Iterator[None]:
     """In the block, random numbers of Python, NumPy and torch (on the CPU) depend only on `parts`."""
     # timm draws from the global generators. NumPy's is replaced: copies of its state take as long as all the rest
-    python, numpy, torch_s = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()  # noqa: NPY002
+    shared: Any = np.random  # stubs do not know these functions
+    states = random.getstate(), shared.get_bit_generator(), torch.get_rng_state()
     seed = mixed_seed(*parts)
     random.seed(seed)
-    np.random.set_bit_generator(_OWN)  # noqa: NPY002
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    shared.set_bit_generator(_OWN)
+    shared.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_bit_generator(numpy)  # noqa: NPY002
-        torch.set_rng_state(torch_s)
+        random.setstate(states[0])
+        shared.set_bit_generator(states[1])
+        torch.set_rng_state(states[2])
 
 
 class FileBatches(PlannedBatches):

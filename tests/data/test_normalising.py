@@ -24,7 +24,9 @@ def test_the_numbers_are_those_of_the_steps(options, mode):
         expected = steps(image)
     with seeded(1):
         got = joined(image)
-    assert torch.equal(got, expected) and got.is_contiguous() and got.dtype == torch.float32
+    assert torch.equal(got, expected)
+    assert got.is_contiguous()
+    assert got.dtype == torch.float32
 
 
 def test_generators_go_on_after_a_seeded_block():
