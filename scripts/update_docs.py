@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from doctables import accuracy, planes, records, scaling, speed
+from doctables import accuracy, methods, planes, records, scaling, speed
 
 
 def example() -> str:
@@ -34,6 +34,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "quickstart:figure": accuracy.quickstart_figure,
     },
     "docs/speed.md": {"reuse": speed.reuse_table, "growth": speed.growth_figure, "steps": speed.steps_table},
+    "docs/strassen.md": {"strassen": methods.strassen_table},
     "docs/runtimes.md": {"runtimes": speed.runtimes_table},
     "docs/scaling.md": {"allreduce": scaling.allreduce_table, "scaling": scaling.scaling_table},
 }

@@ -56,8 +56,13 @@ def kept_ablations() -> list[Path]:
 
 
 def compared() -> list[Path]:
-    """The same without the ablation of the README's picture, which repeats runs of another one."""
-    return [folder for folder in kept_ablations() if folder.name != "overview"]
+    """Those that compare `autosample` with others; the ablation of the README's picture repeats runs of another one."""
+    return [folder for folder in kept_ablations() if folder.name != "overview" and _has_flagship(folder)]
+
+
+def _has_flagship(folder: Path) -> bool:
+    found = json.loads((folder / "results.json").read_text())
+    return any(_method(row["method"]) == "autosample" for row in found["rows"])
 
 
 def summary() -> str:
