@@ -149,8 +149,8 @@ def _example(model: nn.Module, preprocessing: dict[str, Any], shape: list[int] |
     if shape is None:
         known = getattr(model, "pretrained_cfg", {}).get("input_size", ())
         shape = list(preprocessing.get("input_size") or known)
-        if len(shape) == 3 and any(isinstance(m, nn.Conv1d) for m in model.modules()):
-            shape = [shape[0], shape[2]]  # timm wants a height of signals
+        if len(shape) == 3 and shape[1] == 1 and any(isinstance(m, nn.Conv1d) for m in model.modules()):
+            shape = [shape[0], shape[2]]  # timm wants a height of signals; images may meet a Conv1d too, as in ECA nets
     if not shape or min(shape) < 1:
         raise ExportError(f"export needs the shape of an input, got {shape}: pass --input 3 224 224")
     return torch.randn(batch, *shape)

@@ -5,9 +5,11 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from torch import nn
 
 import autosample
 from autosample.artifact import load_any
+from autosample.cli.export import _example
 from autosample.cli.main import main
 from autosample.data.inputs import read_input, read_inputs
 from autosample.export import onnx_runner
@@ -140,3 +142,12 @@ def test_a_comparison_leaves_out_what_is_too_large(folder, capsys, monkeypatch):
     compared = compare_runtimes(model, torch.randn(1, 1, 8, 8), rounds=2, budget=0.1)
     assert "onnx int8 weights" in compared.sides
     assert "onnx" not in compared.sides
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [((1, 1, 64), (2, 1, 64)), ((3, 8, 8), (2, 3, 8, 8))], ids=["signal", "image"]
+)
+def test_the_example_of_a_net_with_a_conv1d_has_the_shape_of_its_inputs(size, shape):
+    net = nn.Conv1d(1, 1, 3)  # nets of images have some too: ECA's attention
+    net.pretrained_cfg = {"input_size": size}
+    assert _example(net, {}, None, 2).shape == shape
