@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autosample.model.convert import densify as densify
     from autosample.model.convert import densify_ as densify_
     from autosample.model.convert import harden_ as harden_
+    from autosample.model.norms import renew_norms_ as renew_norms_
     from autosample.model.quantize import quantize_ as quantize_
     from autosample.model.report import Report as Report
     from autosample.model.report import report as report
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "convert", "convert_", "densify", "densify_", "deploy", "export_onnx", "export_pt2", "from_pretrained", "harden_",
-    "load", "push_to_hub", "quantize_", "report", "save", "spec",
+    "load", "push_to_hub", "quantize_", "renew_norms_", "report", "save", "spec",
     "Report", "Spec", "PRESETS", "AutosampleError",
 ]  # fmt: skip
 
@@ -40,6 +41,7 @@ _HOMES = {
     "autosample.deployment.deploy": ("deploy",),
     "autosample.export": ("export_onnx", "export_pt2"),
     "autosample.model.convert": ("densify", "densify_", "harden_"),
+    "autosample.model.norms": ("renew_norms_",),
     "autosample.model.quantize": ("quantize_",),
     "autosample.model.report": ("Report", "report"),
     "autosample.sampling.spec": ("PRESETS", "Spec", "spec"),

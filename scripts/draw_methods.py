@@ -7,6 +7,7 @@ the bundled digits with and without the penalty of Deep k-Means: two minutes on 
 import copy
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from autosample.experiments.drawing import WIDTH, drawn, plain_log
 from autosample.experiments.labels import End, label_ends
 from autosample.experiments.run import train
 from autosample.system.files import write_json
+from autosample.system.machine import hardware
 from autosample.system.quiet import quiet
 
 OUT = Path(__file__).parents[1] / "results" / "methods"
@@ -34,6 +36,7 @@ PUBLISHED = [
     (1, 2, 3.11e6, 1.18e9), (2, 2, 3.73e6, 2.36e9), (6, 2, 6.21e6, 7.06e9),
 ]  # fmt: skip
 LAYER, CODEWORDS = "layer3.0.conv2", 12
+RATIO = 20  # of the clustered nets
 PENALTY = {"strength": 0.1, "form": "indicator", "start": 0.3, "every": 1, "ratio": 500}
 
 
@@ -94,16 +97,17 @@ def rows_of(net: nn.Module) -> torch.Tensor:
     return rows / rows.square().mean().sqrt()
 
 
-def clustered(net: nn.Module, data: Digits) -> tuple[float, float]:
-    """Test accuracy of the dense net, and after k-means of all layers but the ends."""
-    scores = []
+def clustered(net: nn.Module, data: Digits) -> dict[str, float]:
+    """Test accuracy of the dense net, after k-means of all layers but the ends, and with renewed norms."""
     small = copy.deepcopy(net)
     with quiet():
-        autosample.convert_(small, "kmeans", ratio=PENALTY["ratio"], warm_start=True)
-    for model in (net, small):
+        autosample.convert_(small, "kmeans", ratio=RATIO, warm_start=True)
+    renewed = autosample.renew_norms_(copy.deepcopy(small), data.train_dataloader())
+    scores = {}
+    for name, model in (("dense", net), ("clustered", small), ("renewed", renewed)):
         right = [(model.eval()(x).argmax(1) == y).float() for x, y in data.test_dataloader()]
-        scores.append(float(torch.cat(right).mean()))
-    return scores[0], scores[1]
+        scores[name] = float(torch.cat(right).mean())
+    return scores
 
 
 @torch.no_grad()
@@ -124,7 +128,7 @@ def draw_kmeans() -> None:
             rows, accuracy = rows_of(model.net), clustered(model.net, data)
             clusters = Clusters.of(rows, CODEWORDS)
             lost = float(clusters.residual(rows).square().sum() / rows.square().sum())
-            told[name] = {"error": lost, "dense": accuracy[0], "clustered": accuracy[1]}
+            told[name] = {"error": lost, **accuracy}
             panel.scatter(*rows[:, :2].T, s=3, alpha=0.35, color=METHODS["kmeans"].colour, lw=0)
             panel.scatter(*clusters.means(rows)[:, :2].T, s=60, marker="x", color=METHODS["dense"].colour, lw=1.4)
             panel.set_title(f"{name}: k-means loses {100 * lost:.0f} % of ‖W‖²", fontsize=11)
@@ -133,7 +137,14 @@ def draw_kmeans() -> None:
             panel.set_ylim(-3.5, 3.5)
             panel.grid(alpha=0.25, lw=0.6)
         axes[0, 0].set_ylabel("second weight of a row [mean size]")
-    write_json(OUT / "kmeans.json", {"layer": LAYER, "codewords": CODEWORDS, "penalty": PENALTY, "nets": told})
+    about = {
+        "command": "python scripts/draw_methods.py kmeans",
+        "date": date.today().isoformat(),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+    }
+    fields = {"layer": LAYER, "codewords": CODEWORDS, "penalty": PENALTY, "ratio": RATIO, "nets": told}
+    write_json(OUT / "kmeans.json", {**about, **fields})
     print(told)
 
 

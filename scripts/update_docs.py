@@ -34,6 +34,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "quickstart:figure": accuracy.quickstart_figure,
     },
     "docs/speed.md": {"reuse": speed.reuse_table, "growth": speed.growth_figure, "steps": speed.steps_table},
+    "docs/deep-k-means.md": {"kmeans": methods.kmeans_text},
     "docs/strassen.md": {"strassen": methods.strassen_table},
     "docs/runtimes.md": {"runtimes": speed.runtimes_table},
     "docs/scaling.md": {"allreduce": scaling.allreduce_table, "scaling": scaling.scaling_table},

@@ -22,6 +22,7 @@ from autosample.experiments.resolve import resolve
 from autosample.experiments.teacher import arguments, dense_weights
 from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
 from autosample.experiments.windows import window_maps
+from autosample.model.norms import renew_norms_
 from autosample.model.quantize import code_dense_, quantize_
 from autosample.model.report import Report
 from autosample.system.machine import hardware
@@ -151,6 +152,8 @@ def train(
         trainer = trainer_for(epochs, precision=precision, logger=logger, validate=validate, callbacks=callbacks)
         start = time.perf_counter()
         trainer.fit(model, datamodule=data)
+        if epochs == 0:  # what a net starts from has other weights, and its statistics
+            renew_norms_(model.net, data.train_dataloader())
         seconds = time.perf_counter() - start
         if quantize:
             quantize_(model.net, **quantize)

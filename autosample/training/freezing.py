@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autosample.model.norms import averaging
 from autosample.nn import compressed_layers
 from autosample.sampling import LearnedOffsets
 
@@ -98,19 +99,14 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 @torch.no_grad()
 def average_norms(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Average the statistics of batch norms anew, over a few batches of the training data."""
-    momenta = {norm: norm.momentum for norm in batch_norms(module)}
+    norms = batch_norms(module)
     batches = inputs(trainer, trainer.train_dataloader, min(_BATCHES, trainer.num_training_batches))
-    first = next(batches, None) if momenta else None
+    first = next(batches, None) if norms else None
     if first is None:
         return
-    for norm in momenta:
-        norm.reset_running_stats()
-        norm.momentum = None
-    with trainer.precision_plugin.forward_context():
+    with averaging(norms), trainer.precision_plugin.forward_context():
         for x, *_ in chain([first], batches):
             module(x)
-    for norm, momentum in momenta.items():
-        norm.momentum = momentum
 
 
 @torch.no_grad()

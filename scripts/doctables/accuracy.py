@@ -246,14 +246,18 @@ def _from_pretrained(record: dict[str, Any]) -> str:
     rows = record["rows"]
     dense = [row["accuracy"] for row in rows if row["method"] == "dense"]
     lines, epochs = [], sorted({row["epochs"] for row in rows if row.get("start") == "recipe"})
+    # renewed statistics of norms, in records since 2026-11-30 of nets that have some
+    renewed = any(row.get("start") == "renewed" for row in rows)
+    arms = [("recipe", 0), *([("renewed", 0)] if renewed else []), *(("recipe", n) for n in epochs[1:])]
     for ratio in dict.fromkeys(row["ratio"] for row in rows if "ratio" in row):
         own = [row for row in rows if row.get("ratio") == ratio]
-        cells = [[r["accuracy"] for r in own if (r["start"], r["epochs"]) == ("recipe", n)] for n in epochs]
+        cells = [[r["accuracy"] for r in own if (r["start"], r["epochs"]) == arm] for arm in arms]
         cells.append([r["accuracy"] for r in own if r["start"] == "random start"])
         whole = mean(row["net_ratio"] for row in own)
         lines.append(f"| {ratio} | {whole:.1f} | {' | '.join(_range(cell) for cell in cells)} |")
     after = [f">{n} epoch{'s' * (n > 1)}" for n in epochs[1:]]
-    heads = " | ".join([">ratio", ">whole net", ">converted", *after, ">random start"])
+    converted = [">converted", *([">norms renewed"] if renewed else [])]
+    heads = " | ".join([">ratio", ">whole net", *converted, *after, ">random start"])
     first = f"`{record['net']}`, dense {_range(dense)}, {len(dense)} seeds:"
     return f"{first}\n\n{table(heads, lines)}\n\n{source(record)}"
 
