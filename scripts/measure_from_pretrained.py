@@ -1,9 +1,9 @@
 """From a trained net to a compressed one, measured: `python scripts/measure_from_pretrained.py DATA_ROOT [NET …]`.
 
-For each seed, a dense net is trained. For each ratio it is converted with a warm start, tested as it is and with renewed
-statistics of batch norms, and trained by recipe/from_pretrained for several numbers of epochs. A net of the same size that
-starts at random is trained for the longest of them. Results go to results/from_pretrained/NET.json. MNIST needs DATA_ROOT,
-digits ignore it.
+For each seed, a dense net is trained. For each ratio it is converted with a warm start, tested as it is and with
+renewed statistics of batch norms, and trained by recipe/from_pretrained for several numbers of epochs. A net of the
+same size that starts at random is trained for the longest of them. Results go to results/from_pretrained/NET.json.
+MNIST needs DATA_ROOT, digits ignore it.
 """
 
 import argparse
