@@ -1,8 +1,8 @@
 """Measures what few bits cost: `python scripts/measure_quantisation.py DATA_ROOT OUT [NAME …] [--seeds N]`.
 
-Trains each net with `autosample`, quantises it after training, and fine-tunes it with the levels. The float32 net gets
-the same fine-tuning, so a gain does not come from more training. Writes one JSON record per run, and skips runs that
-have a record. Expected: 2 to 8 minutes per net and seed on one core of an AMD EPYC.
+Trains each net with `autosample`, quantises it after training, and renews the statistics of its batch norms. Instead, it
+is fine-tuned with the levels. The float32 net gets the same fine-tuning, so a gain does not come from more training.
+Writes one JSON record per run, and skips runs that have a record. Expected: 2 to 8 minutes per net and seed on one core of an AMD EPYC.
 """
 
 import argparse
@@ -13,9 +13,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import autosample
-from autosample.data import CIFAR10, MNIST, SpokenDigits
+from autosample.data import CIFAR10, MNIST, Digits, SpokenDigits
 from autosample.experiments.run import train
 from autosample.experiments.trainer import NOISY, deterministic_on_cpu
 from autosample.system.files import write_json
@@ -23,9 +24,13 @@ from autosample.system.machine import hardware
 from autosample.system.quiet import quiet
 from autosample.training import Classifier, FakeQuantize
 
-LEVELS = [(8, "linear"), (8, "codebook"), (4, "linear"), (4, "codebook")]
+LEVELS = [(8, "linear"), (8, "codebook"), (4, "linear"), (4, "codebook"), (3, "linear"), (3, "codebook")]
 # data, its options, epochs, epochs of fine-tuning, settings of the classifier
 NETS: dict[str, tuple[type, dict[str, Any], int, int, dict[str, Any]]] = {
+    "digits": (
+        Digits, {"batch_size": 64, "padding": 1, "image_size": 16}, 20, 6,
+        {"model": "test_resnet", "in_chans": 1, "ratio": 8, "lr": 4e-3, "weight_decay": 0.05},
+    ),
     "mnist": (
         MNIST, {"batch_size": 128, "padding": 2}, 10, 3,
         {"model": "mlp784", "in_chans": 1, "ratio": 8, "lr": 1e-3, "weight_decay": 0.01},
@@ -64,7 +69,8 @@ def trainer_for(epochs: int, *callbacks: pl.Callback) -> pl.Trainer:
 def measure(name: str, root: str, seed: int) -> dict[str, Any]:
     """The record of one net and seed."""
     source, options, epochs, more, settings = NETS[name]
-    data = source(root=root, seed=seed, val_fraction=0.0, **options)
+    place = {} if source is Digits else {"root": root}
+    data = source(seed=seed, val_fraction=0.0, **place, **options)
     settings = {"num_classes": 10, "spec": "autosample", "seed": seed, **settings}
     model, record = train(data, settings, epochs=epochs)
     rows = []
@@ -75,7 +81,11 @@ def measure(name: str, root: str, seed: int) -> dict[str, Any]:
             autosample.quantize_(after.net, bits, method=method)  # pyright: ignore[reportArgumentType]
             fake = FakeQuantize(bits, method, start=0.0)  # pyright: ignore[reportArgumentType]
             fine, stored = tuned(model, data, more, fake)
-            rows.append({"bits": bits, "method": method, "after": tested(after, data), "tuned": fine, "bytes": stored})
+            row = {"bits": bits, "method": method, "after": tested(after, data), "tuned": fine, "bytes": stored}
+            if any(isinstance(m, _BatchNorm) for m in after.modules()):
+                autosample.renew_norms_(after.net, data.train_dataloader())
+                row["renewed"] = tested(after, data)
+            rows.append(row)
     return {
         "net": name, "seed": seed, "epochs": epochs, "more": more, "settings": settings, "data": options,
         "float32": record.accuracy, "float32_tuned": float_tuned, "bytes": record.stored_bytes, "rows": rows,

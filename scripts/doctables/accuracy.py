@@ -227,13 +227,16 @@ def quantised_table() -> str:
             base = f"{100 * mean(r['float32'] for r in runs):.2f}"
             sizes = f"{runs[0]['bytes']:,} → {row['bytes']:,}"
             start = f"| {net} | `{runs[0]['settings']['model']}` | {len(runs)} | {levels} | {base}"
-            lines.append(f"{start} | {_spread(lost)} | {_spread(fine)} | {sizes} |")
+            known = all("renewed" in r["rows"][n] for r in runs)  # records before 2026-11-30, and nets without norms
+            norms = _spread([100 * (r["float32"] - r["rows"][n]["renewed"]) for r in runs]) if known else ""
+            lines.append(f"{start} | {_spread(lost)} | {norms} | {_spread(fine)} | {sizes} |")
     heads = (
-        "data | net | >seeds | levels | >float32 [%] | >points lost after training | >with fine-tuning | "
+        "data | net | >seeds | levels | >float32 [%] | >points lost after training | >with renewed norms | "
+        ">with fine-tuning | "
         ">stored [bytes]"
     )
     note = "Points: mean and range, against the float32 net after the same training; below zero is a gain. "
-    return f"{table(heads, lines)}\n\n{note}{source(records[0])}"
+    return f"{table(heads, lines)}\n\n{note}{sources(records, records[0]['command'])}"
 
 
 def from_pretrained_table() -> str:

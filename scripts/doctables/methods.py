@@ -33,7 +33,8 @@ def kmeans_text() -> str:
     ]
     return (
         "A layer of `test_resnet` after 20 epochs on digits, one seed. In this layer, k-means with "
-        f"{record['codewords']} codewords loses {100 * plain['error']:.0f} % of the squared weights, and {100 * drawn['error']:.0f} % after "
+        f"{record['codewords']} codewords loses {100 * plain['error']:.0f} % of the squared weights, and "
+        f"{100 * drawn['error']:.0f} % after "
         f"training with the penalty (`strength` {record['penalty']['strength']}, form `indicator`, from "
         f"{100 * record['penalty']['start']:.0f} % of the training on). With all layers clustered at a ratio of "
         f"{record['ratio']}, the net without the penalty has {scores[0]}; with it, {scores[1]}.\n\n{source(record)}"
