@@ -1,8 +1,9 @@
 """Measures what few bits cost: `python scripts/measure_quantisation.py DATA_ROOT OUT [NAME …] [--seeds N]`.
 
-Trains each net with `autosample`, quantises it after training, and renews the statistics of its batch norms. Instead, it
-is fine-tuned with the levels. The float32 net gets the same fine-tuning, so a gain does not come from more training.
-Writes one JSON record per run, and skips runs that have a record. Expected: 2 to 8 minutes per net and seed on one core of an AMD EPYC.
+Trains each net with `autosample`, quantises it after training, and renews the statistics of its batch norms. Instead,
+it is fine-tuned with the levels. The float32 net gets the same fine-tuning, so a gain does not come from more training.
+Writes one JSON record per run, and skips runs that have a record. Expected: 2 to 8 minutes per net and seed on one core
+of an AMD EPYC.
 """
 
 import argparse
