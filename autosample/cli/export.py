@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autosample.cli.calibration import add_calibration, calibration_batches
 from autosample.cli.options import Parser, Several, add_factory, flag, parse, whole
 from autosample.errors import ConfigError, ExportError, hint, one_line
-
-_AT_ONCE = 16  # examples per batch when a file is calibrated
 
 # what this verb writes besides files for other runtimes: default name, and a word for the help text
 _OTHERS = {
@@ -42,9 +41,7 @@ def declare(parser: Parser) -> None:
     add("--dense", default=False, **yes, help="write dense weights (false)")
     add_factory(parser)
     add("--opset", type=whole, help="ONNX opset (18)")
-    add("--calibrate", nargs="+", type=Path,
-        help="images or sounds, or folders of them, to measure ranges of activations on, for onnx-int8")  # fmt: skip
-    add("--examples", type=whole, default=128, help="number of files to calibrate on at most (128)")
+    add_calibration(parser, "to measure ranges of activations on, for onnx-int8", 128)
     table = "also print sizes and times of the dense model, this model and the files of both (true for onnx-int8)"
     add("--compare", default=None, **yes, help=table)
 
@@ -89,7 +86,7 @@ def export(
     model, config = load_any(path, factory=factory)
     target = out or (path if path.is_dir() else path.parent) / names[format]
     example = _example(model, dict(config.preprocessing), input, batch) if format in FORMATS or compare else None
-    batches = _batches(calibrate, config.preprocessing, examples)
+    batches = calibration_batches(calibrate, config.preprocessing, examples)
     if format == "artifact":
         _write_artifact(model, config, target, factory)
     elif format == "dense":
@@ -104,15 +101,6 @@ def export(
 
         assert example is not None
         print(compare_runtimes(model, example, calibrate=batches))
-
-
-def _batches(paths: list[Path] | None, preprocessing: Any, examples: int) -> list[Tensor] | None:
-    """The files to calibrate on, prepared like the model's inputs."""
-    if paths is None:
-        return None
-    from autosample.data.inputs import read_inputs  # needs the extra `train`
-
-    return list(read_inputs(paths, preprocessing, examples).split(_AT_ONCE))
 
 
 def _write_artifact(model: nn.Module, config: Any, target: Path, factory: Any) -> None:

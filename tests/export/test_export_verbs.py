@@ -17,6 +17,8 @@ from autosample.export.check import OversizeError
 from autosample.export.compare import compare_runtimes
 from autosample.models import create
 
+MADE = {"input_size": [1, 8, 8], "mean": [0.3], "std": [0.4]}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -30,8 +32,7 @@ def folder(tmp_path_factory):
     autosample.save(
         sounds, place / "sounds", name="wave4", arguments={"num_classes": 3}, preprocessing=made, class_names=names
     )
-    made = {"input_size": [1, 8, 8], "mean": [0.3], "std": [0.4]}
-    autosample.save(images, place / "images", name="digitnet", arguments={"num_classes": 10}, preprocessing=made)
+    autosample.save(images, place / "images", name="digitnet", arguments={"num_classes": 10}, preprocessing=MADE)
     soundfile.write(place / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 20000), 16000)
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(place / "noise.png")
@@ -100,7 +101,7 @@ def test_export_with_int8_arithmetic(folder, capsys, tmp_path):
     call = ["export", str(folder / "images"), "--format", "onnx-int8", "--calibrate", str(folder), "--compare", "false"]
     assert main([*call, "--out", str(out)]) == 0
     assert "on 1 calibration examples" in capsys.readouterr().out
-    x = read_input(folder / "noise.png", {"input_size": [1, 8, 8], "mean": [0.3], "std": [0.4]})[None]
+    x = read_input(folder / "noise.png", MADE)[None]
     expected = autosample.load(folder / "images")(x).detach()
     assert float((onnx_runner(out)((x,))[0] - expected).norm() / expected.norm()) < 0.1
 
@@ -151,3 +152,20 @@ def test_the_example_of_a_net_with_a_conv1d_has_the_shape_of_its_inputs(size, sh
     net = nn.Conv1d(1, 1, 3)  # nets of images have some too: ECA's attention
     net.pretrained_cfg = {"input_size": size}
     assert _example(net, {}, None, 2).shape == shape
+
+
+def test_quantize_renews_norms_with_files(folder, capsys, tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 255, (40, 8, 8), dtype=np.uint8)
+    (tmp_path / "pictures").mkdir()
+    for i, one in enumerate(pixels):
+        Image.fromarray(one).save(tmp_path / f"pictures/{i:02}.png")
+    call = ["quantize", str(folder / "images"), "--bits", "4", "--calibrate", str(tmp_path / "pictures")]
+    assert main([*call, "--out", str(tmp_path / "out")]) == 0
+    expected = autosample.load(folder / "images")
+    autosample.quantize_(expected, 4)
+    autosample.renew_norms_(expected, [read_inputs([tmp_path / "pictures"], MADE, 99)])
+    got = autosample.load(tmp_path / "out")
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(got.state_dict()[name], value, msg=name)
+    assert main([*call[:4], "--calibrate", str(tmp_path / "nothing"), "--out", str(tmp_path / "other")]) == 2
+    assert "must be a file" in capsys.readouterr().err
