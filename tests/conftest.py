@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def is_quick(item: pytest.Function, every: pytest.Mark) -> bool:
     """Whether a variant of a test with `every(n, first=0)` is quick.
 
-    Variants are quick on diagonals: of two or more parameters, every value is tested.
+    Variants are quick on diagonals: of two or more parameters with at least `n` values, every value is tested.
     """
     steps, first = (*every.args, 0)[:2]
     # names that are set together count once

@@ -44,7 +44,7 @@ def in_the_file(model, folder) -> int:
         pytest.param("test_resnet", 2, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_bytes_are_those_of_the_saved_file(tmp_path, preset, name, share):
     model = create(name, num_classes=10)
     asked = autosample.report(model).stored_bytes // share
@@ -133,7 +133,7 @@ def numbers_at(preset, ratio) -> int:
 @pytest.mark.parametrize(
     "milliseconds", [0.2, pytest.param(0.1, marks=pytest.mark.slow), pytest.param(0.03, marks=pytest.mark.slow), 0.012]
 )
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_latency_against_brute_force(clock, preset, milliseconds):
     report = autosample.convert_(model := digitnet(), preset, latency=milliseconds, example=X)
     found = report.budget

@@ -25,7 +25,7 @@ def net(name):
         pytest.param("mlp784", 8, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_within_one_percent_on_the_real_net(preset, name, ratio):
     target = stored_bytes(net(name)) / ratio
     fit = fit_budget(net(name), preset, target)

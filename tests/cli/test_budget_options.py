@@ -189,7 +189,7 @@ def test_mistakes_of_report(autosample, clock, options, message):
         (("--model.ratio=null", "--model.multiplications=1e12"), "of the dense model, got 1,000,000,000,000"),
     ],
 )
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_mistakes_of_fit(fit, clock, options, message):
     ended = fit(*options)
     assert ended.code == 2

@@ -52,7 +52,7 @@ def test_only_kinds_that_fit_are_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", names("data", "experiment", "model", "quantize", "recipe", "spec", "trainer"))
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_it_parses_and_prints(autosample, name):
     kind = name.split("/")[0]
     given = (f"--config={part}" for part in (*BEFORE.get(kind, ()), name))
@@ -81,7 +81,7 @@ def test_the_model_of_an_experiment_can_be_built(name):
 
 
 @pytest.mark.parametrize("name", names("sweep"))
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_a_sweep_names_options_that_there_are(autosample, name):
     sweep = read(name)
     command = sweep["command"]

@@ -54,7 +54,7 @@ def check(ended, pattern, folder=None):
 
 
 @pytest.mark.parametrize("option", FIT)
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_options(fit, tmp_path, option):
     check(fit(option), FIT[option], tmp_path)
 
@@ -75,7 +75,7 @@ def test_options(fit, tmp_path, option):
         ("", "a config must hold KEY: VALUE pairs"),
     ],
 )
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_config_files(fit, tmp_path, tmp_path_factory, text, pattern):
     path = tmp_path_factory.mktemp("configs") / "bad.yaml"
     path.write_text(text)
@@ -131,7 +131,7 @@ def test_checkpoints_in_pieces(autosample, trained, tmp_path):
 
 @pytest.mark.parametrize("verb", ["fit", "test"])
 @pytest.mark.parametrize("change", ["ratio=4", "spec=random", "model=test_resnet", "include=[stages.3.conv]"])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_checkpoints_of_another_configuration(autosample, trained, tmp_path, verb, change):
     checkpoint = trained / "checkpoints" / "last.ckpt"
     options = (f"--model.{change}", "--ckpt_path", checkpoint, "--trainer.default_root_dir", tmp_path)

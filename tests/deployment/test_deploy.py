@@ -64,7 +64,7 @@ def chain(preset="wsnet", *, bias=True, **changes) -> tuple[nn.Sequential, torch
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("preset", ["dense", *PRESETS_WITH_WEIGHT])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_layers(preset, kind, plan, monkeypatch):
     layer, x = build(kind, preset)
     force(monkeypatch, plan)
@@ -75,7 +75,7 @@ def test_layers(preset, kind, plan, monkeypatch):
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", ["1d", "2d same", "grouped"])
 @pytest.mark.parametrize("preset", ["wsnet", "random", "autosample"])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_options(preset, kind, option, plan, monkeypatch):
     layer, x = build(kind, preset, **OPTIONS[option])
     force(monkeypatch, plan)

@@ -74,7 +74,7 @@ def parts(fast) -> set[str]:
         ("resnet18", "autosample"),
     ],
 )
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_two_nets(name, preset):
     fast = check_net(name, NETS[name], preset, graphs=preset == "wsnet")
     assert not parts(fast) & {"BatchNorm1d", "BatchNorm2d", "BatchNormAct2d"}
@@ -82,7 +82,7 @@ def test_two_nets(name, preset):
 
 @pytest.mark.parametrize("plan", ["reuse", "fused"])
 @pytest.mark.parametrize("name", ["m5", "resnet18"])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_two_nets_with_a_plan(name, plan, monkeypatch):
     force(monkeypatch, plan)
     check_net(name, NETS[name], "wsnet", plan=plan, graphs=name == "m5")

@@ -235,7 +235,7 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.parametrize("wrap", [Wrapper, nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=range(3))
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_wrapped_models(wrap, plan):
     model, x = wrap(Toy(straight)), image()
     fast = deploy(model, x, measure=False)
@@ -294,7 +294,7 @@ NETS = {
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("preset", ["wsnet", "nes"])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_nets_with_layers_of_their_own(name, preset, monkeypatch):
     force(monkeypatch, "reuse")
     options, include, layer, reason = NETS[name]

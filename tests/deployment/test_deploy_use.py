@@ -54,7 +54,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_inputs_of_other_sizes(name, plan):
     model, x = MODELS[name]()
     fast = check(model, x)
@@ -65,7 +65,7 @@ def test_inputs_of_other_sizes(name, plan):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.every(2, 1)
+@pytest.mark.every(3, 1)
 def test_inputs_in_other_orders(name, plan):
     model, x = MODELS[name]()
     fast, wanted = check(model, x), expected(model, x)
@@ -89,7 +89,7 @@ def test_inputs_that_torch_refuses(plan):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_gradients_of_the_input(name, plan):
     model, x = MODELS[name]()
     fast = check(model, x)
@@ -106,7 +106,7 @@ def test_gradients_of_the_input(name, plan):
 
 @pytest.mark.parametrize("dtype", _CLOSE)
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_models_of_other_types(name, dtype, plan):
     model, x = MODELS[name]()
     model, x = model.to(dtype), x.to(dtype)
@@ -118,7 +118,7 @@ def test_models_of_other_types(name, dtype, plan):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.every(2, 1)
+@pytest.mark.every(3, 1)
 def test_types_changed_afterwards(name, plan):
     model, x = MODELS[name]()
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
@@ -130,7 +130,7 @@ def test_types_changed_afterwards(name, plan):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_autocast(name, dtype, plan):
     model, x = MODELS[name]()
     fast = check(model, x)
@@ -180,7 +180,7 @@ def test_other_devices(plan):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_export(name, plan):
     model, x = MODELS[name]()
     fast = check(model, x)
@@ -193,7 +193,7 @@ def test_export(name, plan):
 
 @pytest.mark.parametrize("name", ["signals", "denser", "no bias"])
 @pytest.mark.parametrize("plan", ["reuse", "fused"])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_export_for_signals_of_any_length(name, plan, monkeypatch):
     force(monkeypatch, plan)
     model, x = MODELS[name]()
@@ -205,7 +205,7 @@ def test_export_for_signals_of_any_length(name, plan, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["denser", "images"])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_compile(name, plan):
     _check_compiled(name, "eager")
 

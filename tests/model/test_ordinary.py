@@ -160,7 +160,7 @@ def test_a_dense_state_is_refused_and_not_dropped(strict):
 
 @pytest.mark.parametrize("spec", WITH_WEIGHT.values(), ids=WITH_WEIGHT.keys())
 @pytest.mark.parametrize("state", ["converted", "hardened", "quantised", "loaded"])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_densify(spec, state, tmp_path):
     stock = timm.create_model("digitnet", num_classes=10).eval()
     model = net(spec)

@@ -80,7 +80,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.parametrize("preset", list(PRESETS))
 @pytest.mark.parametrize("make", [Net, Shared])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_stored_bytes_are_the_bytes_of_a_file(make, preset, variant):
     model, result = convert(make(), preset, ratio=3, **VARIANTS[variant])
     assert result.stored_bytes == payload(model) == report(model).stored_bytes
@@ -169,7 +169,7 @@ def test_a_ratio_that_is_out_of_reach_is_told():
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.parametrize("preset", PRESETS_WITH_WEIGHT)
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_multiply_adds_are_those_of_the_dense_layer(preset, variant):
     dense, x = Net().eval(), image()
     with FlopCounterMode(display=False) as counter:

@@ -173,7 +173,7 @@ def test_families_are_found():
 
 @pytest.mark.filterwarnings("ignore")  # timm's own
 @pytest.mark.parametrize(("name", "preset"), FAST)
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_small_models(name, preset):
     check(name, preset)
 

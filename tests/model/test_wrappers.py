@@ -36,7 +36,7 @@ def gradients(model, call=None) -> list[torch.Tensor]:
 
 @every_spec
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_checkpointing(name, reentrant):
     model = net(name).train()
     plain = gradients(copy.deepcopy(model))
@@ -76,7 +76,7 @@ def test_functional_call(name):
 
 
 @every_weight
-@pytest.mark.every(2, 1)
+@pytest.mark.every(3, 1)
 def test_an_ensemble_in_one_call(name):
     models = [net(name, seed).eval() for seed in range(2)]
     parameters, buffers = torch.func.stack_module_state(models)
@@ -87,7 +87,7 @@ def test_an_ensemble_in_one_call(name):
 
 
 @every_weight
-@pytest.mark.every(2, 1)
+@pytest.mark.every(3, 1)
 def test_stochastic_weight_averaging(name):
     """Parameters are averaged, and statistics of batch norm are measured again for the averaged weights."""
     model = net(name)
@@ -115,7 +115,7 @@ def test_stochastic_weight_averaging(name):
 
 
 @every_weight
-@pytest.mark.every(2, 1)
+@pytest.mark.every(3, 1)
 def test_weight_norm_of_what_is_stored(name):
     """The stored numbers can be written as length and direction, as any parameter of torch."""
     model = net(name).eval()
@@ -135,7 +135,7 @@ def test_weight_norm_of_what_is_stored(name):
 
 
 @every_weight
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_precisions_of_a_whole_model(name):
     model = net(name).eval()
     dense = autosample.densify(model).double()(X.double())

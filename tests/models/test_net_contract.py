@@ -50,7 +50,7 @@ def gradients(net: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, 
 
 
 @every_net
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 def test_forward_and_backward_reach_all_parameters(name):
     net, x = net_and_input(name)
     assert net(x).shape == (2, 3)
