@@ -25,12 +25,12 @@ from torch.utils._pytree import tree_map_only
 
 from autosample.errors import ConversionError
 from autosample.nn import outer_modules
+from autosample.system.hooks import has_hooks
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # in the order in which they may follow a layer; a max-pool and a ReLU may be swapped, because they commute
 _STEPS = ("norm", "activation", "pool")
 # Reading these reveals nothing about a tensor's numbers.
@@ -112,7 +112,7 @@ def _roles(model: nn.Module) -> dict[nn.Module, str]:
     registered = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     roles = {}
     for _, module in outer_modules(model):
-        if any(getattr(module, hooks, None) for hooks in HOOKS) or (module in training and model not in training):
+        if has_hooks(module) or (module in training and model not in training):
             roles[module] = "watched"
         elif isinstance(module, _LAYERS):
             roles[module] = "layer"

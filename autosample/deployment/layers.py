@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from autosample.deployment.chains import HOOKS, Chain
+from autosample.deployment.chains import Chain
 from autosample.deployment.few import few_channels_plan, has_few_channels
 from autosample.deployment.folding import Following, swap
 from autosample.deployment.parts import in_parts
@@ -18,6 +18,7 @@ from autosample.nn.kinds import is_plain
 from autosample.nn.lineage import Lineage, remember
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
+from autosample.system.hooks import has_hooks
 from autosample.system.progress import tracked
 
 
@@ -92,7 +93,7 @@ def _plan(
         found = _few(layer, follow, x) if measure and fuse and not own else None
         return _Planned(*(found or (Plan("dense", own or "not converted"), None)), follow, None)
     source = copy.deepcopy(layer)
-    if not layer.has_weight and ("forward" in vars(layer) or any(getattr(layer, hooks) for hooks in HOOKS)):
+    if not layer.has_weight and ("forward" in vars(layer) or has_hooks(layer)):
         raise ConversionError(
             "deploy replaces layers that no dense layer stands for, got one with hooks or a forward pass of its own: "
             "remove these first"
@@ -157,7 +158,7 @@ def _own_way(layer: nn.Module, chain: Chain) -> str:
     kind = layer.dense_class if isinstance(layer, Compressed) else type(layer)
     if not is_plain(kind) or "forward" in vars(layer):
         return f"{kind.__name__} has its own forward pass"
-    if any(getattr(layer, hooks) for hooks in HOOKS):
+    if has_hooks(layer):
         return "it has hooks"
     return "its parameters are used elsewhere" if chain.lent else ""
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autosample.deployment.chains import HOOKS
 from autosample.deployment.folding import swap
 from autosample.deployment.layers import PlannedLayer
 from autosample.deployment.whole import Way
 from autosample.reuse.folded import FoldedMaps
 from autosample.system.copying import copied
+from autosample.system.hooks import has_hooks
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _known(block: nn.Module) -> _Known | None:
         return None
     known = _BLOCKS[name]
     last, act = getattr(block, known.last), getattr(block, known.act)
-    untouched = not any(getattr(m, hooks) for m in (block, last, act) for hooks in HOOKS)
+    untouched = not has_hooks(block, last, act)
     plain = type(getattr(block, known.norm)) is nn.Identity and type(act) is nn.ReLU
     absent = all(type(getattr(block, name)) in (type(None), nn.Identity) for name in _ABSENT)
     free = isinstance(last, FoldedMaps) and not last.relu and last.pool == 1 and len(last.frame.kernel) == 2

@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autosample.reuse import fused
+from autosample.system.hooks import has_hooks
 from autosample.system.tracing import is_exporting, keep_whole
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -53,4 +52,4 @@ def _is_plain(pool: nn.MaxPool2d) -> bool:
     if type(pool) is not nn.MaxPool2d or pool.return_indices or "forward" in vars(pool):
         return False
     plain = _pair(pool.dilation) == (1, 1) and not pool.ceil_mode
-    return plain and not any(getattr(pool, name) for name in _HOOKS)
+    return plain and not has_hooks(pool)

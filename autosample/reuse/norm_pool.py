@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autosample.reuse import fused
+from autosample.system.hooks import has_hooks
 
 # Smaller signals stay in the processor's caches, and standard operators are as fast.
 _LEAST = 1 << 19
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def fits(x: Tensor, norm: nn.Module, pool: nn.Module, act: nn.Module) -> bool:
@@ -24,7 +24,7 @@ def fits(x: Tensor, norm: nn.Module, pool: nn.Module, act: nn.Module) -> bool:
         and _is_plain_norm(norm)
         and _is_plain_pool(pool, x.shape[2])
         and type(act) is nn.ReLU
-        and not any(getattr(module, name) for module in (norm, pool, act) for name in _HOOKS)
+        and not has_hooks(norm, pool, act)
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
