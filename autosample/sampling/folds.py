@@ -150,13 +150,15 @@ def convolve(
 ) -> Float[Tensor, "batch n *out"]:
     """The convolution with the folded weight; `filters` and `bias` as `Folds.spread` gives them.
 
-    With `last`, it runs with channels last.
+    With `last`, it runs with channels last; the result has the layout of `x`.
     """
     run = (F.conv1d, F.conv2d, F.conv3d)[filters.dim() - 3]
     sums = add_up(x, matrix, folds)
     if last:
         sums, filters = (t.contiguous(memory_format=LAST[t.dim()]) for t in (sums, filters))
     y = run(sums, filters, bias, stride, padding, dilation, folds.groups * folds.blocks)
+    if last and not _channels_last(x):
+        y = y.contiguous()  # as of torch's own layers: what follows may take views
     return folds.gather(y, 1)
 
 

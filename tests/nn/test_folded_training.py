@@ -45,8 +45,9 @@ def test_the_output_and_gradients_are_those_of_the_weight(channels, filters, ker
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_kernel_of_one_tap_keeps_the_layout_of_its_input():
-    layer, x = folded(16, 24, 1), torch.randn(3, 16, 7, 6).double()
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_outputs_have_the_layout_of_the_input(kernel):
+    layer, x = folded(48, 24, kernel), torch.randn(3, 48, 7, 6).double()
     assert layer(x).is_contiguous()
     assert layer(x.contiguous(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)
 
