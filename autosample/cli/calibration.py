@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from autosample.cli.options import Parser, whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _AT_ONCE = 16  # examples per batch, about
 
@@ -21,10 +21,12 @@ def add_calibration(parser: Parser, purpose: str, examples: int) -> None:
 
 def calibration_batches(
     paths: list[Path] | None, preprocessing: Mapping[str, Any], examples: int, *, at_once: int = _AT_ONCE
-) -> list[Tensor] | None:
+) -> "list[Tensor] | None":
     """The files to calibrate on, prepared like the model's inputs, in a random order; `None` if none are given."""
     if paths is None:
         return None
+    import torch
+
     from autosample.data.inputs import read_inputs  # needs the extra `train`
 
     found = read_inputs(paths, preprocessing, examples)

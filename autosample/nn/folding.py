@@ -85,7 +85,8 @@ def folded_forward(layer: Any, x: Tensor) -> Tensor | None:
     if filters[0, 0].numel() == 1 and padding in ("valid", "same", (0,) * axes):
         y = multiply_maps(x, filters, bias, matrix, folds, layer.stride)
     else:
-        last = axes == 2 and x.device.type == "cpu"  # oneDNN trains small groups up to three times faster like this
+        # oneDNN trains small groups up to three times faster like this; `vmap` has no such layout
+        last = axes == 2 and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
         y = convolve(x, filters, bias, matrix, folds, layer.stride, padding, layer.dilation, last)
     return selection.outputs(y, 1)
 

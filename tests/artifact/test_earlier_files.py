@@ -105,6 +105,6 @@ def test_layers_sample_the_same_weights_from_the_same_seed(row):
     layer = face(*row["args"], **row["options"], spec=preset, **new).eval()
     own = {key.partition(".")[2]: value.clone() for key, value in known.items() if key.partition(".")[0] == row["name"]}
     assert torch.equal(layer.weight.detach(), own["weight"])
-    assert torch.equal(layer(own["x"]), own["y"])
+    torch.testing.assert_close(layer(own["x"]), own["y"])  # processors add up in different orders
     assert layer.extra_repr() == row["extra_repr"]
     assert torch.equal(layer.offsets().long(), own["offsets"].long())

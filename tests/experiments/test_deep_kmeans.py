@@ -42,5 +42,5 @@ def test_the_penalty_needs_a_dense_net(grid):
 
 def test_the_bundled_grid():
     grid = read_grid("ablation/deep_kmeans_cifar10")
-    assert len(grid.cells) == 3 * (1 + 9 * 3)
+    assert len(grid.cells) == 3 * (1 + 6 * 3)
     assert {cell.recipe.model for cell in grid.cells} == {"wrn16_4"}
