@@ -51,7 +51,8 @@ def test_saved_models_give_the_same_outputs(folder, tmp_path):
     with torch.no_grad():
         got = model(known["x"])
         # one was computed by reuse then, and `execution` is no part of a file any more
-        assert torch.equal(got, known["y_weight" if folder.name == "execution_reuse" else "y"])
+        # and processors add up in different orders
+        torch.testing.assert_close(got, known["y_weight" if folder.name == "execution_reuse" else "y"])
         save(model, tmp_path)
         assert torch.equal(load(tmp_path)(known["x"]), got)
 
@@ -64,7 +65,7 @@ def test_checkpoints_give_the_same_outputs(path):
         return
     known, (model, _) = _read(path.with_suffix(".safetensors")), load_any(path)
     with torch.no_grad():
-        assert torch.equal(model(known["x"]), known["y"])
+        torch.testing.assert_close(model(known["x"]), known["y"])
 
 
 @pytest.mark.parametrize("row", SPECS["specs"], ids=lambda row: f"{row['call'][0]} {row['call'][1]}")
