@@ -13,6 +13,7 @@ import autosample.nn
 from autosample.artifact import load, load_any, save
 from autosample.errors import ArtifactError, SpecError
 from autosample.sampling import PRESETS, Spec, plan_geometry, settle
+from autosample.sampling.rules.interpolated import InterpolatedOffsets
 from autosample.sampling.spec import spec
 from autosample.sampling.upgrade import upgraded
 
@@ -105,7 +106,9 @@ def test_layers_sample_the_same_weights_from_the_same_seed(row):
     new["options"] = {**BEFORE.get(preset, {}), **new.get("options", {})}
     layer = face(*row["args"], **row["options"], spec=preset, **new).eval()
     own = {key.partition(".")[2]: value.clone() for key, value in known.items() if key.partition(".")[0] == row["name"]}
-    assert torch.equal(layer.weight.detach(), own["weight"])
-    torch.testing.assert_close(layer(own["x"]), own["y"])  # processors add up in different orders
+    # processors differ in the last digit of a sigmoid, and add up in different orders
+    exact = {} if isinstance(layer.offsets, InterpolatedOffsets) else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(layer.weight.detach(), own["weight"], **exact)
+    torch.testing.assert_close(layer(own["x"]), own["y"])
     assert layer.extra_repr() == row["extra_repr"]
     assert torch.equal(layer.offsets().long(), own["offsets"].long())
