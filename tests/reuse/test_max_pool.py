@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import library, nn
 
 from autosample import convert_, deploy
 from autosample.reuse import fused
@@ -54,7 +54,7 @@ def test_a_deployed_net_has_them_and_can_be_compiled_exported_and_copied():
     assert isinstance(fast[1], MaxPool2d)
     expected = fast(x)
     torch.testing.assert_close(copy.deepcopy(fast)(x), expected)
-    assert torch.library.opcheck(torch.ops.autosample.max_pool2d, (x, [3, 3, 2, 2, 1, 1]))
+    assert library.opcheck(torch.ops.autosample.max_pool2d, (x, [3, 3, 2, 2, 1, 1]))
     exported = torch.export.export(nn.Sequential(fast[1]), (x,))
     assert "autosample" not in str(exported.graph)
     torch.testing.assert_close(exported.module()(x), fast[1](x))
