@@ -1,7 +1,8 @@
-"""Draws the pictures of docs/strassen.md and docs/deep-k-means.md into results/methods, with their figures as JSON.
+"""Draws the pictures of the pages on single methods into results/methods, with their figures as JSON.
 
-`python scripts/draw_methods.py [strassen or kmeans]` counts the operations of ResNet-18, and trains a small net on
-the bundled digits with and without the penalty of Deep k-Means: two minutes on one core.
+`python scripts/draw_methods.py [strassen, kmeans or generations]` counts the operations of ResNet-18, trains a small
+net on the bundled digits with and without the penalty of Deep k-Means, and draws the record of born-again networks:
+two minutes on one core.
 """
 
 import copy
@@ -13,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+from doctables.methods import scores
 from torch import nn
 
 import autosample
@@ -148,8 +150,35 @@ def draw_kmeans() -> None:
     print(told)
 
 
+def draw_generations() -> None:
+    """Accuracy of each generation, of the dense and of the folded net, and of their ensembles (rings)."""
+    found = scores(json.loads((OUT / "generations.json").read_text())["chains"])
+    with drawn(OUT / "generations.png", figsize=(WIDTH, 4.3)) as (figure, axes):
+        figure.subplots_adjust(left=0.09, right=0.8, bottom=0.13, top=0.8)
+        figure.suptitle("Born-again networks on 2,500 images of CIFAR-10", x=0.02, ha="left")
+        about = "lines: means of the seeds; small points: single seeds; rings: ensembles of generations 1 to 2, 1 to 3"
+        figure.text(0.02, 0.87, about, fontsize=9.5, color="#555555")
+        panel, ends = axes[0, 0], []
+        for net in ("dense", "folded"):
+            style = METHODS[net]
+            single = [found[net, "ban", f"generation {k}"] for k in range(4)]
+            several = [(k, sum(found[net, "ban", f"ensemble of {k}"]) / len(single[0])) for k in (2, 3)]
+            means = [sum(scores) / len(scores) for scores in single]
+            for k, points in enumerate(single):
+                panel.scatter([k] * len(points), points, s=9, color=style.colour, alpha=0.5, lw=0)
+            panel.plot(range(4), means, marker=style.marker, ms=5, lw=1.6, color=style.colour)
+            panel.scatter(*zip(*several, strict=True), s=75, facecolors="none", edgecolors=style.colour, zorder=3)
+            ends.append(End(net, 3, means[-1], for_text(style.colour)))
+        panel.set_xticks(range(4))
+        panel.set_xlim(-0.2, 3.3)
+        panel.grid(alpha=0.25, lw=0.6)
+        panel.set_xlabel("generation (0 learns from labels)")
+        panel.set_ylabel("test accuracy [%]")
+        label_ends(panel, ends, 10)
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    for draw in (draw_strassen, draw_kmeans):
+    for draw in (draw_strassen, draw_kmeans, draw_generations):
         if len(sys.argv) == 1 or sys.argv[1] in draw.__name__:
             draw()

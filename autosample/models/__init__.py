@@ -6,7 +6,7 @@ is the same with clearer errors.
 
 from autosample.models._net import StackHead, StagedNet
 from autosample.models._stack import ConvStack, ConvStage, Row, StackCfg
-from autosample.models.cifar import CifarResNet, WideResNet, resnet18_cifar, wrn16_4
+from autosample.models.cifar import CifarDenseNet, CifarResNet, WideResNet, densenet40_12, resnet18_cifar, wrn16_4
 from autosample.models.ensemble import Ensemble
 from autosample.models.factory import create
 from autosample.models.small import ConvStack2d, Mlp, digitnet, freshnet, mlp784, mlp784_5
@@ -27,6 +27,8 @@ __all__ = [
     "digitnet",
     "resnet18_cifar",
     "wrn16_4",
+    "densenet40_12",
+    "CifarDenseNet",
     "CifarResNet",
     "WideResNet",
     "Ensemble",

@@ -1,11 +1,13 @@
-"""Nets for images of 32 pixels: ResNet (He et al. 2016, https://arxiv.org/abs/1512.03385) with a stem for CIFAR, and
-wide residual nets (Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146).
+"""Nets for images of 32 pixels: ResNet (He et al. 2016, https://arxiv.org/abs/1512.03385) and DenseNet (Huang et al.
+2017, https://arxiv.org/abs/1608.06993) with a stem for CIFAR, and wide residual nets (Zagoruyko and Komodakis 2016,
+https://arxiv.org/abs/1605.07146).
 """
 
 from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.densenet import DenseNet
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
@@ -27,6 +29,25 @@ class CifarResNet(ResNet):
         self.maxpool = nn.Identity()
         for info in self.feature_info:
             info["reduction"] = max(int(info["reduction"]) // 4, 1)
+
+
+class CifarDenseNet(DenseNet):
+    """timm's DenseNet-BC whose stem is a 3×3 convolution of stride `stem_stride` (1), without pooling.
+
+    `forward` takes `[B, in_chans, H, W]`, usually 32 pixels per side, and returns `[B, num_classes]`.
+    """
+
+    def __init__(self, *args: Any, stem_stride: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if stem_stride < 1:
+            raise ConfigError(f"stem_stride must be at least 1, got {stem_stride}: leave it out for 1")
+        wide: Any = self.features.conv0
+        dd = {"device": wide.weight.device, "dtype": wide.weight.dtype}
+        narrow = nn.Conv2d(wide.in_channels, wide.out_channels, 3, stem_stride, padding=1, bias=False, **dd)
+        nn.init.kaiming_normal_(narrow.weight)
+        self.features.conv0, self.features.pool0 = narrow, nn.Identity()
+        for info in self.feature_info:
+            info["reduction"] = max(int(info["reduction"]) // 4, 1) * stem_stride
 
 
 class WideBlock(nn.Module):
@@ -130,7 +151,8 @@ _CFG = {
     "classifier": "fc",
     "license": "apache-2.0",
 }
-default_cfgs = generate_default_cfgs({"resnet18_cifar": _CFG, "wrn16_4": _CFG})
+_DENSENET = {**_CFG, "first_conv": "features.conv0", "classifier": "classifier"}
+default_cfgs = generate_default_cfgs({"resnet18_cifar": _CFG, "wrn16_4": _CFG, "densenet40_12": _DENSENET})
 
 
 @register_model
@@ -144,3 +166,10 @@ def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
 def wrn16_4(pretrained: bool = False, **kwargs: Any) -> WideResNet:
     """WRN-16-4, or another `depth` and `width`: 2.75 M parameters, 0.39 G multiply-adds at 32 pixels."""
     return build_model_with_cfg(WideResNet, "wrn16_4", pretrained, **kwargs)
+
+
+@register_model
+def densenet40_12(pretrained: bool = False, **kwargs: Any) -> DenseNet:
+    """DenseNet-BC of depth 40 with growth 12, or another `block_config` and `growth_rate`: 0.18 M parameters."""
+    args: dict[str, Any] = {"block_config": (6, 6, 6), "growth_rate": 12, **kwargs}
+    return build_model_with_cfg(CifarDenseNet, "densenet40_12", pretrained, **args)

@@ -1,9 +1,11 @@
 """The tables of the pages on single methods."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 from typing import Any
 
+from autosample.experiments.collect import paired_p
 from doctables.records import read, results, source, table
 
 Row = Mapping[str, Any]
@@ -39,6 +41,37 @@ def kmeans_text() -> str:
         f"{100 * record['penalty']['start']:.0f} % of the training on). With all layers clustered at a ratio of "
         f"{record['ratio']}, the net without the penalty has {scores[0]}; with it, {scores[1]}.\n\n{source(record)}"
     )
+
+
+def generations_table() -> str:
+    """Accuracy of generations and of their ensembles, against generation 0 of the same net."""
+    if not (results() / "methods/generations.json").exists():
+        return "No records yet: `bash scripts/reproduce_generations.sh DATA_ROOT` makes them."
+    record = read("methods/generations.json")
+    found = scores(record["chains"])
+    lines = []
+    for (net, loss, member), values in found.items():
+        first = found[net.partition(",")[0], "ban", "generation 0"]
+        gain = "" if values == first else _gain(values, first)
+        shown = "labels" if member == "generation 0" else f"`{loss}`"
+        reached = f"{mean(values):.2f} ± {stdev(values):.2f}"
+        lines.append(f"| {net} | {shown} | {member} | {reached} | {gain} | {len(values)} |")
+    heads = "net | learns by | member | >test accuracy [%] | >gain over generation 0 | >seeds"
+    return f"{table(heads, lines)}\n\n{source(record)}"
+
+
+def scores(chains: Sequence[Row]) -> dict[tuple[str, str, str], list[float]]:
+    """Test accuracies [%] of each member of a chain, in the order of its seeds."""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for chain in chains:
+        for row in chain["rows"]:
+            found.setdefault((chain["net"], chain["loss"], row["net"]), []).append(row["accuracy"])
+    return found
+
+
+def _gain(values: Sequence[float], first: Sequence[float]) -> str:
+    p = paired_p(values, first)[0]
+    return f"{mean(values) - mean(first):+.2f}" + ("" if p is None else f" (p {p:.2g})")
 
 
 def _line(row: Row, count: Row) -> str:

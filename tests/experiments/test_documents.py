@@ -161,6 +161,35 @@ def test_what_beats_folded_in_accuracy_bytes_and_time_is_listed(script, finished
     assert planes().startswith("None; sizes measured: 1.")
 
 
+def test_generations_are_compared_with_the_first_of_the_same_net(script, tmp_path):
+    table = script("doctables.methods").generations_table
+    assert table().startswith("No records yet")
+    chains = [
+        {"net": net, "loss": "ban", "seed": seed, "rows": [
+            {"net": "generation 0", "accuracy": start + seed}, {"net": "generation 1", "accuracy": start + 2 * seed + 1}
+        ]}
+        for net, start in (("dense", 50.0), ("folded", 40.0)) for seed in range(3)
+    ]  # fmt: skip
+    chains += [
+        {"net": "folded, first from dense", "loss": "ban", "rows": [{"net": "generation 1", "accuracy": 43.0}]}
+    ] * 3
+    about = {"command": "python measure.py", "date": "2026-01-04", "hardware": "a processor", "torch": "0"}
+    kept = tmp_path / "results/methods/generations.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps({**about, "chains": chains}))
+    head, _, *lines, _, note = table().splitlines()
+    # differences 1, 2, 3: t = 2·√3 with two degrees of freedom
+    assert lines == [
+        "| dense | labels | generation 0 | 51.00 ± 1.00 |  | 3 |",
+        "| dense | `ban` | generation 1 | 53.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
+        "| folded | labels | generation 0 | 41.00 ± 1.00 |  | 3 |",
+        "| folded | `ban` | generation 1 | 43.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
+        "| folded, first from dense | `ban` | generation 1 | 43.00 ± 0.00 | +2.00 (p 0.074) | 3 |",
+    ]
+    assert {line.count("|") for line in lines} == {head.count("|")}
+    assert note == "`python measure.py`, a processor, torch 0, 2026-01-04."
+
+
 @pytest.mark.slow
 def test_times_of_a_grid_are_measured_in_turn_with_the_dense_net(script, grid):
     made = grid(presets=["dense", "wsnet", {"preset": "dense", "quantize": {"bits": 4}}], seeds=1)

@@ -1,0 +1,101 @@
+"""Born-again networks on CIFAR-10, measured: `python scripts/measure_generations.py DATA_ROOT [--out FOLDER]`.
+
+For each seed, chains of `autosample generations` with experiment/born_again_cifar10: a dense net, its compact (folded)
+twin, compact students of the dense net, and one generation with each loss of the paper's ablation. FOLDER keeps all
+trainings: running it again goes on. The accuracies go to results/methods/generations.json.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from autosample.system.configs import read
+from autosample.system.files import write_json
+from autosample.system.machine import hardware
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG, SEEDS, COUNT = "experiment/born_again_cifar10", (0, 10, 20), 3
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Generations of one kind of net.
+
+    Attributes:
+        net: Name in the table.
+        loss: The loss of all generations that have a teacher.
+        spec: The spec of its layers; folded ones are four times smaller.
+        taught: Whether the first one learns from the dense net, generation 0 of the first chain.
+    """
+
+    net: str
+    loss: str
+    count: int
+    spec: str = "folded"
+    taught: bool = False
+
+
+FIRST = Chain("dense", "ban", COUNT, "dense")
+CHAINS = (
+    FIRST,
+    Chain("dense", "cwtm", 1, "dense", taught=True),
+    Chain("dense", "dkpp", 1, "dense", taught=True),
+    Chain("folded", "ban", COUNT),
+    Chain("folded, first from dense", "ban", 2, taught=True),
+)
+
+
+def folder_of(chain: Chain, seed: int, out: Path) -> Path:
+    """Where a chain is kept."""
+    return out / f"{chain.net}-{chain.loss}-seed{seed}".replace(", ", "-").replace(" ", "-")
+
+
+def run(chain: Chain, seed: int, root: str, out: Path) -> dict[str, object]:
+    """The record of a chain; what is there already is not trained again."""
+    folder = folder_of(chain, seed, out)
+    if not (folder / "results.json").exists():
+        words = [sys.executable, "-m", "autosample", "generations", "--count", str(chain.count), "--config", CONFIG]
+        words += [
+            "--seed",
+            str(seed),
+            "--loss",
+            chain.loss,
+            "--out",
+            str(folder),
+            "--data.root",
+            root,
+            "--model.spec",
+            chain.spec,
+        ]
+        if chain.taught:
+            words += ["--teacher", str(folder_of(FIRST, seed, out) / "generation-0/model")]
+        subprocess.run(words, check=True)
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    return {"net": chain.net, "loss": chain.loss, "taught": chain.taught, "seed": seed, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", metavar="DATA_ROOT")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/generations")
+    given = parser.parse_args()
+    records = [run(chain, seed, given.root, given.out) for seed in SEEDS for chain in CHAINS]
+    about = {
+        "command": "python scripts/measure_generations.py DATA_ROOT",
+        "config": read(CONFIG),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+        "chains": records,
+    }
+    write_json(ROOT / "results/methods/generations.json", about)
+
+
+if __name__ == "__main__":
+    main()
