@@ -15,10 +15,6 @@ NETS: dict[str, dict[str, Any]] = {
     "wrn16_4": {"depth": 10, "width": 1},
     "densenet40_12": {"block_config": (2, 2, 2)},
 }
-    "resnet18_cifar": {},
-    "wrn16_4": {"depth": 10, "width": 1},
-    "densenet40_12": {"block_config": (2, 2, 2)},
-}
 
 
 @pytest.mark.parametrize("name", NETS)
