@@ -19,7 +19,7 @@ from autosample.experiments.identity import UNCOMPRESSED
 from autosample.experiments.latency import measure_latency
 from autosample.experiments.record import Record
 from autosample.experiments.resolve import resolve
-from autosample.experiments.teacher import arguments, dense_weights
+from autosample.experiments.teacher import arguments, dense_weights, keep
 from autosample.experiments.trainer import NOISY, deterministic_on_cpu, trainer_for
 from autosample.experiments.windows import window_maps
 from autosample.model.norms import renew_norms_
@@ -77,6 +77,8 @@ def run_cell(cell: Cell, tick: Callable[[], None] = lambda: None, logger: Any = 
     with dense_weights(cell, data) as given:
         settings, options = arguments(cell, replace(resolved.recipe, **given))
         model, record = train(data, settings, tick=tick, logger=logger, **options, **parts)
+    if cell.preset == "dense" and not cell.quantize and not given:
+        keep(cell, model)  # others may start from this very net
     latency = measure_latency(model.net, data.input_shape) if cell.latency else None
     described = {
         **record.settings,

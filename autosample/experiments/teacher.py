@@ -22,7 +22,9 @@ from autosample.training import Classifier
 
 # arguments that need a teacher
 _TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature", "teacher")
+# dense nets of one seed, by their cells' ids: cells of a seed follow each other
 _WEIGHTS: dict[str, dict[str, torch.Tensor]] = {}
+_SEED: list[tuple[Any, ...]] = []
 
 
 def arguments(cell: Cell, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,9 +55,17 @@ def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, An
         model = Classifier(**settings)
         with quiet(*NOISY), deterministic_on_cpu():
             trainer_for(options["epochs"], precision=options["precision"], logger=False).fit(model, datamodule=data)
-        _WEIGHTS.clear()  # cells of one seed follow each other, so one net is enough
-        _WEIGHTS[dense.id] = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
+        keep(dense, model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.safetensors"
         save_file(_WEIGHTS[dense.id], path)
         yield {"model_args": {**(net.model_args or {}), "checkpoint_path": str(path)}}
+
+
+def keep(dense: Cell, model: Classifier) -> None:
+    """Keep the weights of a trained dense net for the cells of its seed that start or learn from it."""
+    seed = (dense.data, str(dense.data_args), dense.seed, dense.fold, dense.holdout)
+    if [seed] != _SEED:
+        _WEIGHTS.clear()
+        _SEED[:] = [seed]
+    _WEIGHTS[dense.id] = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}

@@ -35,6 +35,29 @@ def test_a_net_is_clustered_and_measured_as_it_is(grid):
     assert errors[1] < errors[0]
 
 
+def test_a_dense_row_is_what_the_others_of_its_seed_start_from(grid, monkeypatch):
+    presets = ["dense", {"preset": "kmeans", "train": WARM}]
+    model = {"name": "digitnet", "num_classes": 10, "in_chans": 1, "include": ["stages.1.conv"]}
+    dense, small = grid(presets=presets, model=model, ratios=[64], seeds=1, train={"epochs": 1}).cells
+    teacher._WEIGHTS.clear()
+    run.run_cell(dense)
+    kept = dict(teacher._WEIGHTS)
+    teacher._WEIGHTS.clear()
+    run.run_cell(small)
+    (name,) = teacher._WEIGHTS
+    assert kept.keys() == {name}
+    for key, value in kept[name].items():
+        assert torch.equal(teacher._WEIGHTS[name][key], value), key
+    # so nothing trains where both run
+    monkeypatch.setattr(teacher, "trainer_for", None)
+    run.run_cell(small)
+    # nets of another seed are forgotten
+    monkeypatch.undo()
+    run.run_cell(run.replace(dense, seed=1))
+    assert len(teacher._WEIGHTS) == 1
+    assert name not in teacher._WEIGHTS
+
+
 def test_the_penalty_needs_a_dense_net(grid):
     with pytest.raises(ConfigError, match="kmeans needs a trained dense net"):
         grid(presets=[{"preset": "kmeans", "train": {"cluster_penalty": 1e-4}}])
