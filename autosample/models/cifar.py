@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from autosample.errors import ConfigError
 
 
+def _check_stem(stride: int) -> None:
+    if stride < 1:
+        raise ConfigError(f"stem_stride must be at least 1, got {stride}: leave it out for 1")
+
+
 class CifarResNet(ResNet):
     """timm's ResNet whose stem keeps the resolution: a 3×3 convolution of stride 1, and no pooling.
 
@@ -39,8 +44,7 @@ class CifarDenseNet(DenseNet):
 
     def __init__(self, *args: Any, stem_stride: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if stem_stride < 1:
-            raise ConfigError(f"stem_stride must be at least 1, got {stem_stride}: leave it out for 1")
+        _check_stem(stem_stride)
         wide: Any = self.features.conv0
         dd = {"device": wide.weight.device, "dtype": wide.weight.dtype}
         narrow = nn.Conv2d(wide.in_channels, wide.out_channels, 3, stem_stride, padding=1, bias=False, **dd)
@@ -81,6 +85,7 @@ class WideResNet(nn.Module):
         width: Factor of the stages' widths 16, 32 and 64.
         bias: Whether convolutions have biases.
         drop_rate: Dropout before the classifier.
+        stem_stride: Stride of the first convolution.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class WideResNet(nn.Module):
         width: int = 4,
         bias: bool = False,
         drop_rate: float = 0.0,
+        stem_stride: int = 1,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -99,10 +105,11 @@ class WideResNet(nn.Module):
             raise ConfigError(
                 f"depth must be 10, 16, 22, … and width at least 1, got {depth} and {width}: use 16 and 4"
             )
+        _check_stem(stem_stride)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = 64 * width
-        self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=bias, **dd)
+        self.conv1 = nn.Conv2d(in_chans, 16, 3, stem_stride, padding=1, bias=bias, **dd)
         channels, stages = 16, []
         for stage in range(3):
             blocks = []

@@ -54,6 +54,9 @@ def test_a_folded_densenet_learns():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_a_stem_needs_a_stride():
+@pytest.mark.parametrize("name", ["wrn16_4", "densenet40_12"])
+def test_a_stem_has_a_stride(name):
     with pytest.raises(ConfigError, match="stem_stride must be at least 1, got 0"):
-        create("densenet40_12", num_classes=3, stem_stride=0)
+        create(name, num_classes=3, stem_stride=0)
+    net = create(name, num_classes=3, stem_stride=2, **NETS[name])
+    assert net.forward_features(torch.randn(1, 3, 16, 16)).shape[2:] == (2, 2)

@@ -87,22 +87,20 @@ inline void window_sums_adjoint(const Program& p, float* segments, const Rows& r
 template <int kRows, int kDepth>
 void bank_tile(const float* segments, const int64_t* at, const float* const* x, int64_t count, float* bank,
                int64_t depth) {
-  Vec sum[kRows][kDepth] = {};
+  Vec sum[kRows][kDepth];
+  clear(sum);
   for (int64_t i = 0; i < count; i += kLanes) {
     Vec value[kDepth];
-    for (int d = 0; d < kDepth; ++d) value[d] = kept(load(x[d] + i));
-    for (int r = 0; r < kRows; ++r) {
-      const Vec grad = load(segments + at[r] + i);
-      for (int d = 0; d < kDepth; ++d) sum[r][d] += grad * value[d];
-    }
+    times<kDepth>([&](int d) AUTOSAMPLE_INLINE { value[d] = kept(load(x[d] + i)); });
+    times<kRows>([&](int r) AUTOSAMPLE_INLINE { add_product(sum[r], load(segments + at[r] + i), value); });
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int d = 0; d < kDepth; ++d) {
+  times<kRows>([&](int r) AUTOSAMPLE_INLINE {
+    times<kDepth>([&](int d) AUTOSAMPLE_INLINE {
       float total = 0;
       for (int lane = 0; lane < kLanes; ++lane) total += sum[r][d][lane];
       bank[r * depth + d] += total;
-    }
-  }
+    });
+  });
 }
 
 inline void bank_gradient(const Program& p, const float* segments, const Rows& rows, const float* x, int64_t row_x,
@@ -129,7 +127,8 @@ inline void bank_gradient(const Program& p, const float* segments, const Rows& r
 template <int kRows>
 void input_tile(const Program& p, int64_t input_phase, const float* turned, const float* segments, const Rows& rows,
                 float* out, int64_t row_x) {
-  Vec sum[kRows][kTileVectors] = {};
+  Vec sum[kRows][kTileVectors];
+  clear(sum);
   for (int64_t phase = 0; phase < p.phases; ++phase) {
     for (size_t i = 0; i < p.taps[phase].size(); ++i) {
       const Term& tap = p.taps[phase][i];
@@ -138,16 +137,15 @@ void input_tile(const Program& p, int64_t input_phase, const float* turned, cons
       const float* factor = turned + static_cast<int64_t>(i) * p.rows * kPanel;
       for (int64_t row = 0; row < p.rows; ++row, factor += kPanel) {
         Vec value[kTileVectors];
-        for (int v = 0; v < kTileVectors; ++v) value[v] = kept(load(from + rows.at[row] + v * kLanes));
-        for (int r = 0; r < kRows; ++r) {
-          for (int v = 0; v < kTileVectors; ++v) sum[r][v] += factor[r] * value[v];
-        }
+        const float* const at = from + rows.at[row];
+        times<kTileVectors>([&](int v) AUTOSAMPLE_INLINE { value[v] = kept(load(at + v * kLanes)); });
+        times<kRows>([&](int r) AUTOSAMPLE_INLINE { add_product(sum[r], factor[r], value); });
       }
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kTileVectors; ++v) store(out + r * row_x + v * kLanes, sum[r][v]);
-  }
+  times<kRows>([&](int r) AUTOSAMPLE_INLINE {
+    times<kTileVectors>([&](int v) AUTOSAMPLE_INLINE { store(out + r * row_x + v * kLanes, sum[r][v]); });
+  });
 }
 
 inline void input_gradient(const Program& p, const float* turned, const float* segments, const Rows& rows, float* x,

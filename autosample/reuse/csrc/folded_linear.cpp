@@ -18,9 +18,10 @@
 namespace autosample {
 namespace {
 
-constexpr int kPerPanel = kPanel / kLanes;                  // vectors of 16 filters
-constexpr int kRowsAtOnce = 12 / kPerPanel;                 // 12 accumulators
-constexpr int64_t kSums = 48 * 1024;                        // floats of sums that a tile of rows may have
+constexpr int kPerPanel = kPanel / kLanes;      // vectors of 16 filters
+constexpr int kPanels = kLanes == 16 ? 4 : 1;   // taken along at once: 24 accumulators of 32 registers, or 12 of 16
+constexpr int kRowsAtOnce = 6;
+constexpr int64_t kSums = 48 * 1024;            // floats of sums that a tile of rows may have
 
 struct Linear {
   int64_t features, windows, columns, blocks, filters, relu;
@@ -68,44 +69,53 @@ void pack_row(const T* x, const Linear& p, float* out, const float** from) {
 }
 
 struct Out {
-  int64_t stride, count;  // how far apart rows are, and how many of the 16 filters there are
+  int64_t stride, count;  // how far apart rows are, and how many filters of the panels there are
   const float* bias;
   Vec floor;
 };
 
-template <int kRows, typename T>
-void multiply(const float* panel, const float* x, int64_t row, int64_t columns, const Out& o, T* y) {
-  Vec sum[kRows][kPerPanel] = {};
+// So many rows by the filters of so many panels, which are `apart` floats from each other.
+template <int kRows, int kTogether, typename T>
+void multiply(const float* panel, int64_t apart, const float* x, int64_t row, int64_t columns, const Out& o, T* y) {
+  constexpr int kVectors = kTogether * kPerPanel;
+  Vec sum[kRows][kVectors];
+  clear(sum);
   for (int64_t q = 0; q < columns; ++q, panel += kPanel) {
-    Vec value[kPerPanel];
-    for (int v = 0; v < kPerPanel; ++v) value[v] = kept(load(panel + v * kLanes));
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kPerPanel; ++v) sum[r][v] += x[r * row + q] * value[v];
-    }
+    Vec value[kVectors];
+    times<kVectors>([&](int v) AUTOSAMPLE_INLINE {
+      value[v] = kept(load(panel + v / kPerPanel * apart + v % kPerPanel * kLanes));
+    });
+    times<kRows>([&](int r) AUTOSAMPLE_INLINE { add_product(sum[r], x[r * row + q], value); });
   }
-  for (int v = 0; v < kPerPanel; ++v) {
+  times<kVectors>([&](int v) AUTOSAMPLE_INLINE {
     const int64_t left = std::min<int64_t>(o.count - v * kLanes, kLanes);
-    if (left <= 0) break;
+    if (left <= 0) return;
     Vec bias = {};
     if (o.bias && left == kLanes) bias = load(o.bias + v * kLanes);
     else if (o.bias) std::memcpy(&bias, o.bias + v * kLanes, left * sizeof(float));
-    for (int r = 0; r < kRows; ++r) {
+    times<kRows>([&](int r) AUTOSAMPLE_INLINE {
       T* const to = y + r * o.stride + v * kLanes;
       const Vec value = maximum(sum[r][v] + bias, o.floor);
       if (left == kLanes) store_as(to, value, kLanes);
       else store_as(to, value, static_cast<int>(left));
-    }
-  }
+    });
+  });
 }
 
 // Rows `r` to `r + kRows` for the panels of a block: neighbouring filters are written one after the other, because rows
 // of the output may all lie on the same sets of the cache.
 template <int kRows, typename T>
 void multiply_panels(const float* bank, const float* x, const Linear& p, const float* bias, int64_t count, T* y) {
-  for (int64_t n = 0; n < count; n += kPanel, bank += p.columns * kPanel) {
-    const Out o{p.filters, std::min<int64_t>(count - n, kPanel), bias ? bias + n : nullptr,
+  const int64_t apart = p.columns * kPanel;
+  for (int64_t n = 0; n < count;) {
+    const int64_t left = (count - n + kPanel - 1) / kPanel, panels = left >= kPanels ? kPanels : std::min<int64_t>(left, 2);
+    const Out o{p.filters, std::min(count - n, panels * kPanel), bias ? bias + n : nullptr,
                 (p.relu ? 0.f : -__builtin_inff()) - Vec{}};
-    multiply<kRows>(bank, x, p.row, p.columns, o, y + n);
+    const auto part = panels == kPanels ? multiply<kRows, kPanels, T>
+                      : panels == 2     ? multiply<kRows, 2, T>
+                                        : multiply<kRows, 1, T>;
+    part(bank + n * p.columns, apart, x, p.row, p.columns, o, y + n);
+    n += panels * kPanel;
   }
 }
 
@@ -116,7 +126,8 @@ void multiply_block(const float* bank, const float* x, const Linear& p, const fl
   for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
     multiply_panels<kRowsAtOnce>(bank, x + r * p.row, p, bias, count, y + r * p.filters);
   }
-  for (; r + 3 <= rows; r += 3) multiply_panels<3>(bank, x + r * p.row, p, bias, count, y + r * p.filters);
+  for (; r + 4 <= rows; r += 4) multiply_panels<4>(bank, x + r * p.row, p, bias, count, y + r * p.filters);
+  for (; r + 2 <= rows; r += 2) multiply_panels<2>(bank, x + r * p.row, p, bias, count, y + r * p.filters);
   for (; r < rows; ++r) multiply_panels<1>(bank, x + r * p.row, p, bias, count, y + r * p.filters);
 }
 

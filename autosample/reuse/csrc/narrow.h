@@ -10,24 +10,23 @@ namespace autosample {
 template <int kColumns, int kVectors>
 void segment_block(const float* bank, int64_t depth, const float* x, int64_t plane, const std::vector<Term>& taps,
                    int64_t columns, float* out, int64_t row_out) {
-  Vec sum[kColumns][kVectors] = {};
+  Vec sum[kColumns][kVectors];
+  clear(sum);
   constexpr int kPerPanel = kPanel / kLanes;
   for (size_t i = 0; i < taps.size(); ++i) {
     const float* from = x + taps[i].phase * plane + taps[i].shift * columns;
     const float* panel = bank + static_cast<int64_t>(i) * columns * kPanel;
     for (int64_t q = 0; q < columns; ++q, panel += kPanel) {
       Vec value[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
+      times<kVectors>([&](int v) AUTOSAMPLE_INLINE {
         value[v] = kept(load(panel + v / kPerPanel * kPanel * depth + v % kPerPanel * kLanes));
-      }
-      for (int c = 0; c < kColumns; ++c) {
-        for (int v = 0; v < kVectors; ++v) sum[c][v] += from[c * columns + q] * value[v];
-      }
+      });
+      times<kColumns>([&](int c) AUTOSAMPLE_INLINE { add_product(sum[c], from[c * columns + q], value); });
     }
   }
-  for (int c = 0; c < kColumns; ++c) {
-    for (int v = 0; v < kVectors; ++v) store(out + c * row_out + v * kLanes, sum[c][v]);
-  }
+  times<kColumns>([&](int c) AUTOSAMPLE_INLINE {
+    times<kVectors>([&](int v) AUTOSAMPLE_INLINE { store(out + c * row_out + v * kLanes, sum[c][v]); });
+  });
 }
 
 template <int kVectors>

@@ -29,10 +29,11 @@ struct InRows {
   const std::vector<int64_t>& at;
 
   template <int kRows, int kVectors>
-  void put(int64_t row, int64_t column, const Vec (&sum)[kRows][kVectors]) const {
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVectors; ++v) store(out + at[row + r] + column + v * kLanes, sum[r][v]);
-    }
+  AUTOSAMPLE_INLINE void put(int64_t row, int64_t column, const Vec (&sum)[kRows][kVectors]) const {
+    times<kRows>([&](int r) AUTOSAMPLE_INLINE {
+      float* const to = out + at[row + r] + column;
+      times<kVectors>([&](int v) AUTOSAMPLE_INLINE { store(to + v * kLanes, sum[r][v]); });
+    });
   }
 };
 
@@ -40,17 +41,16 @@ struct InRows {
 template <int kRows, int kVectors, typename Out>
 void segment_tile(const float* panel, const float* x, int64_t row_x, const std::vector<Term>& taps, int64_t plane,
                   int64_t columns, int64_t row, int64_t column, const Out& out) {
-  Vec sum[kRows][kVectors] = {};
+  Vec sum[kRows][kVectors];
+  clear(sum);
   const Term* tap = taps.data();
   do {
     const float* from = x + tap->phase * plane + tap->shift + column;
     int64_t q = columns;
     do {
       Vec value[kVectors];
-      for (int v = 0; v < kVectors; ++v) value[v] = kept(load(from + v * kLanes));
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kVectors; ++v) sum[r][v] += panel[r] * value[v];
-      }
+      times<kVectors>([&](int v) AUTOSAMPLE_INLINE { value[v] = kept(load(from + v * kLanes)); });
+      times<kRows>([&](int r) AUTOSAMPLE_INLINE { add_product(sum[r], panel[r], value); });
       from += row_x, panel += kPanel;
     } while (--q > 0);
   } while (++tap != taps.data() + taps.size());

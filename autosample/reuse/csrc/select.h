@@ -137,14 +137,33 @@ struct InMap {
         more(more + run.to), y(y + run.to) {}
 
   template <int kRows, int kVectors>
-  void put(int64_t row, int64_t column, const Vec (&sum)[kRows][kVectors]) const {
-    const int64_t rows = std::min<int64_t>(kRows, filters.to - filters.from - row);
-    for (int r = 0; r < rows; ++r) {
-      const int64_t n = filters.from + row + r;
-      for (int v = 0; v < kVectors; ++v) {
+  AUTOSAMPLE_INLINE void put(int64_t row, int64_t column, const Vec (&sum)[kRows][kVectors]) const {
+    const int64_t first = filters.from + row, rows = filters.to - first;
+    if (rows < kRows || column + kVectors * kLanes > count) {
+      Vec copy[kRows][kVectors];
+      times<kRows>([&](int r) AUTOSAMPLE_INLINE {
+        times<kVectors>([&](int v) AUTOSAMPLE_INLINE { copy[r][v] = sum[r][v]; });
+      });
+      return put_some(first, column, copy[0], std::min<int64_t>(rows, kRows), kVectors);
+    }
+    times<kRows>([&](int r) AUTOSAMPLE_INLINE {
+      const int64_t at = (first + r) * size + column;
+      const Vec shift = bias ? bias[first + r] - Vec{} : Vec{};
+      times<kVectors>([&](int v) AUTOSAMPLE_INLINE {
+        Vec value = sum[r][v] + shift;
+        if (more.at) value += load_as(more.at + at + v * kLanes);
+        store_as(y + at + v * kLanes, maximum(value, floor), kLanes);
+      });
+    });
+  }
+
+  // Where the map or the block ends. Not inline: calls would put the sums of whole tiles in memory too.
+  __attribute__((noinline)) void put_some(int64_t first, int64_t column, const Vec* sum, int64_t rows, int vectors) const {
+    for (int64_t n = first; n < first + rows; ++n, sum += vectors) {
+      for (int v = 0; v < vectors; ++v) {
         const int64_t at = n * size + column + v * kLanes, left = std::min<int64_t>(count - column - v * kLanes, kLanes);
         if (left <= 0) break;
-        Vec value = bias ? sum[r][v] + bias[n] : sum[r][v];
+        Vec value = bias ? sum[v] + bias[n] : sum[v];
         if (more.at) value += more.get(at, static_cast<int>(left));
         store_as(y + at, maximum(value, floor), static_cast<int>(left));
       }

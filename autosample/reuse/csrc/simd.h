@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 namespace autosample {
 
@@ -37,6 +39,27 @@ inline Vec kept(Vec v) {
 #endif
   return v;
 }
+#define AUTOSAMPLE_INLINE __attribute__((always_inline))
+
+template <typename F, int... kAt>
+inline AUTOSAMPLE_INLINE void at_each(const F& f, std::integer_sequence<int, kAt...>) {
+  (f(std::integral_constant<int, kAt>{}), ...);
+}
+// Calls f(0), f(1) … with constants. GCC unrolls a loop too late: an array of vectors that one indexes lies in memory.
+template <int kCount, typename F>
+inline AUTOSAMPLE_INLINE void times(const F& f) {
+  at_each(f, std::make_integer_sequence<int, kCount>{});
+}
+
+template <int kRows, int kVectors>
+inline AUTOSAMPLE_INLINE void clear(Vec (&sum)[kRows][kVectors]) {
+  times<kRows>([&](int r) AUTOSAMPLE_INLINE { times<kVectors>([&](int v) AUTOSAMPLE_INLINE { sum[r][v] = Vec{}; }); });
+}
+template <int kVectors, typename Factor>
+inline AUTOSAMPLE_INLINE void add_product(Vec (&sum)[kVectors], Factor factor, const Vec (&value)[kVectors]) {
+  times<kVectors>([&](int v) AUTOSAMPLE_INLINE { sum[v] += factor * value[v]; });
+}
+
 // As torch: a NaN in `a` stays.
 inline Vec maximum(Vec a, Vec b) { return a < b ? b : a; }
 

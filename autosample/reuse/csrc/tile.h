@@ -90,6 +90,17 @@ void pack_channel(const T* image, const Program& p, const std::vector<Piece>& pi
   }
 }
 
+// Sums and differences of vectors `kStep` apart.
+template <int kStep, int kRows>
+inline AUTOSAMPLE_INLINE void butterflies(Vec (&row)[kRows]) {
+  times<kRows>([&](auto r) AUTOSAMPLE_INLINE {
+    if constexpr (kStep < kRows && !(r & kStep)) {
+      const Vec a = row[r], b = row[r + kStep];
+      row[r] = a + b, row[r + kStep] = a - b;
+    }
+  });
+}
+
 // Sums and differences of rows `half`, 2 `half` … apart, as many steps at once as kRows has factors of two. Row r of the
 // input is `from[r]`.
 template <int kRows>
@@ -97,17 +108,15 @@ void hadamard_steps(const float* const* from, float* out, int64_t plane, int64_t
   for (int64_t first = 0; first < order; ++first) {
     if (first / half % kRows) continue;
     float* const at = out + first * plane;
+    const float* rows[kRows];
+    times<kRows>([&](int r) AUTOSAMPLE_INLINE { rows[r] = from[first + r * half]; });
     for (int64_t i = 0; i < count; i += kLanes) {
       Vec row[kRows];
-      for (int r = 0; r < kRows; ++r) row[r] = load(from[first + r * half] + i);
-      for (int step = 1; step < kRows; step *= 2) {
-        for (int r = 0; r < kRows; ++r) {
-          if (r & step) continue;
-          const Vec a = row[r], b = row[r + step];
-          row[r] = a + b, row[r + step] = a - b;
-        }
-      }
-      for (int r = 0; r < kRows; ++r) store(at + r * half * plane + i, row[r]);
+      times<kRows>([&](int r) AUTOSAMPLE_INLINE { row[r] = load(rows[r] + i); });
+      butterflies<1>(row);
+      butterflies<2>(row);
+      butterflies<4>(row);
+      times<kRows>([&](int r) AUTOSAMPLE_INLINE { store(at + r * half * plane + i, row[r]); });
     }
   }
 }
