@@ -15,9 +15,10 @@ from autosample import PRESETS, convert_, deploy
 NETS = {"soundnet8": (2, 1, 22050), "m5": (2, 1, 8000), "resnet18": (2, 3, 64, 64), "mobilenetv2_100": (2, 3, 64, 64)}
 CONVERTED = [preset for preset in PRESETS if preset != "dense"]
 # Operators that select among so many words would take more memory than there is; a plan that nobody would choose.
-# Folded layers have plans of their own.
+# Layers with folds or products have plans of their own.
 PLANNED = [(preset, plan) for preset in CONVERTED for plan in ("reuse", "fused")
-           if (preset, plan) not in (("kmeans", "reuse"), ("hashednet", "reuse")) and preset != "folded"]  # fmt: skip
+           if (preset, plan) not in (("kmeans", "reuse"), ("hashednet", "reuse"))
+           and preset not in ("folded", "conditioned", "strassen")]  # fmt: skip
 # name: size of the images
 FAMILIES = {
     "test_resnet": 64, "test_efficientnet": 64, "test_convnext": 64, "test_nfnet": 64, "test_byobnet": 64,
@@ -45,19 +46,21 @@ def build(name, shape, preset):
 
 def check_net(name, shape, preset, *, plan=None, graphs=True, backend="eager", **options):
     model, x = build(name, shape, preset)
-    fast = check(model, x, tolerance=1e-4, **options)
+    wanted = expected(model, x)
+    # some nets enlarge roundings a thousandfold, their own in float32 too
+    tolerance = max(1e-4, 5 * error(expected(model, x, dtype=None), wanted))
+    fast = check(model, x, tolerance=tolerance, **options)
     assert all(row.plan.reason for row in fast.deployment.rows)
     assert not plan or plan in kinds(fast)
     if not graphs:
         return fast
-    wanted = expected(model, x)
     exported = torch.export.export(fast, (x,))
     names = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
     assert ("autosample.window_conv.default" in names) == any(kind.endswith("fused") for kind in kinds(fast))
-    assert error(exported.module()(x), wanted) < 1e-4
+    assert error(exported.module()(x), wanted) < tolerance
     torch._dynamo.reset()
     with torch.no_grad():
-        assert error(torch.compile(fast, fullgraph=True, backend=backend)(x), wanted) < 1e-4
+        assert error(torch.compile(fast, fullgraph=True, backend=backend)(x), wanted) < tolerance
     return fast
 
 
