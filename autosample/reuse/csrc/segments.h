@@ -37,23 +37,59 @@ struct InRows {
   }
 };
 
+// Adds a tap: `columns` rows of x, `row_x` apart.
+template <int kRows, int kVectors>
+inline AUTOSAMPLE_INLINE void add_tap(Vec (&sum)[kRows][kVectors], const float* panel, const float* from, int64_t row_x,
+                                      int64_t columns) {
+  do {
+    Vec value[kVectors];
+    times<kVectors>([&](int v) AUTOSAMPLE_INLINE { value[v] = kept(load(from + v * kLanes)); });
+    times<kRows>([&](int r) AUTOSAMPLE_INLINE { add_product(sum[r], panel[r], value); });
+    from += row_x, panel += kPanel;
+  } while (--columns > 0);
+}
+
+// Adds three taps whose shifts follow each other: vectors that cross cache lines are loaded once, and then shifted.
+template <int kRows, int kVectors>
+inline AUTOSAMPLE_INLINE void add_three_taps(Vec (&sum)[kRows][kVectors], const float* panel, const float* from,
+                                             int64_t row_x, int64_t columns) {
+  const int64_t apart = columns * kPanel;
+  do {
+    Vec whole[kVectors + 1];
+    times<kVectors + 1>([&](int v) AUTOSAMPLE_INLINE { whole[v] = kept(load(from + v * kLanes)); });
+    times<3>([&](auto shift) AUTOSAMPLE_INLINE {
+      Vec value[kVectors];
+      times<kVectors>([&](int v) AUTOSAMPLE_INLINE { value[v] = kept(shifted<shift>(whole[v], whole[v + 1])); });
+      times<kRows>([&](int r) AUTOSAMPLE_INLINE { add_product(sum[r], panel[shift * apart + r], value); });
+    });
+    from += row_x, panel += kPanel;
+  } while (--columns > 0);
+}
+
+inline bool follow(const Term* tap) {
+  return tap[1].phase == tap->phase && tap[2].phase == tap->phase && tap[1].shift == tap->shift + 1 &&
+         tap[2].shift == tap->shift + 2;
+}
+
 // Taps and columns are at least one.
 template <int kRows, int kVectors, typename Out>
 void segment_tile(const float* panel, const float* x, int64_t row_x, const std::vector<Term>& taps, int64_t plane,
                   int64_t columns, int64_t row, int64_t column, const Out& out) {
   Vec sum[kRows][kVectors];
   clear(sum);
-  const Term* tap = taps.data();
+  const Term *tap = taps.data(), *const end = tap + taps.size();
   do {
-    const float* from = x + tap->phase * plane + tap->shift + column;
-    int64_t q = columns;
-    do {
-      Vec value[kVectors];
-      times<kVectors>([&](int v) AUTOSAMPLE_INLINE { value[v] = kept(load(from + v * kLanes)); });
-      times<kRows>([&](int r) AUTOSAMPLE_INLINE { add_product(sum[r], panel[r], value); });
-      from += row_x, panel += kPanel;
-    } while (--q > 0);
-  } while (++tap != taps.data() + taps.size());
+    const float* const from = x + tap->phase * plane + tap->shift + column;
+    int step = 1;
+    // smaller vectors cross fewer lines, and more than two leave too few registers
+    if (kLanes == 16 && kVectors < 3 && end - tap >= 3 && follow(tap)) {
+      add_three_taps(sum, panel, from, row_x, columns);
+      step = 3;
+    } else {
+      add_tap(sum, panel, from, row_x, columns);
+    }
+    tap += step, panel += step * columns * kPanel;
+  } while (tap != end);
   out.put(row, column, sum);
 }
 

@@ -73,6 +73,16 @@ inline Vec every_second(const float* p) {
   return __builtin_shuffle(load(p), load(p + kLanes), even);
 }
 
+// Elements kBy, kBy + 1 … of two vectors, one after the other.
+template <int kBy>
+inline Vec shifted(Vec a, Vec b) {
+  if constexpr (kBy == 0) return a;
+  typedef int32_t Index __attribute__((vector_size(kLanes * 4)));
+  Index at;
+  for (int i = 0; i < kLanes; ++i) at[i] = i + kBy;
+  return __builtin_shuffle(a, b, at);
+}
+
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // A row length whose rows do not fall on the same cache sets.
