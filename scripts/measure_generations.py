@@ -1,8 +1,9 @@
 """Born-again networks on CIFAR-10, measured: `python scripts/measure_generations.py DATA_ROOT [--out FOLDER]`.
 
 For each seed, chains of `autosample generations` with experiment/born_again_cifar10: a dense net, its compact (folded)
-twin, compact students of the dense net, and one generation with each loss of the paper's ablation. FOLDER keeps all
-trainings: running it again goes on. The accuracies go to results/methods/generations.json.
+twin, compact students of the dense net, one generation with each loss of the paper's ablation, and the dense net on
+augmented images. FOLDER keeps all trainings: running it again goes on. The accuracies go to
+results/methods/generations.json; with `--collect`, those that there are, without more training.
 """
 
 import argparse
@@ -32,6 +33,7 @@ class Chain:
         loss: The loss of all generations that have a teacher.
         spec: The spec of its layers; folded ones are four times smaller.
         taught: Whether the first one learns from the dense net, generation 0 of the first chain.
+        options: More options of `fit`.
     """
 
     net: str
@@ -39,15 +41,18 @@ class Chain:
     count: int
     spec: str = "folded"
     taught: bool = False
+    options: tuple[str, ...] = ()
 
 
 FIRST = Chain("dense", "ban", COUNT, "dense")
+AUGMENTED = ("--data.padding", "4", "--data.flip", "true")
 CHAINS = (
     FIRST,
+    Chain("folded", "ban", COUNT),
     Chain("dense", "cwtm", 1, "dense", taught=True),
     Chain("dense", "dkpp", 1, "dense", taught=True),
-    Chain("folded", "ban", COUNT),
     Chain("folded, first from dense", "ban", 2, taught=True),
+    Chain("dense, augmented", "ban", COUNT, "dense", options=AUGMENTED),
 )
 
 
@@ -84,8 +89,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", metavar="DATA_ROOT")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/generations")
+    parser.add_argument("--collect", action="store_true")
     given = parser.parse_args()
-    records = [run(chain, seed, given.root, given.out) for seed in SEEDS for chain in CHAINS]
+    every = [(chain, seed) for chain in CHAINS for seed in SEEDS]
+    done = [one for one in every if (folder_of(*one, given.out) / "results.json").exists()]
+    records = [run(*one, given.root, given.out) for one in (done if given.collect else every)]
     about = {
         "command": "python scripts/measure_generations.py DATA_ROOT",
         "config": read(CONFIG),

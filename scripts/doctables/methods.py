@@ -51,10 +51,10 @@ def generations_table() -> str:
     found = scores(record["chains"])
     lines = []
     for (net, loss, member), values in found.items():
-        first = found[net.partition(",")[0], "ban", "generation 0"]
-        gain = "" if values == first else _gain(values, first)
+        first = found.get((net, "ban", "generation 0")) or found[net.partition(",")[0], "ban", "generation 0"]
+        gain = "" if values == first else _gain(values, first[: len(values)])
         shown = "labels" if member == "generation 0" else f"`{loss}`"
-        reached = f"{mean(values):.2f} ± {stdev(values):.2f}"
+        reached = f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
         lines.append(f"| {net} | {shown} | {member} | {reached} | {gain} | {len(values)} |")
     heads = "net | learns by | member | >test accuracy [%] | >gain over generation 0 | >seeds"
     return f"{table(heads, lines)}\n\n{source(record)}"
