@@ -21,7 +21,7 @@ def put_together(tree: Any, keep: bool = True) -> Any:
     """
 
     def whole(tensor: DTensor) -> Tensor:
-        out = tensor.detach().full_tensor()
+        out = tensor.full_tensor().detach()
         return out.cpu() if keep else out.new_empty(0)
 
     return tree_map_only(DTensor, whole, tree)

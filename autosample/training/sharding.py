@@ -41,7 +41,7 @@ class Sharded(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        return put_together(dict(self.lightning_module.state_dict()), self.is_global_zero)
+        return put_together(self.lightning_module.state_dict(), self.is_global_zero)
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         return put_together(Strategy.optimizer_state(self, optimizer), self.is_global_zero)
@@ -72,40 +72,21 @@ def _pieces(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str
     return {**saved, "state": state}
 
 
-def prepare_sharding(trainer: pl.Trainer, module: pl.LightningModule, net: nn.Module) -> None:
-    """Check whether a trainer can shard a net if it is told to, and let it do so.
-
-    Raises:
-        ConfigError: The net, the callbacks or the strategy do not allow it.
-    """
-    strategy: Any = trainer.strategy
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Raise `ConfigError` if the strategy of a trainer shards nets, but not in the way that nets here allow."""
+    strategy, processes = trainer.strategy, trainer.num_devices * trainer.num_nodes
     if isinstance(strategy, FSDPStrategy):
         raise ConfigError(
             f"nets are sharded by another strategy of Lightning, got fsdp: use {_S} ModelParallelStrategy "
-            f"{_S}.data_parallel_size {trainer.world_size} {_S}.tensor_parallel_size 1 "
-            f"{_S}.save_distributed_checkpoint false"
+            f"{_sizes(processes)} {_S}.save_distributed_checkpoint false"
         )
     if not isinstance(strategy, ModelParallelStrategy):
-        if isinstance(net, FSDPModule):
-            raise ConfigError(
-                "a net that was sharded stays in pieces, got another strategy: load its checkpoint in a new Classifier"
-            )
         return
-    _check_strategy(strategy)
-    if found := _outside(trainer, net):
+    data, tensor = strategy._data_parallel_size, strategy._tensor_parallel_size
+    if (data, tensor) != (processes, 1):
         raise ConfigError(
-            f"a net can be sharded if nothing reads or changes its numbers between steps, got {found}: {_DDP}"
-        )
-    strategy.__class__ = Sharded  # the user's flags have made Lightning's
-    # on the module itself: Lightning's averages of models do not go with classes that define this
-    module.configure_model = MethodType(_shard, module)
-
-
-def _check_strategy(strategy: ModelParallelStrategy) -> None:
-    if strategy._tensor_parallel_size != 1:
-        raise ConfigError(
-            f"nets are sharded along the data only, got tensor_parallel_size {strategy._tensor_parallel_size}: pass "
-            f"{_S}.tensor_parallel_size 1 and {_S}.data_parallel_size with the number of processes"
+            f"nets are cut for all {processes} processes, along the data only, got data_parallel_size {data} and "
+            f"tensor_parallel_size {tensor}: pass {_sizes(processes)}"
         )
     if strategy._save_distributed_checkpoint:
         raise ConfigError(
@@ -116,6 +97,33 @@ def _check_strategy(strategy: ModelParallelStrategy) -> None:
         raise ConfigError(
             f"sharded nets have batch norms for each process, got sync_batchnorm: leave it out, or {_DDP}"
         )
+
+
+def _sizes(processes: int) -> str:
+    return f"{_S}.data_parallel_size {processes} {_S}.tensor_parallel_size 1"
+
+
+def prepare_sharding(trainer: pl.Trainer, module: pl.LightningModule, net: nn.Module) -> None:
+    """Check whether a trainer can shard a net if it is told to, and let it do so.
+
+    Raises:
+        ConfigError: The net, the callbacks or the strategy do not allow it.
+    """
+    check_strategy(trainer)
+    strategy: Any = trainer.strategy
+    if not isinstance(strategy, ModelParallelStrategy):
+        if isinstance(net, FSDPModule):
+            raise ConfigError(
+                "a net that was sharded stays in pieces, got another strategy: load its checkpoint in a new Classifier"
+            )
+        return
+    if found := _outside(trainer, net):
+        raise ConfigError(
+            f"a net can be sharded if nothing reads or changes its numbers between steps, got {found}: {_DDP}"
+        )
+    strategy.__class__ = Sharded  # the user's flags have made Lightning's
+    # on the module itself: Lightning's averages of models do not go with classes that define this
+    module.configure_model = MethodType(_shard, module)
 
 
 def _outside(trainer: pl.Trainer, net: nn.Module) -> str:

@@ -1,6 +1,8 @@
 """Sharded training: two processes that hold parts of a net train it like two that hold all of it, and like one."""
 
 import os
+from functools import partial
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -10,9 +12,10 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, Sto
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import start_processes
 
-import autosample
 from autosample.artifact.checkpoint import load_file
+from autosample.artifact.loading import load_any
 from autosample.errors import ConfigError
 from autosample.models import create
 from autosample.training import Classifier, ClusterPenalty, FakeQuantize, WholeCheckpoints
@@ -54,9 +57,10 @@ class Keep(pl.Callback):
         self.seen = []
 
     def on_train_batch_end(self, trainer, module, *_):
-        self.seen.append({name: t.clone() for name, t in put_together(module.net.state_dict()).items()})
+        self.on_fit_end(trainer, module)
 
-    on_fit_end = on_train_batch_end
+    def on_fit_end(self, trainer, module):
+        self.seen.append({name: t.clone() for name, t in put_together(module.net.state_dict()).items()})
 
 
 def _child(rank, port, work, folder):
@@ -74,7 +78,7 @@ def in_two(tmp_path):
 
     def run(work):
         given = (find_free_network_port(), work, tmp_path)
-        torch.multiprocessing.start_processes(_child, given, nprocs=2, start_method="fork")
+        start_processes(_child, given, nprocs=2, start_method="fork")
         return [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
     return run
@@ -105,8 +109,11 @@ def check_near(states, others, rtol, atol):
     for step, (mine, theirs) in enumerate(zip(states, others, strict=True)):
         assert mine.keys() == theirs.keys()
         for name, tensor in mine.items():
-            told = {"msg": lambda text, at=(step, name): f"{at}: {text}"}
-            torch.testing.assert_close(tensor, theirs[name], rtol=rtol, atol=atol, **told)
+            torch.testing.assert_close(tensor, theirs[name], rtol=rtol, atol=atol, msg=partial(_told, step, name))
+
+
+def _told(step, name, text):
+    return f"step {step}, {name}: {text}"
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
@@ -151,13 +158,13 @@ def test_checkpoints_are_those_of_one_process(fit, in_two, tmp_path, norm):
     fit(settings, **keeping(alone))
     check_same_form(saved["state_dict"], load_file(alone / middle)["state_dict"])
     check_same_form(saved["optimizer_states"], load_file(alone / middle)["optimizer_states"])
-    model = autosample.load(folder / "epoch=3-step=12.ckpt")
+    model, _ = load_any(folder / "epoch=3-step=12.ckpt")
     x = torch.randn(2, 1, 16, 16)
     whole = Classifier.load_from_checkpoint(folder / "epoch=3-step=12.ckpt").eval()
-    assert torch.equal(model(x), whole(x))
+    assert torch.equal(model.eval()(x), whole(x))
     if not norm:
         check_near(fit(settings, ckpt_path=folder / middle, **again), straight[6:], rtol=1e-4, atol=1e-5)
-        (other, _) = in_two(lambda: fit(settings, sharding, ckpt_path=alone / middle, **again))
+        (other, _) = in_two(lambda: fit(settings, sharding, ckpt_path=alone / middle, **keeping(alone)))
         check_near(other, straight[6:], rtol=1e-4, atol=1e-5)
 
 
@@ -241,8 +248,8 @@ class Fsdp(FSDPStrategy):
     ("strategy", "options", "message"),
     [
         (Fsdp, {}, r"got fsdp: use --trainer.strategy ModelParallelStrategy .*parallel_size 2 .*checkpoint false$"),
-        (lambda: sharding(tensor_parallel_size=2), {}, r"got tensor_parallel_size 2: pass .*tensor_parallel_size 1"),
-        (lambda: sharding(tensor_parallel_size="auto"), {}, r"got tensor_parallel_size auto: pass"),
+        (lambda: sharding(tensor_parallel_size=2), {}, r"for all 2 .* tensor_parallel_size 2: pass .*tensor_.*size 1$"),
+        (lambda: sharding(data_parallel_size="auto"), {}, r"got data_parallel_size auto and .*: pass .*data_.*size 2 "),
         (lambda: sharding(save_distributed_checkpoint=True), {}, r"hold pickles, got .*: pass .*_checkpoint false$"),
         (sharding, {"sync_batchnorm": True}, r"got sync_batchnorm: leave it out, or use --trainer.strategy ddp$"),
     ],
@@ -261,7 +268,7 @@ def test_a_single_number_cannot_be_cut(classifier, trainer):
 
 
 def test_blocks_are_modules_in_rows_that_share_nothing():
-    net = create("test_resnet", num_classes=10)
+    net: Any = create("test_resnet", num_classes=10)
     names = {id(module): name for name, module in net.named_modules()}
 
     def found():
