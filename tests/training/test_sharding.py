@@ -1,26 +1,30 @@
 """Sharded training: two processes that hold parts of a net train it like two that hold all of it, and like one."""
 
+import csv
+import json
 import os
+import subprocess
+import sys
 from functools import partial
-from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
-from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.callbacks import ModelCheckpoint
+from strategies import sharding
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import start_processes
 
+import autosample
 from autosample.artifact.checkpoint import load_file
 from autosample.artifact.loading import load_any
-from autosample.errors import ConfigError
-from autosample.models import create
-from autosample.training import Classifier, ClusterPenalty, FakeQuantize, WholeCheckpoints
+from autosample.cli.main import main
+from autosample.errors import ArtifactError, TrainingError
+from autosample.model.report import report
+from autosample.training import Classifier, WholeCheckpoints
 from autosample.training.pieces import put_together
-from autosample.training.sharding import blocks, prepare_sharding
 
 EPOCHS, BATCHES = 2, 4
 # no batch norm: each process has statistics of its own
@@ -39,15 +43,10 @@ KINDS = {
     "residual": ({"spec": "folded", "model": "test_resnet", "in_chans": 1, **ADAM}, {}, False),
     "sgd and clipping": ({"optimizer": "sgd", "spec": "folded", **PLAIN}, {"gradient_clip_val": 0.1}, True),
     "accumulation": ({"spec": "folded", **PLAIN, **ADAM}, {"accumulate_grad_batches": 2}, True),
-    "bf16": ({"spec": "folded", **PLAIN, **ADAM}, {"precision": "bf16-mixed"}, False),
+    "mixed bf16": ({"spec": "folded", **PLAIN, **ADAM}, {"precision": "bf16-mixed"}, False),
+    "bf16": ({"spec": "folded", **PLAIN, **ADAM}, {"precision": "bf16-true"}, False),
 }
 QUICK = ("folded",)
-
-
-def sharding(**options):
-    return ModelParallelStrategy(
-        **{"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False, **options}
-    )
 
 
 class Keep(pl.Callback):
@@ -89,7 +88,7 @@ def fit(trainer, digits):
     """Trains a classifier; the states after each step."""
 
     def train(settings, strategy=None, data=None, ckpt_path=None, **options):
-        torch.manual_seed(0)
+        torch.manual_seed(int(os.environ.get("LOCAL_RANK", 0)))  # the second process must take the numbers of the first
         model, keep = Classifier(**{"model": "digitnet", "ratio": 4, "lr": 3e-3, **settings}), Keep()
         several = {"devices": 2, "strategy": strategy() if callable(strategy) else strategy} if strategy else {}
         short = {"max_epochs": EPOCHS, "limit_train_batches": BATCHES, "limit_val_batches": 0}
@@ -99,6 +98,8 @@ def fit(trainer, digits):
             assert isinstance(model.net, FSDPModule)
             assert all(isinstance(p, DTensor) for p in model.net.parameters())
             assert not any(isinstance(t, DTensor) for t in keep.seen[-1].values())
+            with pytest.raises(ArtifactError, match=r"got pieces of a sharded training: save its checkpoint"):
+                autosample.save(model.net, loop.default_root_dir)
         return keep.seen
 
     return train
@@ -204,78 +205,67 @@ def test_a_checkpoint_within_a_step_has_its_gradients(fit, in_two, tmp_path):
     check_near(gone_on, straight[3:], rtol=0, atol=0)
 
 
-def average():
-    return EMAWeightAveraging(decay=0.9)
+class Bad(pl.Callback):
+    """The second process's third batch is not finite."""
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_rank == 1 and index == 2:
+            batch[0].fill_(float("nan"))
 
 
-def stochastic():
-    return StochasticWeightAveraging(1e-3)
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_sharded_processes_stop_if_numbers_are_not_finite(fit, in_two):
+    def run():
+        with pytest.raises(TrainingError) as told:
+            fit({"spec": "folded", **PLAIN}, sharding, callbacks=[Bad()])
+        return str(told.value)
+
+    first, second = in_two(run)
+    assert first.startswith("the loss of step 3 is not finite: the parameter")
+    assert second == "the loss of step 3 is not finite: the batch has such numbers: look at the data"
 
 
-#: what is refused: settings of the classifier, callbacks of the trainer, what the message says was given
-REFUSED = {
-    "learned positions": ({"spec": "autosample", "spec_args": {"options": {"afford": 10}}}, (), "the rule interpol"),
-    "nes": ({"spec": "nes"}, (), "the rule indexed"),
-    "dfsnet": ({"spec": "dfsnet"}, (), "the rule interpol"),
-    "learned choice": ({"spec": "kmeans", "spec_args": {"rule": "categorical"}}, (), "the rule categorical"),
-    "conditioned": ({"spec": "conditioned"}, (), "the rule conditioned"),
-    "sum-product": ({"spec": "strassen"}, (), "the rule strassen"),
-    "blocks": ({"spec": "folded", "spec_args": {"options": {"assignment": "learned"}}}, (), "the rule folded"),
-    "signs": ({"spec": "folded", "spec_args": {"options": {"signs": "learned"}}}, (), "the rule folded"),
-    "two folds": ({"spec": "folded", "spec_args": {"options": {"mixing": "two"}}}, (), "the rule folded"),
-    "levels": ({"spec": "folded"}, (FakeQuantize,), "FakeQuantize"),
-    "average": ({"spec": "folded"}, (average,), "EMAWeightAveraging"),
-    "mean": ({"spec": "folded"}, (stochastic,), "StochasticWeightAveraging"),
-    "penalty": ({"spec": "dense"}, (ClusterPenalty,), "ClusterPenalty"),
-}
+CLI = """
+import sys
+from autosample.cli.main import main
+main(sys.argv[1:])
+"""
+FLAGS = (
+    "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ModelParallelStrategy",
+    "--trainer.strategy.data_parallel_size=2", "--trainer.strategy.tensor_parallel_size=1",
+    "--trainer.strategy.save_distributed_checkpoint=false", "--trainer.enable_progress_bar=false",
+)  # fmt: skip
+SMALL = ("--config=experiment/digits", "--model.model=digitnet", "--model.spec=folded", "--trainer.max_epochs=1")
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_needs_numbers_between_steps_is_refused(classifier, trainer, kind):
-    settings, callbacks, told = REFUSED[kind]
-    loop = trainer(devices=2, strategy=sharding(), callbacks=[make() for make in callbacks])
-    model = classifier(**settings)
-    with pytest.raises(ConfigError, match=rf"between steps, got {told}.*: use --trainer.strategy ddp$"):
-        prepare_sharding(loop, model, model.net)
-    assert "configure_model" not in vars(model)
+def called(folder, *words):
+    (folder / "cli.py").write_text(CLI)
+    command = [sys.executable, "-W", "ignore", "cli.py", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
-class Fsdp(FSDPStrategy):
-    """Lightning refuses its own class on a CPU."""
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_the_command_line_trains_and_tests_sharded(tmp_path, monkeypatch):
+    done = called(tmp_path, "fit", *SMALL, *FLAGS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("times smaller than dense") == 1
+    log = tmp_path / "runs/fit/digits/version_0"
+    model, _ = load_any(log / "checkpoints/last.ckpt")
+    stored = json.loads((log / "report.json").read_text())["total"]["stored_bytes"]
+    assert stored == report(model).stored_bytes
+    (tested,) = (float(row["test/acc"]) for row in table(log) if row.get("test/acc"))
+    again = called(tmp_path, "fit", *SMALL, *FLAGS, "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {row["epoch"] for row in table(log.with_name("version_1"))} >= {"1"}
+    monkeypatch.chdir(tmp_path)
+    given = (f"--config={log}/config.yaml", f"--ckpt_path={log}/checkpoints/last.ckpt")
+    main(["test", *given, "--trainer.strategy=auto", "--trainer.devices=1"])
+    (alone,) = (float(row["test/acc"]) for row in table(log.with_name("version_2")))
+    assert alone == pytest.approx(tested, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "options", "message"),
-    [
-        (Fsdp, {}, r"got fsdp: use --trainer.strategy ModelParallelStrategy .*parallel_size 2 .*checkpoint false$"),
-        (lambda: sharding(tensor_parallel_size=2), {}, r"for all 2 .* tensor_parallel_size 2: pass .*tensor_.*size 1$"),
-        (lambda: sharding(data_parallel_size="auto"), {}, r"got data_parallel_size auto and .*: pass .*data_.*size 2 "),
-        (lambda: sharding(save_distributed_checkpoint=True), {}, r"hold pickles, got .*: pass .*_checkpoint false$"),
-        (sharding, {"sync_batchnorm": True}, r"got sync_batchnorm: leave it out, or use --trainer.strategy ddp$"),
-    ],
-)
-def test_other_settings_of_strategies_are_refused(classifier, trainer, strategy, options, message):
-    model = classifier(spec="folded")
-    with pytest.raises(ConfigError, match=message):
-        prepare_sharding(trainer(devices=2, strategy=strategy(), **options), model, model.net)
-
-
-def test_a_single_number_cannot_be_cut(classifier, trainer):
-    model = classifier(spec="folded")
-    model.net.scale = torch.nn.Parameter(torch.ones(()))
-    with pytest.raises(ConfigError, match='got "scale", a single number'):
-        prepare_sharding(trainer(devices=2, strategy=sharding()), model, model.net)
-
-
-def test_blocks_are_modules_in_rows_that_share_nothing():
-    net: Any = create("test_resnet", num_classes=10)
-    names = {id(module): name for name, module in net.named_modules()}
-
-    def found():
-        return [name for block in blocks(net) if not (name := names[id(block)]).startswith("conv1")]
-
-    assert found() == ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]
-    net.layer3[0].conv1.weight = net.layer4[0].conv1.weight
-    assert found() == ["layer1.0", "layer2.0"]
-    net.layer5 = net.layer1
-    assert found() == ["layer2.0"]
+def table(log):
+    with (log / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
