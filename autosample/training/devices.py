@@ -1,7 +1,7 @@
 """Several devices: batch norms over all processes, what they must agree on, and what the first one tells the others."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import pytorch_lightning as pl
 import torch
@@ -79,9 +79,10 @@ def check_processes(trainer: pl.Trainer) -> None:
 
 
 @torch.no_grad()
-def share(trainer: pl.Trainer, mine: Mapping[str, Tensor]) -> None:
+def share(trainer: pl.Trainer, named: Iterable[tuple[str, Tensor]]) -> None:
     """Give these tensors of all processes the numbers of the first. Every process must call this."""
     if trainer.world_size > 1:
+        mine = dict(named)
         first = trainer.strategy.broadcast({name: tensor.cpu() for name, tensor in mine.items()})
         for name, tensor in mine.items():
             tensor.copy_(first[name])

@@ -236,7 +236,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_end(self) -> None:
         """Give all processes the buffers of the first: batch norm's statistics differ, and checkpoints hold these."""
-        share(self.trainer, dict(self.net.named_buffers()))
+        share(self.trainer, self.net.named_buffers())
 
     def on_fit_end(self) -> None:
         self._teacher = []
@@ -281,7 +281,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         if self._whole is not None:  # with ddp, every forward pass does this
-            share(self.trainer, dict(self.net.named_buffers()))
+            share(self.trainer, self.net.named_buffers())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -338,10 +338,8 @@ class Classifier(pl.LightningModule):
             value, title = self.trainer.callback_metrics.get(f"val/{self.score}"), TITLES[self.score]
             if value is not None:
                 facts["metrics"] = {f"validation {title}": f"{100 * float(value):.2f} %"}
-            names = list(data.class_names)
-            checkpoint["autosample"] = {
-                "class_names": names, "preprocessing": data.preprocessing, "facts": facts
-            }  # fmt: skip
+            kept = {"class_names": list(data.class_names), "preprocessing": data.preprocessing}
+            checkpoint["autosample"] = {**kept, "facts": facts}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if hasattr(scheduler, "step_update"):

@@ -152,7 +152,7 @@ def _shard(module: Any) -> None:
     if isinstance(module.net, FSDPModule):
         return
     # the numbers of a net are those of the first process, as with ddp
-    share(module.trainer, {**dict(module.net.named_parameters()), **dict(module.net.named_buffers())})
+    share(module.trainer, chain(module.net.named_parameters(), module.net.named_buffers()))
     mesh = module.device_mesh["data_parallel"]
     for part in (*blocks(module.net), module.net):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
