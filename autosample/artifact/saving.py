@@ -69,6 +69,11 @@ def save(
     """
     if hasattr(model, "deployment"):
         raise ArtifactError("a deployed model cannot be saved: save the original")
+    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        raise ArtifactError(
+            "a saved model needs whole tensors, got pieces of a sharded training: save the net of its checkpoint "
+            "(Classifier.load_from_checkpoint)"
+        )
     if bad := not_finite(model):
         raise ArtifactError(f'a saved model must be finite, got NaN or infinity in "{bad}": train it again')
     if config is not None:

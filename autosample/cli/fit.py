@@ -40,6 +40,7 @@ from autosample.training.checkpoints import WholeCheckpoints
 from autosample.training.devices import check_processes
 from autosample.training.module import Classifier
 from autosample.training.offset_log import OffsetLog
+from autosample.training.sharding import check_strategy
 
 # folder of all runs, if none is named
 _RUNS = "runs/fit"
@@ -199,6 +200,7 @@ class AutosampleCLI(LightningCLI):
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError) as error:
             raise ConfigError(f"the trainer does not accept these options: {one_line(error)[:250]}") from error
         check_processes(trainer)
+        check_strategy(trainer)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:

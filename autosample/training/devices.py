@@ -1,13 +1,14 @@
-"""Several devices: which strategies of Lightning suit nets that sample, and batch norms over all processes."""
+"""Several devices: batch norms over all processes, what they must agree on, and what the first one tells the others."""
 
 import os
+from collections.abc import Iterable
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.layer_sync import LayerSync, TorchSyncBatchNorm
-from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, ParallelStrategy
+from pytorch_lightning.strategies import ParallelStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autosample.errors import ConfigError
@@ -40,17 +41,12 @@ class SyncNorms(LayerSync):
 
 
 def check_devices(trainer: pl.Trainer) -> None:
-    """Check the strategy of a trainer, and let norms that are shared be ours.
+    """Let norms that are shared over the processes of a trainer be ours.
 
     Raises:
-        ConfigError: The strategy shards parameters, or norms cannot be shared on this device.
+        ConfigError: Norms cannot be shared on this device.
     """
     strategy = trainer.strategy
-    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
-        raise ConfigError(
-            "layers that sample need all their numbers on each device, got a strategy that shards them: use "
-            "--trainer.strategy ddp (a compressed net has few numbers)"
-        )
     if not isinstance(strategy, ParallelStrategy) or not isinstance(strategy._layer_sync, TorchSyncBatchNorm):
         return
     if strategy.root_device.type == "cpu":
@@ -80,3 +76,13 @@ def check_processes(trainer: pl.Trainer) -> None:
                 f"torchrun has started {started} processes, got a trainer for {trainer.world_size}: set "
                 "--trainer.devices to --nproc-per-node, and --trainer.num_nodes to --nnodes"
             )
+
+
+@torch.no_grad()
+def share(trainer: pl.Trainer, named: Iterable[tuple[str, Tensor]]) -> None:
+    """Give these tensors of all processes the numbers of the first. Every process must call this."""
+    if trainer.world_size > 1:
+        mine = dict(named)
+        first = trainer.strategy.broadcast({name: tensor.cpu() for name, tensor in mine.items()})
+        for name, tensor in mine.items():
+            tensor.copy_(first[name])

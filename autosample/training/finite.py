@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autosample.errors import ConfigError, TrainingError, hint
 from autosample.model.finite import is_finite
+from autosample.training.pieces import own_piece
 
 #: `detect` stops the training and names the layer; `ignore` goes on.
 NanPolicy = Literal["detect", "ignore"]
@@ -52,7 +53,7 @@ class FiniteCheck(pl.Callback):
         if not trainer.gradient_clip_val:
             return  # a gradient that is not finite shows in its own parameter alone
         # before they are clipped, which spreads NaN; nothing waits for these numbers
-        known = {name: p.grad for name, p in _net(pl_module).named_parameters() if p.grad is not None}
+        known = {name: own_piece(p.grad) for name, p in _net(pl_module).named_parameters() if p.grad is not None}
         if known:
             sizes = torch._foreach_norm(list(known.values()), float("inf"))  # pyright: ignore[reportPrivateImportUsage]
             self._gradients = dict(zip(known, sizes, strict=True))
@@ -102,7 +103,7 @@ def check_parameters(net: nn.Module, gradients: Mapping[str, Tensor] | None = No
 
 def _told(net: nn.Module, gradients: Mapping[str, Tensor]) -> str:
     """Where parameters are not finite, and the gradients that made them so; empty if all are finite."""
-    parameters = [name for name, p in net.named_parameters() if not is_finite(p)]
+    parameters = [name for name, p in net.named_parameters() if not is_finite(own_piece(p))]
     if not parameters:
         return ""
     bad = [name for name, size in gradients.items() if not is_finite(size)]

@@ -16,7 +16,7 @@ from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
 from autosample.training.clustering import penalties
 from autosample.training.data_fits import check_data
-from autosample.training.devices import check_devices, check_start
+from autosample.training.devices import check_devices, check_start, share
 from autosample.training.distill import check_distillation, make_teacher, taught_loss
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.freezing import HardenSchedule
@@ -27,6 +27,7 @@ from autosample.training.optim import build_optimizer, build_scheduler, check_se
 from autosample.training.precision import warn_of_slow_precision
 from autosample.training.quantizing import attach_levels
 from autosample.training.resuming import check_units, give_place_back, open_gradients, seed_step, set_gradients
+from autosample.training.sharding import Sharded, prepare_sharding
 
 # arguments that fetch or read weights, or need fetched ones
 _FETCHED = ("model_args", "warm_start", "distill", "teacher")
@@ -127,6 +128,7 @@ class Classifier(pl.LightningModule):
         check_policy(nan_policy)
         self._gradients: dict[str, Tensor] = {}  # of a step that a checkpoint has in the middle
         self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
+        self._whole: Report | None = None  # of a net that is in pieces now
         recipe, self.budget = settled(self.hparams)
         self.net = recipe.build(warm_start)
         penalties(self.hparams, bool(compressed_layers(self.net)))  # an early check
@@ -179,6 +181,7 @@ class Classifier(pl.LightningModule):
         """Check that data, optimizer and schedule fit the model."""
         self._check()
         check_start(self.trainer)
+        self._whole = self.size_report() if isinstance(self.trainer.strategy, Sharded) else None
 
     def _check(self) -> None:
         if self.trainer.training:
@@ -186,6 +189,7 @@ class Classifier(pl.LightningModule):
             warn_of_slow_precision(self.trainer)
             check_devices(self.trainer)
         check_data(getattr(self.trainer, "datamodule", None), self.net, self.hparams)
+        prepare_sharding(self.trainer, self, self.net)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Adds the check of the NaN policy, and the schedules of learned offsets and blocks if the net has any."""
@@ -218,6 +222,8 @@ class Classifier(pl.LightningModule):
 
     def size_report(self) -> Report:
         """The report of the model. If a trainer is attached, it counts multiply-adds for one example of the data."""
+        if self._whole is not None:
+            return self._whole
         shape = getattr(getattr(self._trainer, "datamodule", None), "input_shape", None)
         kind = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), torch.float32)
         example = torch.zeros(1, *shape, device=self.device, dtype=kind) if shape else None
@@ -230,11 +236,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_end(self) -> None:
         """Give all processes the buffers of the first: batch norm's statistics differ, and checkpoints hold these."""
-        if self.trainer.world_size > 1:
-            mine = dict(self.net.named_buffers())
-            first = self.trainer.strategy.broadcast({name: buffer.cpu() for name, buffer in mine.items()})
-            for name, buffer in mine.items():
-                buffer.copy_(first[name])
+        share(self.trainer, self.net.named_buffers())
 
     def on_fit_end(self) -> None:
         self._teacher = []
@@ -276,6 +278,10 @@ class Classifier(pl.LightningModule):
         count(metric, scores, y)
         self.log(f"{stage}/loss", loss, sync_dist=True, batch_size=len(y))
         self.log(f"{stage}/{self.score}", metric, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(y))
+
+    def on_validation_start(self) -> None:
+        if self._whole is not None:  # with ddp, every forward pass does this
+            share(self.trainer, self.net.named_buffers())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -332,10 +338,8 @@ class Classifier(pl.LightningModule):
             value, title = self.trainer.callback_metrics.get(f"val/{self.score}"), TITLES[self.score]
             if value is not None:
                 facts["metrics"] = {f"validation {title}": f"{100 * float(value):.2f} %"}
-            names = list(data.class_names)
-            checkpoint["autosample"] = {
-                "class_names": names, "preprocessing": data.preprocessing, "facts": facts
-            }  # fmt: skip
+            kept = {"class_names": list(data.class_names), "preprocessing": data.preprocessing}
+            checkpoint["autosample"] = {**kept, "facts": facts}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if hasattr(scheduler, "step_update"):

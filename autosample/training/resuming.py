@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autosample.errors import ArtifactError
 from autosample.sampling import LearnedOffsets
 from autosample.system.seeds import mixed_seed
+from autosample.training.pieces import piece_like, put_together
 
 # where the seeds of data have a rank, the seeds of steps have this number
 _OF_STEPS = 2**31
@@ -64,11 +65,11 @@ def open_gradients(trainer: pl.Trainer, net: nn.Module) -> dict[str, Tensor] | N
     """Gradients that wait for more batches before the optimizer's step; `None` if no step is open."""
     if not trainer.training or not trainer.fit_loop.epoch_loop._should_accumulate():
         return None
-    return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    return put_together({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
 
 
 def set_gradients(net: nn.Module, gradients: Mapping[str, Any]) -> None:
     """Set the gradients that `open_gradients` returned."""
     for name, parameter in net.named_parameters():
         if name in gradients:
-            parameter.grad = gradients[name].to(parameter)
+            parameter.grad = piece_like(gradients[name].to(parameter.device, parameter.dtype), parameter)

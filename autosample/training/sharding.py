@@ -1,0 +1,178 @@
+"""Sharded training: each process holds a part of every parameter, by Lightning's `ModelParallelStrategy`."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from types import MethodType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from autosample.errors import ConfigError
+from autosample.nn import Compressed, compressed_layers
+from autosample.sampling import Offsets
+from autosample.training.clustering import ClusterPenalty
+from autosample.training.devices import share
+from autosample.training.pieces import piece_like, put_together
+from autosample.training.quantizing import FakeQuantize
+
+_S = "--trainer.strategy"
+_DDP = f"use {_S} ddp"
+# they read or write numbers between steps
+_BETWEEN_STEPS = (FakeQuantize, ClusterPenalty, WeightAveraging, StochasticWeightAveraging)
+
+
+class Sharded(ModelParallelStrategy):
+    """Lightning's strategy, with checkpoints like those of other trainings: one file with whole tensors.
+
+    So they can be read, continued and saved with any number of processes, sharded or not. Lightning's own way would not
+    read them by the trainer's plugin, and would take the parameters of an optimizer in another order.
+    """
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return put_together(self.lightning_module.state_dict(), self.is_global_zero)
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return put_together(Strategy.optimizer_state(self, optimizer), self.is_global_zero)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        own, saved = self.lightning_module.state_dict(), checkpoint["state_dict"]
+        pieces = {name: piece_like(tensor, own.get(name)) for name, tensor in saved.items()}
+        self.lightning_module.load_state_dict(pieces, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        states = [_pieces(saved, o) for saved, o in zip(checkpoint["optimizer_states"], self.optimizers, strict=False)]
+        Strategy.load_optimizer_state_dict(self, {"optimizer_states": states})
+
+
+def _pieces(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A whole state of an optimizer, with this process's pieces of what has a number for each of a parameter's."""
+    numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
+    parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    like = dict(zip(numbers, parameters, strict=False))
+    state = {
+        number: {name: piece_like(value, like.get(number)) for name, value in values.items()}
+        for number, values in saved["state"].items()
+    }
+    return {**saved, "state": state}
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Raise `ConfigError` if the strategy of a trainer shards nets, but not in the way that nets here allow."""
+    strategy, processes = trainer.strategy, trainer.num_devices * trainer.num_nodes
+    if isinstance(strategy, FSDPStrategy):
+        raise ConfigError(
+            f"nets are sharded by another strategy of Lightning, got fsdp: use {_S} ModelParallelStrategy "
+            f"{_sizes(processes)} {_S}.save_distributed_checkpoint false"
+        )
+    if not isinstance(strategy, ModelParallelStrategy):
+        return
+    data, tensor = strategy._data_parallel_size, strategy._tensor_parallel_size
+    if (data, tensor) != (processes, 1):
+        raise ConfigError(
+            f"nets are cut for all {processes} processes, along the data only, got data_parallel_size {data} and "
+            f"tensor_parallel_size {tensor}: pass {_sizes(processes)}"
+        )
+    if strategy._save_distributed_checkpoint:
+        raise ConfigError(
+            "checkpoints are one file, as those in pieces hold pickles, got save_distributed_checkpoint true (its "
+            f"default): pass {_S}.save_distributed_checkpoint false"
+        )
+    if isinstance(strategy._layer_sync, TorchSyncBatchNorm):
+        raise ConfigError(
+            f"sharded nets have batch norms for each process, got sync_batchnorm: leave it out, or {_DDP}"
+        )
+
+
+def _sizes(processes: int) -> str:
+    return f"{_S}.data_parallel_size {processes} {_S}.tensor_parallel_size 1"
+
+
+def prepare_sharding(trainer: pl.Trainer, module: pl.LightningModule, net: nn.Module) -> None:
+    """Check whether a trainer can shard a net if it is told to, and let it do so.
+
+    Raises:
+        ConfigError: The net, the callbacks or the strategy do not allow it.
+    """
+    check_strategy(trainer)
+    strategy: Any = trainer.strategy
+    if not isinstance(strategy, ModelParallelStrategy):
+        if isinstance(net, FSDPModule):
+            raise ConfigError(
+                "a net that was sharded stays in pieces, got another strategy: load its checkpoint in a new Classifier"
+            )
+        return
+    if found := _outside(trainer, net):
+        raise ConfigError(
+            f"a net can be sharded if nothing reads or changes its numbers between steps, got {found}: {_DDP}"
+        )
+    strategy.__class__ = Sharded  # the user's flags have made Lightning's
+    # on the module itself: Lightning's averages of models do not go with classes that define this
+    module.configure_model = MethodType(_shard, module)
+
+
+def _outside(trainer: pl.Trainer, net: nn.Module) -> str:
+    """What needs numbers of a net between its forward passes; empty if nothing does."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    if found := next((one for one in callbacks if isinstance(one, _BETWEEN_STEPS)), None):
+        return type(found).__name__
+    for name, layer in compressed_layers(net).items():
+        if learns := _learns(layer):
+            return f'{learns} in "{name}"'
+    scalar = next((name for name, p in net.named_parameters() if not p.ndim), None)
+    return f'"{scalar}", a single number that cannot be cut' if scalar else ""
+
+
+def _learns(layer: Compressed) -> str:
+    """What a layer learns besides its numbers; empty if nothing."""
+    if layer.quantizers is not None:
+        return "levels"
+    rule = getattr(layer, "offsets", None)
+    inner = isinstance(rule, Offsets) and (rule.learned or rule.watches_input or any(True for _ in rule.parameters()))
+    return f"the rule {layer.spec.rule}, which learns," if inner or layer.learns_until or layer.open_stages else ""
+
+
+def _shard(module: Any) -> None:
+    """Shard the net of a `Classifier`; in the place of its `configure_model`."""
+    if isinstance(module.net, FSDPModule):
+        return
+    # the numbers of a net are those of the first process, as with ddp
+    share(module.trainer, chain(module.net.named_parameters(), module.net.named_buffers()))
+    mesh = module.device_mesh["data_parallel"]
+    for part in (*blocks(module.net), module.net):
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+
+
+def blocks(net: nn.Module) -> list[nn.Module]:
+    """The parts of a net that are put together one at a time: modules in a row that share no numbers with others."""
+    uses = _uses(net)
+    return [block for block in _in_rows(net) if all(uses[key] == count for key, count in _uses(block).items())]
+
+
+def _uses(module: nn.Module) -> Counter[int]:
+    """In how many places of a module each of its parameters is."""
+    return Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
+
+
+def _in_rows(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules in a row that have weights. Their containers are not always called themselves."""
+    for part in module.children():
+        if isinstance(part, nn.Sequential | nn.ModuleList) or not isinstance(module, nn.Sequential | nn.ModuleList):
+            yield from _in_rows(part)
+        elif any(parameter.ndim > 1 for parameter in part.parameters()):
+            yield part

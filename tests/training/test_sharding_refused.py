@@ -1,0 +1,91 @@
+"""What cannot be trained sharded is refused in one line; and into which parts nets are cut."""
+
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from pytorch_lightning.strategies import FSDPStrategy
+from strategies import sharding
+
+from autosample.errors import ConfigError
+from autosample.models import create
+from autosample.training import ClusterPenalty, FakeQuantize
+from autosample.training.sharding import blocks, prepare_sharding
+
+
+def average():
+    return EMAWeightAveraging(decay=0.9)
+
+
+def stochastic():
+    return StochasticWeightAveraging(1e-3)
+
+
+#: what is refused: settings of the classifier, callbacks of the trainer, what the message says was given
+REFUSED = {
+    "learned positions": ({"spec": "autosample", "spec_args": {"options": {"afford": 10}}}, (), "the rule interpol"),
+    "nes": ({"spec": "nes"}, (), "the rule indexed"),
+    "dfsnet": ({"spec": "dfsnet"}, (), "the rule interpol"),
+    "learned choice": ({"spec": "kmeans", "spec_args": {"rule": "categorical"}}, (), "the rule categorical"),
+    "conditioned": ({"spec": "conditioned"}, (), "the rule conditioned"),
+    "sum-product": ({"spec": "strassen"}, (), "the rule strassen"),
+    "blocks": ({"spec": "folded", "spec_args": {"options": {"assignment": "learned"}}}, (), "the rule folded"),
+    "signs": ({"spec": "folded", "spec_args": {"options": {"signs": "learned"}}}, (), "the rule folded"),
+    "two folds": ({"spec": "folded", "spec_args": {"options": {"mixing": "two"}}}, (), "the rule folded"),
+    "levels": ({"spec": "folded"}, (FakeQuantize,), "FakeQuantize"),
+    "average": ({"spec": "folded"}, (average,), "EMAWeightAveraging"),
+    "mean": ({"spec": "folded"}, (stochastic,), "StochasticWeightAveraging"),
+    "penalty": ({"spec": "dense"}, (ClusterPenalty,), "ClusterPenalty"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_needs_numbers_between_steps_is_refused(classifier, trainer, kind):
+    settings, callbacks, told = REFUSED[kind]
+    loop = trainer(devices=2, strategy=sharding(), callbacks=[make() for make in callbacks])
+    model = classifier(**settings)
+    with pytest.raises(ConfigError, match=rf"between steps, got {told}.*: use --trainer.strategy ddp$"):
+        prepare_sharding(loop, model, model.net)
+    assert "configure_model" not in vars(model)
+
+
+class Fsdp(FSDPStrategy):
+    """Lightning refuses its own class on a CPU."""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "message"),
+    [
+        (Fsdp, {}, r"got fsdp: use --trainer.strategy ModelParallelStrategy .*parallel_size 2 .*checkpoint false$"),
+        (lambda: sharding(tensor_parallel_size=2), {}, r"for all 2 .* tensor_parallel_size 2: pass .*tensor_.*size 1$"),
+        (lambda: sharding(data_parallel_size="auto"), {}, r"got data_parallel_size auto and .*: pass .*data_.*size 2 "),
+        (lambda: sharding(save_distributed_checkpoint=True), {}, r"hold pickles, got .*: pass .*_checkpoint false$"),
+        (sharding, {"sync_batchnorm": True}, r"got sync_batchnorm: leave it out, or use --trainer.strategy ddp$"),
+    ],
+)
+def test_other_settings_of_strategies_are_refused(classifier, trainer, strategy, options, message):
+    model = classifier(spec="folded")
+    with pytest.raises(ConfigError, match=message):
+        prepare_sharding(trainer(devices=2, strategy=strategy(), **options), model, model.net)
+
+
+def test_a_single_number_cannot_be_cut(classifier, trainer):
+    model = classifier(spec="folded")
+    model.net.scale = torch.nn.Parameter(torch.ones(()))
+    with pytest.raises(ConfigError, match='got "scale", a single number'):
+        prepare_sharding(trainer(devices=2, strategy=sharding()), model, model.net)
+
+
+def test_blocks_are_modules_in_rows_that_share_nothing():
+    net: Any = create("test_resnet", num_classes=10)
+    names = {id(module): name for name, module in net.named_modules()}
+
+    def found():
+        return [name for block in blocks(net) if not (name := names[id(block)]).startswith("conv1")]
+
+    assert found() == ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]
+    net.layer3[0].conv1.weight = net.layer4[0].conv1.weight
+    assert found() == ["layer1.0", "layer2.0"]
+    net.layer5 = net.layer1
+    assert found() == ["layer2.0"]
