@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 from torchmetrics.functional.classification import multilabel_average_precision
 from torchmetrics.utilities.data import dim_zero_cat
@@ -30,13 +31,14 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
 def metrics(classes: int, multilabel: bool) -> nn.ModuleDict:
     """The metric of each stage: accuracy; or the mean of the classes' average precisions, in evaluation only.
 
-    The latter keeps all scores of an epoch, and says little of mixed examples.
+    The latter keeps all scores of an epoch, and says little of mixed examples. `loss` is the mean loss in training.
     """
+    loss = MeanMetric(nan_strategy="disable")
     if multilabel:
-        return nn.ModuleDict({f"on_{stage}": MeanAveragePrecision(classes) for stage in ("val", "test")})
-    return nn.ModuleDict(
-        {f"on_{stage}": MulticlassAccuracy(classes, average="micro") for stage in ("train", "val", "test")}
-    )
+        stages = {f"on_{stage}": MeanAveragePrecision(classes) for stage in ("val", "test")}
+    else:
+        stages = {f"on_{stage}": MulticlassAccuracy(classes, average="micro") for stage in ("train", "val", "test")}
+    return nn.ModuleDict({**stages, "loss": loss})
 
 
 def count(metric: Any, scores: Float[Tensor, "b classes"], y: Shaped[Tensor, " b *classes"]) -> None:

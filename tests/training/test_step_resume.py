@@ -92,7 +92,8 @@ def run(classifier, digits, trainer, tmp_path):
         moments = loop.optimizers[0].state_dict()["state"]
         flat = {f"{i}.{name}": value for i, state in moments.items() for name, value in state.items()}
         rate = {"rate": torch.tensor(loop.optimizers[0].param_groups[0]["lr"])}
-        return {**model.state_dict(), **flat, **rate, "steps": torch.tensor(loop.global_step)}
+        logged = {name: loop.callback_metrics[name] for name in ("train/loss", "train/acc")}
+        return {**model.state_dict(), **flat, **rate, **logged, "steps": torch.tensor(loop.global_step)}
 
     return train
 
