@@ -14,6 +14,7 @@ from autosample.errors import ArtifactError, ConfigError, TrainingError, one_lin
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
+from autosample.training.averages import warn_of_long_average
 from autosample.training.clustering import penalties
 from autosample.training.data_fits import check_data
 from autosample.training.devices import check_devices, check_start
@@ -295,6 +296,7 @@ class Classifier(pl.LightningModule):
         groups = parameter_groups(self.net, h["lr"], h["weight_decay"])
         optimizer = build_optimizer(groups, h["optimizer"], h["lr"], h["weight_decay"], h["optimizer_args"])
         steps, epochs = int(self._length()), max(self.trainer.max_epochs or 1, 1)
+        warn_of_long_average(self.trainer, steps)
         scheduler = build_scheduler(
             optimizer,
             h["scheduler"],

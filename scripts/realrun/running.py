@@ -136,7 +136,8 @@ def wait_for_step(runs: Path, step: int, process: subprocess.Popen) -> int:
 def logged(runs: Path, name: str) -> list[float]:
     """All values of a column of `metrics.csv`, of all starts of a run in their order."""
     files = sorted(runs.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
-    return [float(row[name]) for path in files for row in csv.DictReader(path.open()) if row.get(name)]
+    rows = (row for path in files for row in csv.DictReader(path.read_text().splitlines()))
+    return [float(row[name]) for row in rows if row.get(name)]
 
 
 def core_seconds() -> float:
