@@ -104,7 +104,7 @@ def set_metrics(trainer: pl.Trainer, metrics: nn.ModuleDict, saved: Mapping[str,
     for name, metric in _of_training(metrics):
         for key, value in _sums(metric):
             if (held := saved.get(f"{name}.{key}")) is not None:
-                setattr(metric, key, held.to(value))
+                setattr(metric, key, held.to(value.device))
 
 
 def _of_training(metrics: nn.ModuleDict) -> list[tuple[str, Metric]]:
