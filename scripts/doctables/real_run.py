@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from textwrap import wrap
 from typing import Any
 
 from doctables.records import read, results, source, table
@@ -31,8 +32,10 @@ def _with_source(text: str, record: Record) -> str:
     return f"{text}\n\n{source(record)}"
 
 
-def _commands(words: Sequence[str]) -> str:
-    return "\n".join(["```bash", *words, "```"])
+def _commands(commands: Sequence[str]) -> str:
+    """Commands as a block, in lines of the page's width."""
+    wrapped = (" \\\n  ".join(wrap(one, 116, break_long_words=False, break_on_hyphens=False)) for one in commands)
+    return "\n".join(["```bash", *wrapped, "```"])
 
 
 def pictures() -> str:
