@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from doctables import accuracy, methods, planes, records, scaling, speed
+from doctables import accuracy, methods, planes, real_run, records, scaling, speed
 
 
 def example() -> str:
@@ -38,6 +38,14 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/born-again.md": {"generations": methods.generations_table},
     "docs/strassen.md": {"strassen": methods.strassen_table},
     "docs/runtimes.md": {"runtimes": speed.runtimes_table},
+    "docs/real-run.md": {
+        "pictures": real_run.pictures,
+        "resumed": real_run.resumed,
+        "processes": real_run.processes,
+        "cifar10": real_run.cifar10,
+        "esc10": real_run.esc10,
+        "memory": real_run.memory,
+    },
     "docs/scaling.md": {"allreduce": scaling.allreduce_table, "scaling": scaling.scaling_table},
 }
 

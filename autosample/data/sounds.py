@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autosample.data.resident import BatchPlan
-from autosample.data.workers import PlannedBatches, Repaired, first_readable
+from autosample.data.workers import PlannedBatches, Repaired, first_readable, stacked
 from autosample.system.seeds import mixed_seed
 
 
@@ -54,7 +54,7 @@ class SoundBatches(PlannedBatches):
             first_readable(lambda row: self._clip(row, epoch), row, self.indices, self.skip, bad, self.kind)
             for row in rows.tolist()
         ]
-        x = torch.from_numpy(np.stack([clip for clip, _ in read]))[:, None]
+        x = stacked([torch.from_numpy(clip) for clip, _ in read])[:, None]
         y = self.y[torch.tensor([row for _, row in read])]
         return Repaired(x, y, bad) if bad else (x, y)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 from torch.utils.data.distributed import DistributedSampler
 
 from autosample.data.files import DEFAULT, Limits
@@ -92,6 +92,15 @@ class PlannedBatches(Dataset):
     def finish(self, x: Tensor, epoch: int, batch: int) -> Tensor:
         """What the process that trains makes of the x of a batch that `cut` has made, perhaps in a worker."""
         return x
+
+
+def stacked(parts: list[Tensor]) -> Tensor:
+    """Examples as one tensor; in a worker, made in memory that it shares with the process that trains.
+
+    Otherwise torch would copy the batch there, and the worker's memory would grow over an epoch: blocks of a batch's
+    size leave holes in the allocator's heap.
+    """
+    return default_collate(parts)
 
 
 def first_readable(
@@ -195,7 +204,7 @@ class FileBatches(PlannedBatches):
         self.limits = limits
 
     def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
-        return torch.stack([self.example(row, epoch) for row in rows.tolist()]), self.y[rows]
+        return stacked([self.example(row, epoch) for row in rows.tolist()]), self.y[rows]
 
     def example(self, row: int, epoch: int) -> Tensor:
         """Image `row` of the data as the model sees it in epoch `epoch`."""

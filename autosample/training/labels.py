@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 from torchmetrics.functional.classification import multilabel_average_precision
 from torchmetrics.utilities.data import dim_zero_cat
@@ -27,16 +28,32 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
         return multilabel_average_precision(scores[:, known], y[:, known], int(known.sum()), validate_args=False)
 
 
+class MeanLoss(Metric):
+    """The mean over examples of losses that are means of batches. torchmetrics' own mean drops what is not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: int) -> None:
+        self.total = self.total + loss * count
+        self.count = self.count + count
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
 def metrics(classes: int, multilabel: bool) -> nn.ModuleDict:
     """The metric of each stage: accuracy; or the mean of the classes' average precisions, in evaluation only.
 
-    The latter keeps all scores of an epoch, and says little of mixed examples.
+    The latter keeps all scores of an epoch, and says little of mixed examples. `loss` is the mean loss in training.
     """
     if multilabel:
-        return nn.ModuleDict({f"on_{stage}": MeanAveragePrecision(classes) for stage in ("val", "test")})
-    return nn.ModuleDict(
-        {f"on_{stage}": MulticlassAccuracy(classes, average="micro") for stage in ("train", "val", "test")}
-    )
+        stages = {f"on_{stage}": MeanAveragePrecision(classes) for stage in ("val", "test")}
+    else:
+        stages = {f"on_{stage}": MulticlassAccuracy(classes, average="micro") for stage in ("train", "val", "test")}
+    return nn.ModuleDict({**stages, "loss": MeanLoss()})
 
 
 def count(metric: Any, scores: Float[Tensor, "b classes"], y: Shaped[Tensor, " b *classes"]) -> None:

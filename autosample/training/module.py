@@ -14,6 +14,7 @@ from autosample.errors import ArtifactError, ConfigError, TrainingError, one_lin
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
+from autosample.training.averages import warn_of_long_average
 from autosample.training.clustering import penalties
 from autosample.training.data_fits import check_data
 from autosample.training.devices import check_devices, check_start, share
@@ -26,7 +27,7 @@ from autosample.training.moving import MoveFilters
 from autosample.training.optim import build_optimizer, build_scheduler, check_settings, rehearse
 from autosample.training.precision import warn_of_slow_precision
 from autosample.training.quantizing import attach_levels
-from autosample.training.resuming import check_units, give_place_back, open_gradients, seed_step, set_gradients
+from autosample.training.resuming import OPEN, check_units, go_on, open_parts, seed_step, set_metrics
 from autosample.training.sharding import Sharded, prepare_sharding
 
 # arguments that fetch or read weights, or need fetched ones
@@ -126,7 +127,7 @@ class Classifier(pl.LightningModule):
         check_settings(self.hparams)
         check_distillation(self.hparams)
         check_policy(nan_policy)
-        self._gradients: dict[str, Tensor] = {}  # of a step that a checkpoint has in the middle
+        self._open: dict[str, Any] = {}  # what a checkpoint has of a step and of an epoch that go on
         self._teacher: list[torch.nn.Module] = []  # in a list, so it is not a submodule
         self._whole: Report | None = None  # of a net that is in pieces now
         recipe, self.budget = settled(self.hparams)
@@ -155,9 +156,10 @@ class Classifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_state(checkpoint.get("state_dict"))
-        check_state(checkpoint.get("gradients", {}))
         check_units(self._trainer, self.net, checkpoint["state_dict"])
-        self._gradients = checkpoint.get("gradients", {})
+        self._open = {name: checkpoint.get(name, {}) for name in OPEN}
+        for state in self._open.values():
+            check_state(state)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Like torch's method; weights of another net give an error of one line.
@@ -242,12 +244,12 @@ class Classifier(pl.LightningModule):
         self._teacher = []
 
     def on_train_start(self) -> None:
-        give_place_back(self.trainer)
-        set_gradients(self.net, self._gradients)
-        self._gradients = {}
+        go_on(self.trainer, self.net, self._open.pop("gradients", {}))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed_step(self.hparams["seed"], self.current_epoch, batch_idx, self.device)
+        if (counted := self._open.pop("metrics", None)) and batch_idx:
+            set_metrics(self.trainer, self.metrics, counted)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -264,7 +266,8 @@ class Classifier(pl.LightningModule):
             with torch.no_grad():
                 taught = self._teacher[0](x)
             loss = taught_loss(self.hparams["distill"], self.hparams["temperature"], scores, losses, taught)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
+        self.metrics["loss"].update(loss, len(batch[0]))  # pyright: ignore
+        self.log("train/loss", self.metrics["loss"], on_step=False, on_epoch=True)  # pyright: ignore
         if not several:
             count(self.metrics["on_train"], scores, y)
             self.log("train/acc", self.metrics["on_train"], on_step=False, on_epoch=True, prog_bar=True)  # pyright: ignore
@@ -299,6 +302,7 @@ class Classifier(pl.LightningModule):
         groups = parameter_groups(self.net, h["lr"], h["weight_decay"])
         optimizer = build_optimizer(groups, h["optimizer"], h["lr"], h["weight_decay"], h["optimizer_args"])
         steps, epochs = int(self._length()), max(self.trainer.max_epochs or 1, 1)
+        warn_of_long_average(self.trainer, steps)
         scheduler = build_scheduler(
             optimizer,
             h["scheduler"],
@@ -329,8 +333,7 @@ class Classifier(pl.LightningModule):
         """
         if self.hparams["nan_policy"] == "detect":
             check_parameters(self.net)
-        if gradients := open_gradients(self.trainer, self.net):
-            checkpoint["gradients"] = gradients
+        checkpoint.update(open_parts(self.trainer, self.net, self.metrics))
         data = getattr(self._trainer, "datamodule", None)
         if data is not None and hasattr(data, "preprocessing"):
             facts: dict[str, Any] = {"data": type(data).__name__}

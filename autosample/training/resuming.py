@@ -8,6 +8,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from autosample.errors import ArtifactError
 from autosample.sampling import LearnedOffsets
@@ -16,6 +17,8 @@ from autosample.training.pieces import piece_like, put_together
 
 # where the seeds of data have a rank, the seeds of steps have this number
 _OF_STEPS = 2**31
+#: Names under which a checkpoint has what `open_parts` returns.
+OPEN = ("gradients", "metrics")
 
 
 def seed_step(seed: int, epoch: int, batch: int, device: torch.device) -> None:
@@ -29,12 +32,15 @@ def seed_step(seed: int, epoch: int, batch: int, device: torch.device) -> None:
         torch.manual_seed(mixed)
 
 
-def give_place_back(trainer: pl.Trainer) -> None:
-    """Give a data loader its place in the epoch back, when training begins.
+def go_on(trainer: pl.Trainer, net: nn.Module, gradients: Mapping[str, Tensor]) -> None:
+    """When training begins, set `gradients` of an open step, and give a data loader its place in the epoch back.
 
-    Lightning does this when it makes the loader. But it made the loader before it read the checkpoint, as the schedule
-    asked for the number of steps.
+    Lightning does the latter when it makes the loader. But it made the loader before it read the checkpoint, as the
+    schedule asked for the number of steps.
     """
+    for name, parameter in net.named_parameters():
+        if name in gradients:
+            parameter.grad = piece_like(gradients[name].to(parameter.device, parameter.dtype), parameter)
     loop = trainer.fit_loop
     if loop.restarting and loop._combined_loader_states_to_load and loop._data_fetcher is not None:
         loop._load_combined_loader_states()
@@ -61,15 +67,51 @@ def check_units(trainer: pl.Trainer | None, net: nn.Module, state: Mapping[str, 
             )
 
 
-def open_gradients(trainer: pl.Trainer, net: nn.Module) -> dict[str, Tensor] | None:
-    """Gradients that wait for more batches before the optimizer's step; `None` if no step is open."""
-    if not trainer.training or not trainer.fit_loop.epoch_loop._should_accumulate():
-        return None
+def open_parts(trainer: pl.Trainer, net: nn.Module, metrics: nn.ModuleDict) -> dict[str, dict[str, Tensor]]:
+    """What a training needs to go on within a step, and within an epoch.
+
+    Every process must call this, unless one of them has failed.
+
+    Returns:
+        `gradients` that wait for more batches before the optimizer's step, and what `metrics` of training hold; without
+        those of them that are not open.
+    """
+    if not trainer.training:
+        return {}
+    parts = {"gradients": _open_gradients(trainer, net), "metrics": _open_metrics(trainer, metrics)}
+    return {name: part for name, part in parts.items() if part}
+
+
+def _open_gradients(trainer: pl.Trainer, net: nn.Module) -> dict[str, Tensor]:
+    if not trainer.fit_loop.epoch_loop._should_accumulate():
+        return {}
     return put_together({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
 
 
-def set_gradients(net: nn.Module, gradients: Mapping[str, Any]) -> None:
-    """Set the gradients that `open_gradients` returned."""
-    for name, parameter in net.named_parameters():
-        if name in gradients:
-            parameter.grad = piece_like(gradients[name].to(parameter.device, parameter.dtype), parameter)
+def _open_metrics(trainer: pl.Trainer, metrics: nn.ModuleDict) -> dict[str, Tensor]:
+    """The sums of all processes; nothing between epochs."""
+    if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        return {}
+    if trainer.world_size > 1 and trainer.interrupted:  # the others may not be here
+        return {}
+    found = {f"{name}.{key}": value.clone() for name, metric in _of_training(metrics) for key, value in _sums(metric)}
+    return {key: trainer.strategy.reduce(value, reduce_op="sum") for key, value in found.items()}
+
+
+def set_metrics(trainer: pl.Trainer, metrics: nn.ModuleDict, saved: Mapping[str, Any]) -> None:
+    """Give the first process the metrics that `open_parts` returned; an epoch ends with the sum over all processes."""
+    if not trainer.is_global_zero:
+        return
+    for name, metric in _of_training(metrics):
+        for key, value in _sums(metric):
+            if (held := saved.get(f"{name}.{key}")) is not None:
+                setattr(metric, key, held.to(value.device))
+
+
+def _of_training(metrics: nn.ModuleDict) -> list[tuple[str, Metric]]:
+    return [(name, metrics[name]) for name in ("on_train", "loss") if name in metrics]  # pyright: ignore
+
+
+def _sums(metric: Metric) -> list[tuple[str, Tensor]]:
+    """The sums that a metric keeps."""
+    return [(key, value) for key, value in metric.metric_state.items() if isinstance(value, Tensor)]

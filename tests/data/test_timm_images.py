@@ -55,6 +55,19 @@ def test_what_a_saved_model_is_told_makes_the_same_picture(root):
     assert torch.equal(read_input(root / "validation" / "n2" / "0.jpg", data.preprocessing), x[0])
 
 
+def test_a_worker_makes_batches_in_shared_memory(root, monkeypatch):
+    """Batches on its heap would leave holes there, so that its memory grew over an epoch."""
+    data = made(root)
+    batches = data.train_dataloader().dataset
+    assert not batches[0][0].is_shared()
+    alone = batches[0]
+    monkeypatch.setattr("torch.utils.data._utils.worker._worker_info", "a worker")
+    x, y = batches[0]
+    assert x.is_shared()
+    assert torch.equal(x, alone[0])
+    assert torch.equal(y, alone[1])
+
+
 def test_training_pictures_are_augmented_by_timm_with_the_options(root):
     options = {"scale": (0.3, 0.9), "ratio": (0.5, 2.0), "hflip": 0.4, "re_prob": 0.9, "re_mode": "rand"}
     data = made(root, aa="rand-m9-mstd0.5-inc1", train_interpolation="bicubic", seed=3, **options)

@@ -1,6 +1,7 @@
 """Averages of models (EMA): parameters are averaged, and what is exact stays what the model holds."""
 
 import copy
+import re
 
 import pytest
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ import autosample
 import autosample.models
 from autosample.nn import compressed_layers
 from autosample.training import FakeQuantize
+from autosample.training.averages import warn_of_long_average
 
 DECAY, STEPS = 0.9, 6
 
@@ -192,3 +194,22 @@ def test_stochastic_weight_averaging_ends_with_the_mean(classifier, digits, trai
     for name, parameter in model.named_parameters():
         expected = torch.stack([epoch[name] for epoch in seen[1:4]]).mean(0)
         torch.testing.assert_close(parameter, expected, msg=name)
+
+
+@pytest.mark.filterwarnings("default:the average of weights:UserWarning")
+@pytest.mark.parametrize(
+    ("options", "steps", "kept"),
+    [
+        ({"decay": 0.9999}, 300, "97 %.* 300 updates.*decay 0.967"),
+        ({"decay": 0.9999}, 187_500, None),
+        ({"decay": 0.9}, 300, None),
+        ({"decay": 0.99, "update_every_n_steps": 10}, 300, "74 %.* 30 updates.*decay 0.667"),
+        ({"decay": 0.99, "update_starting_at_step": 299}, 300, "99 %.* 1 updates.*decay 0.5"),
+        ({"decay": 0.9999, "update_starting_at_epoch": 1}, 300, None),
+    ],
+)
+def test_a_training_too_short_for_its_average_is_told_so(trainer, recwarn, options, steps, kept):
+    warn_of_long_average(trainer(callbacks=[EMAWeightAveraging(**options)]), steps)
+    said = [str(one.message) for one in recwarn if "average of weights" in str(one.message)]
+    assert len(said) == (kept is not None)
+    assert not kept or re.search(kept, said[0]), said

@@ -1,5 +1,7 @@
 """Going on from a checkpoint of any step gives the very numbers of going straight through."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -10,6 +12,8 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from autosample.cli.fit import _callbacks
 from autosample.data import ImageFolder
 from autosample.training import FakeQuantize
+from autosample.training.labels import metrics
+from autosample.training.resuming import open_parts, set_metrics
 
 EPOCHS, BATCHES = 2, 5
 MIXED = {"mixup": 0.4}
@@ -92,7 +96,8 @@ def run(classifier, digits, trainer, tmp_path):
         moments = loop.optimizers[0].state_dict()["state"]
         flat = {f"{i}.{name}": value for i, state in moments.items() for name, value in state.items()}
         rate = {"rate": torch.tensor(loop.optimizers[0].param_groups[0]["lr"])}
-        return {**model.state_dict(), **flat, **rate, "steps": torch.tensor(loop.global_step)}
+        logged = {name: loop.callback_metrics[name] for name in ("train/loss", "train/acc")}
+        return {**model.state_dict(), **flat, **rate, **logged, "steps": torch.tensor(loop.global_step)}
 
     return train
 
@@ -136,6 +141,35 @@ def test_gradients_of_an_open_step_are_kept(classifier, digits, trainer, tmp_pat
     expected = straight.state_dict()
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize(("last", "failed"), [(False, False), (True, False), (False, True)])
+def test_the_first_of_several_processes_gets_the_sums_of_all(last, failed):
+    """Within an epoch; and no process waits for another that has failed."""
+
+    def process(rank):
+        progress = SimpleNamespace(is_last_batch=last)
+        loop = SimpleNamespace(batch_progress=progress, _should_accumulate=lambda: False)
+        return SimpleNamespace(
+            training=True, world_size=2, interrupted=failed, is_global_zero=rank == 0,
+            fit_loop=SimpleNamespace(epoch_loop=loop),
+            strategy=SimpleNamespace(reduce=lambda value, reduce_op: 2 * value),  # both processes hold the same
+        )  # fmt: skip
+
+    def held():
+        found = metrics(3, multilabel=False)
+        found["loss"].update(torch.tensor(1.5), 4)
+        found["on_train"].update(torch.tensor([[1.0, 0, 0], [1.0, 0, 0]]), torch.tensor([0, 1]))
+        return found
+
+    parts = open_parts(process(0), torch.nn.Linear(1, 1), held())
+    assert parts.keys() == (set() if last or failed else {"metrics"})
+    first, second = held(), metrics(3, multilabel=False)
+    set_metrics(process(0), first, parts.get("metrics", {}))
+    set_metrics(process(1), second, parts.get("metrics", {}))
+    assert float(first["loss"].count) == (8 if parts else 4)
+    assert int(first["on_train"].tp) == (2 if parts else 1)
+    assert float(second["loss"].count) == 0
 
 
 class Ordered(list):
