@@ -155,11 +155,10 @@ class Classifier(pl.LightningModule):
         return model
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_state(checkpoint.get("state_dict"))
-        check_units(self._trainer, self.net, checkpoint["state_dict"])
         self._open = {name: checkpoint.get(name, {}) for name in OPEN}
-        for state in self._open.values():
+        for state in (checkpoint.get("state_dict"), *self._open.values()):
             check_state(state)
+        check_units(self._trainer, self.net, checkpoint["state_dict"])
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Like torch's method; weights of another net give an error of one line.
