@@ -34,7 +34,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "quickstart:figure": accuracy.quickstart_figure,
     },
     "docs/speed.md": {"reuse": speed.reuse_table, "growth": speed.growth_figure, "steps": speed.steps_table},
-    "docs/deep-k-means.md": {"kmeans": methods.kmeans_text},
+    "docs/deep-k-means.md": {"kmeans": methods.kmeans_text, "clustered": methods.clustered_table},
     "docs/born-again.md": {"generations": methods.generations_table},
     "docs/strassen.md": {"strassen": methods.strassen_table},
     "docs/runtimes.md": {"runtimes": speed.runtimes_table},

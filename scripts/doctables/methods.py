@@ -43,6 +43,30 @@ def kmeans_text() -> str:
     )
 
 
+def clustered_table() -> str:
+    """Dense nets after k-means at three sizes, with and without the penalty."""
+    folder = results() / "ablation/deep_kmeans_cifar10"
+    if not (folder / "results.json").exists():
+        return "No records yet: `bash scripts/reproduce_deep_kmeans.sh DATA_ROOT` makes them."
+    found = json.loads((folder / "results.json").read_text())
+    coded: dict[tuple[int, str], list[int]] = {}
+    for record in found["records"]:
+        coded.setdefault((record["stored_bytes"], record["label"]), []).append(record["coded_bytes"])
+    lines = []
+    for row in found["rows"]:
+        few = mean(coded[row["stored_bytes"], row["method"]])
+        size = "dense" if row["method"] == "dense" else row["size"].split()[0]
+        bytes_ = f"{row['stored_bytes']:,} | {few:,.0f}"
+        lines.append(f"| {size} | {row['method']} | {_reached(row)} | {bytes_} | {row['seeds']} |")
+    heads = "size | pieces | >test accuracy [%] | >stored [bytes] | >with Huffman codes [bytes] | >runs"
+    return f"{table(heads, lines)}\n\n{source(read('ablation/deep_kmeans_cifar10/about.json'))}"
+
+
+def _reached(row: Row) -> str:
+    spread = "" if row["std_percent"] is None else f" ± {row['std_percent']:.2f}"
+    return f"{row['accuracy_percent']:.2f}{spread}"
+
+
 def generations_table() -> str:
     """Accuracy of generations and of their ensembles, against generation 0 of the same net."""
     if not (results() / "methods/generations.json").exists():
