@@ -154,7 +154,7 @@ def draw_generations() -> None:
     """Accuracy of each generation, of the dense and of the folded net, and of their ensembles (rings)."""
     found = scores(json.loads((OUT / "generations.json").read_text())["chains"])
     with drawn(OUT / "generations.png", figsize=(WIDTH, 4.3)) as (figure, axes):
-        figure.subplots_adjust(left=0.09, right=0.8, bottom=0.13, top=0.8)
+        figure.subplots_adjust(left=0.09, right=0.92, bottom=0.13, top=0.8)
         figure.suptitle("Born-again networks on 2,500 images of CIFAR-10", x=0.02, ha="left")
         about = "lines: means of the seeds; small points: single seeds; rings: ensembles of generations 1 to 2, 1 to 3"
         figure.text(0.02, 0.87, about, fontsize=9.5, color="#555555")
@@ -170,7 +170,7 @@ def draw_generations() -> None:
             panel.scatter(*zip(*several, strict=True), s=75, facecolors="none", edgecolors=style.colour, zorder=3)
             ends.append(End(net, 3, means[-1], for_text(style.colour)))
         panel.set_xticks(range(4))
-        panel.set_xlim(-0.2, 3.3)
+        panel.set_xlim(-0.2, 3.15)
         panel.grid(alpha=0.25, lw=0.6)
         panel.set_xlabel("generation (0 learns from labels)")
         panel.set_ylabel("test accuracy [%]")
