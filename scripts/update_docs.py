@@ -37,6 +37,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/deep-k-means.md": {"kmeans": methods.kmeans_text, "clustered": methods.clustered_table},
     "docs/born-again.md": {"generations": methods.generations_table},
     "docs/strassen.md": {"strassen": methods.strassen_table},
+    "docs/data.md": {"input": speed.input_table},
     "docs/runtimes.md": {"runtimes": speed.runtimes_table},
     "docs/real-run.md": {
         "pictures": real_run.pictures,

@@ -132,3 +132,17 @@ def runtimes_table() -> str:
             lines.append(f"{start} | {size} | {time} | {times} |")
     heads = "model | >threads | variant | >size [bytes] | >latency [ms] | >speed-up over dense ONNX (quartiles)"
     return f"{table(heads, lines)}\n\nonnxruntime {found[0]['onnxruntime']}; {source(found[0])}"
+
+
+def input_table() -> str:
+    """Pictures a second from disk to device, against other loaders."""
+    found = read_all("input")
+    lines = []
+    for record in found:
+        for row in record["rows"]:
+            ratio = row["speed_up"]
+            faster = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else ""
+            lines.append(f"| {record['num_workers']} | {row['side']} | {row['median']:.0f} | {faster} |")
+    heads = ">workers | loader | >pictures a second | >`autosample` is so many times as fast (quartiles)"
+    note = "Drawn pictures of 224 px (`python scripts/make_pictures.py DIR --classes 16 --train 40 --val 4`). "
+    return f"{table(heads, lines)}\n\n{note}{' '.join(source(record) for record in found)}"
