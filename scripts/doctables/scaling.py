@@ -44,7 +44,7 @@ def allreduce_table() -> str:
     step = record["step"]
     note = (
         f"{record['net']}, `folded` at {record['ratio']}x. A step of it, forward and backward, with a batch of "
-        f"{record['batch']} on {record['threads']} threads: dense {step['dense']['median']:.3g} s, `folded` "
+        f"{record['batch']}, threads: {record['threads']}: dense {step['dense']['median']:.3g} s, `folded` "
         f"{step['folded']['median']:.3g} s, {_spread(step['faster'])} times as fast. "
     )
     return f"{table(heads, lines)}\n\n{note}{source(record)}"
