@@ -2,11 +2,12 @@
 
 For each seed, chains of `autosample generations` with experiment/born_again_cifar10: a dense net, its compact (folded)
 twin, compact students of the dense net, one generation with each loss of the paper's ablation, and the dense net on
-augmented images. FOLDER keeps all trainings: running it again goes on. The accuracies go to
+images as they are. FOLDER keeps all trainings: running it again goes on. The accuracies go to
 results/methods/generations.json; with `--collect`, those that there are, without more training.
 """
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -45,14 +46,14 @@ class Chain:
 
 
 FIRST = Chain("dense", "ban", COUNT, "dense")
-AUGMENTED = ("--data.padding", "4", "--data.flip", "true")
+AS_THEY_ARE = ("--data.padding", "0", "--data.flip", "false")
 CHAINS = (
     FIRST,
     Chain("folded", "ban", COUNT),
     Chain("dense", "cwtm", 1, "dense", taught=True),
     Chain("dense", "dkpp", 1, "dense", taught=True),
     Chain("folded, first from dense", "ban", 2, taught=True),
-    Chain("dense, augmented", "ban", COUNT, "dense", options=AUGMENTED),
+    Chain("dense, not augmented", "ban", 1, "dense", options=AS_THEY_ARE),
 )
 
 
@@ -82,7 +83,19 @@ def run(chain: Chain, seed: int, root: str, out: Path) -> dict[str, object]:
             words += ["--teacher", str(folder_of(FIRST, seed, out) / "generation-0/model")]
         subprocess.run(words, check=True)
     rows = json.loads((folder / "results.json").read_text())["rows"]
+    for row in rows:
+        row["trained"] = last_training_accuracy(folder / row["net"].replace(" ", "-"))
     return {"net": chain.net, "loss": chain.loss, "taught": chain.taught, "seed": seed, "rows": rows}
+
+
+def last_training_accuracy(generation: Path) -> float | None:
+    """Accuracy on the training images in the last epoch, while it learned [%]; `None` for an ensemble."""
+    found = None
+    for path in sorted(generation.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                found = 100 * float(row["train/acc"]) if row.get("train/acc") else found
+    return found
 
 
 def main() -> None:

@@ -22,9 +22,8 @@ from autosample.training import Classifier
 
 # arguments that need a teacher
 _TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature", "teacher")
-# dense nets of one seed, by their cells' ids: cells of a seed follow each other
-_WEIGHTS: dict[str, dict[str, torch.Tensor]] = {}
-_SEED: list[tuple[Any, ...]] = []
+# dense nets of one seed, by what their cells share and the cells' ids: cells of a seed follow each other
+_WEIGHTS: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
 
 
 def arguments(cell: Cell, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -49,7 +48,7 @@ def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, An
     train = {name: value for name, value in cell.train.items() if name not in (*_TAUGHT, "epochs")}
     net = replace(cell.recipe, spec="dense", overrides=None, planned_bits=32)
     dense = replace(cell, recipe=net, size=None, quantize={}, train={**train, "epochs": epochs})
-    if dense.id not in _WEIGHTS:
+    if _key(dense) not in _WEIGHTS:
         settings, options = arguments(dense, resolve(dense).recipe)
         pl.seed_everything(cell.seed, verbose=False)
         model = Classifier(**settings)
@@ -58,14 +57,17 @@ def dense_weights(cell: Cell, data: ClassificationData) -> Iterator[dict[str, An
         keep(dense, model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.safetensors"
-        save_file(_WEIGHTS[dense.id], path)
+        save_file(_WEIGHTS[_key(dense)], path)
         yield {"model_args": {**(net.model_args or {}), "checkpoint_path": str(path)}}
 
 
 def keep(dense: Cell, model: Classifier) -> None:
     """Keep the weights of a trained dense net for the cells of its seed that start or learn from it."""
-    seed = (dense.data, str(dense.data_args), dense.seed, dense.fold, dense.holdout)
-    if [seed] != _SEED:
-        _WEIGHTS.clear()
-        _SEED[:] = [seed]
-    _WEIGHTS[dense.id] = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
+    seed, _ = key = _key(dense)
+    for other in [found for found in _WEIGHTS if found[0] != seed]:
+        del _WEIGHTS[other]
+    _WEIGHTS[key] = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
+
+
+def _key(cell: Cell) -> tuple[str, str]:
+    return str((cell.data, cell.data_args, cell.seed, cell.fold, cell.holdout)), cell.id

@@ -29,7 +29,10 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
 
 
 class MeanLoss(Metric):
-    """The mean over examples of losses that are means of batches. torchmetrics' own mean drops what is not finite."""
+    """The mean over examples of losses that are means of batches.
+
+    torchmetrics' own mean drops NaN; with `nan_strategy="disable"`, it drops the weights.
+    """
 
     def __init__(self) -> None:
         super().__init__()

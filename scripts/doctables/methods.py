@@ -72,24 +72,27 @@ def generations_table() -> str:
     if not (results() / "methods/generations.json").exists():
         return "No records yet: `bash scripts/reproduce_generations.sh DATA_ROOT` makes them."
     record = read("methods/generations.json")
-    found = scores(record["chains"])
+    found, trained = scores(record["chains"]), scores(record["chains"], "trained")
     lines = []
     for (net, loss, member), values in found.items():
         first = found.get((net, "ban", "generation 0")) or found[net.partition(",")[0], "ban", "generation 0"]
         gain = "" if values == first else _gain(values, first[: len(values)])
         shown = "labels" if member == "generation 0" else f"`{loss}`"
         reached = f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-        lines.append(f"| {net} | {shown} | {member} | {reached} | {gain} | {len(values)} |")
-    heads = "net | learns by | member | >test accuracy [%] | >gain over generation 0 | >seeds"
+        known = trained.get((net, loss, member))
+        learned = f"{mean(known):.1f}" if known else ""
+        lines.append(f"| {net} | {shown} | {member} | {learned} | {reached} | {gain} | {len(values)} |")
+    heads = "net | learns by | member | >training accuracy [%] | >test accuracy [%] | >gain over generation 0 | >seeds"
     return f"{table(heads, lines)}\n\n{source(record)}"
 
 
-def scores(chains: Sequence[Row]) -> dict[tuple[str, str, str], list[float]]:
-    """Test accuracies [%] of each member of a chain, in the order of its seeds."""
+def scores(chains: Sequence[Row], of: str = "accuracy") -> dict[tuple[str, str, str], list[float]]:
+    """Accuracies [%] of each member of a chain, in the order of its seeds; those that are not known are left out."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for chain in chains:
         for row in chain["rows"]:
-            found.setdefault((chain["net"], chain["loss"], row["net"]), []).append(row["accuracy"])
+            if row.get(of) is not None:
+                found.setdefault((chain["net"], chain["loss"], row["net"]), []).append(row[of])
     return found
 
 

@@ -1,6 +1,8 @@
 """Small grids, and records that no training made."""
 
+import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,3 +40,17 @@ def record() -> Callable[..., Record]:
         return Record(**{**usual, "accuracy": accuracy, "cell": cell.identity, **changes})
 
     return make
+
+
+@pytest.fixture
+def script(monkeypatch) -> Callable[[str], Any]:
+    """A script as a module."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    return importlib.import_module
+
+
+@pytest.fixture
+def tables_of(script, tmp_path, monkeypatch) -> Callable[[str], Any]:
+    """A module of scripts/doctables that reads the records of the test's folder."""
+    monkeypatch.setattr(script("doctables.records"), "ROOT", tmp_path)
+    return lambda name: script(f"doctables.{name}")

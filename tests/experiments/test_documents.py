@@ -166,7 +166,8 @@ def test_generations_are_compared_with_the_first_of_the_same_net(script, tmp_pat
     assert table().startswith("No records yet")
     chains = [
         {"net": net, "loss": "ban", "seed": seed, "rows": [
-            {"net": "generation 0", "accuracy": start + seed}, {"net": "generation 1", "accuracy": start + 2 * seed + 1}
+            {"net": "generation 0", "accuracy": start + seed, "trained": 80.0 + seed},
+            {"net": "generation 1", "accuracy": start + 2 * seed + 1},
         ]}
         for net, start in (("dense", 50.0), ("folded", 40.0)) for seed in range(3)
     ]  # fmt: skip
@@ -180,11 +181,11 @@ def test_generations_are_compared_with_the_first_of_the_same_net(script, tmp_pat
     head, _, *lines, _, note = table().splitlines()
     # differences 1, 2, 3: t = 2·√3 with two degrees of freedom
     assert lines == [
-        "| dense | labels | generation 0 | 51.00 ± 1.00 |  | 3 |",
-        "| dense | `ban` | generation 1 | 53.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
-        "| folded | labels | generation 0 | 41.00 ± 1.00 |  | 3 |",
-        "| folded | `ban` | generation 1 | 43.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
-        "| folded, first from dense | `ban` | generation 1 | 43.00 ± 0.00 | +2.00 (p 0.074) | 3 |",
+        "| dense | labels | generation 0 | 81.0 | 51.00 ± 1.00 |  | 3 |",
+        "| dense | `ban` | generation 1 |  | 53.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
+        "| folded | labels | generation 0 | 81.0 | 41.00 ± 1.00 |  | 3 |",
+        "| folded | `ban` | generation 1 |  | 43.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
+        "| folded, first from dense | `ban` | generation 1 |  | 43.00 ± 0.00 | +2.00 (p 0.074) | 3 |",
     ]
     assert {line.count("|") for line in lines} == {head.count("|")}
     assert note == "`python measure.py`, a processor, torch 0, 2026-01-04."

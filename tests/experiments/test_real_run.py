@@ -1,6 +1,5 @@
 """The script of the real run: what it compares, and its tables."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -41,15 +40,8 @@ TOLD = {
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module
-
-
-@pytest.fixture
-def tables(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(script("doctables.records"), "ROOT", tmp_path)
-    return script("doctables.real_run")
+def tables(tables_of):
+    return tables_of("real_run")
 
 
 def test_without_records_the_page_says_how_to_make_them(tables):

@@ -1,6 +1,5 @@
 """Sums of gradients over processes, and the calculation for many GPUs, against numbers worked out by hand."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -37,15 +36,8 @@ RECORD = {
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module
-
-
-@pytest.fixture
-def tables(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(script("doctables.records"), "ROOT", tmp_path)
-    return script("doctables.scaling")
+def tables(tables_of):
+    return tables_of("scaling")
 
 
 def test_without_a_record_the_page_says_how_to_make_it(tables):
