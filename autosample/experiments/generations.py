@@ -1,11 +1,13 @@
 """Born-again networks: each generation learns from the one before (Furlanello et al. 2018)."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from autosample.errors import ConfigError
 from autosample.models import Ensemble
 from autosample.system.files import whole, write_json
 
+# arguments of `Classifier` in which generations differ
+_OWN = ("teacher", "distill", "seed")
 # Trains with more options of `fit`, and gives the data.
 Fit = Callable[[list[str]], Any]
 
@@ -62,12 +66,14 @@ class Generations:
         """Train the generations that are missing, one after the other.
 
         Raises:
-            ConfigError: The training runs in several processes, or left no checkpoint.
+            ConfigError: Generations differ in their data or net, or a training runs in several processes or left no
+                checkpoint.
         """
         for number in range(self.first, self.count + 1):
             folder = self.folder(number)
             if (folder / "test.safetensors").is_file():
                 continue
+            self._check_alike()
             print(f"generation {number}")
             data = fit(self.words(number))
             found = sorted(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
@@ -79,6 +85,22 @@ class Generations:
             save(model, folder / "model", config=config)
             with whole(folder / "test.safetensors") as path:
                 save_file(_answers(model, data), path)
+        self._check_alike()
+
+    def _check_alike(self) -> None:
+        """Finished generations are kept, so a command or a config that has changed would mix two kinds of trainings."""
+        seen: dict[str, str] = {}
+        for path in sorted(self.out.glob("generation-*/**/config.yaml")):
+            config = yaml.safe_load(path.read_text())
+            model = {name: value for name, value in config["model"].items() if name not in _OWN}
+            kept = json.dumps([config["data"], model], sort_keys=True, default=str)
+            seen.setdefault(kept, str(path))
+        if len(seen) > 1:
+            first, other = list(seen.values())[:2]
+            raise ConfigError(
+                f"generations of a chain have the same data and net, got others in {other} than in {first}: use one "
+                "command for all, and another --out"
+            )
 
     def results(self) -> list[dict[str, Any]]:
         """One row per generation and per ensemble of the first generations that learned from another one.

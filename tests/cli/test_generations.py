@@ -67,6 +67,11 @@ def test_each_generation_learns_from_the_one_before(autosample, tmp_path):
     assert "generation 1\n" not in again.out
     assert {path: path.stat().st_mtime for path in out.rglob("generation-1/**/*")} == before
     assert rows(out) == found
+    # but not with others
+    code, _, error = autosample(*words[:1], "--count=3", *words[2:], "--model.lr=0.5")
+    assert code == 2
+    assert "generations of a chain have the same data and net, got others in" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
