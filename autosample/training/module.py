@@ -28,7 +28,7 @@ from autosample.training.optim import build_optimizer, build_scheduler, check_se
 from autosample.training.precision import warn_of_slow_precision
 from autosample.training.quantizing import attach_levels
 from autosample.training.resuming import OPEN, check_units, go_on, open_parts, seed_step, set_metrics
-from autosample.training.sharding import Sharded, prepare_sharding
+from autosample.training.sharding import Sharded, check_sharding, prepare_sharding
 
 # arguments that fetch or read weights, or need fetched ones
 _FETCHED = ("model_args", "warm_start", "distill", "teacher")
@@ -182,6 +182,7 @@ class Classifier(pl.LightningModule):
         """Check that data, optimizer and schedule fit the model."""
         self._check()
         check_start(self.trainer)
+        prepare_sharding(self.trainer, self)
         self._whole = self.size_report() if isinstance(self.trainer.strategy, Sharded) else None
 
     def _check(self) -> None:
@@ -190,15 +191,14 @@ class Classifier(pl.LightningModule):
             warn_of_slow_precision(self.trainer)
             check_devices(self.trainer)
         check_data(getattr(self.trainer, "datamodule", None), self.net, self.hparams)
-        prepare_sharding(self.trainer, self, self.net)
+        check_sharding(self.trainer, self.net)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Adds the check of the NaN policy, and the schedules of learned offsets and blocks if the net has any."""
         attach_levels(self.trainer, self)  # before other callbacks copy the net
         checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
-        if compressed_layers(self.net):
-            return [*checks, HardenSchedule(), MoveFilters()]
-        return [*checks, *penalties(self.hparams, compressed=False)]
+        sampled = bool(compressed_layers(self.net))
+        return [*checks, *([HardenSchedule(), MoveFilters()] if sampled else penalties(self.hparams, compressed=False))]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape `(B, num_classes)`."""

@@ -25,7 +25,9 @@ from autosample.training.quantizing import FakeQuantize
 _S = "--trainer.strategy"
 _DDP = f"use {_S} ddp"
 # they read or write numbers between steps
-_BETWEEN_STEPS = (FakeQuantize, ClusterPenalty, WeightAveraging, StochasticWeightAveraging)
+_BETWEEN_STEPS = (FakeQuantize, ClusterPenalty, StochasticWeightAveraging)
+# what a checkpoint has for each tensor of a module; averages add the second
+_STATES = {"state_dict", "current_model_state"}
 
 
 class Sharded(ModelParallelStrategy):
@@ -41,19 +43,24 @@ class Sharded(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        return put_together(self.lightning_module.state_dict(), self.is_global_zero)
+        return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return put_together(Strategy.optimizer_state(self, optimizer), self.is_global_zero)
+        return Strategy.optimizer_state(self, optimizer)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        whole = put_together(checkpoint, self.is_global_zero)
+        Strategy.save_checkpoint(self, whole, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         assert self.lightning_module is not None
-        own, saved = self.lightning_module.state_dict(), checkpoint["state_dict"]
-        pieces = {name: piece_like(tensor, own.get(name)) for name, tensor in saved.items()}
-        self.lightning_module.load_state_dict(pieces, strict=strict)
+        own = self.lightning_module.state_dict()
+        for key in _STATES & checkpoint.keys():  # in place: averages take theirs after this
+            checkpoint[key] = {name: piece_like(tensor, own.get(name)) for name, tensor in checkpoint[key].items()}
+        self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
         states = [_pieces(saved, o) for saved, o in zip(checkpoint["optimizer_states"], self.optimizers, strict=False)]
@@ -103,27 +110,40 @@ def _sizes(processes: int) -> str:
     return f"{_S}.data_parallel_size {processes} {_S}.tensor_parallel_size 1"
 
 
-def prepare_sharding(trainer: pl.Trainer, module: pl.LightningModule, net: nn.Module) -> None:
-    """Check whether a trainer can shard a net if it is told to, and let it do so.
+def check_sharding(trainer: pl.Trainer, net: nn.Module) -> None:
+    """Check whether a trainer can shard a net, if it is told to.
 
     Raises:
         ConfigError: The net, the callbacks or the strategy do not allow it.
     """
     check_strategy(trainer)
-    strategy: Any = trainer.strategy
-    if not isinstance(strategy, ModelParallelStrategy):
-        if isinstance(net, FSDPModule):
-            raise ConfigError(
-                "a net that was sharded stays in pieces, got another strategy: load its checkpoint in a new Classifier"
-            )
-        return
-    if found := _outside(trainer, net):
+    sharding = isinstance(trainer.strategy, ModelParallelStrategy)
+    if isinstance(net, FSDPModule) and (not sharding or (trainer.training and _averages(trainer))):
+        raise ConfigError(
+            "a net that was sharded stays in pieces and cannot be copied, got another strategy or an average of it: "
+            "load its checkpoint in a new Classifier"
+        )
+    if sharding and (found := _outside(trainer, net)):
         raise ConfigError(
             f"a net can be sharded if nothing reads or changes its numbers between steps, got {found}: {_DDP}"
         )
-    strategy.__class__ = Sharded  # the user's flags have made Lightning's
-    # on the module itself: Lightning's averages of models do not go with classes that define this
-    module.configure_model = MethodType(_shard, module)
+
+
+def prepare_sharding(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Let a trainer shard the net of a module if it is told to, and averages of the net like it.
+
+    This must come after averages have copied the net, as a sharded one cannot be copied: in `setup` of the module.
+    """
+    strategy: Any = trainer.strategy
+    if isinstance(strategy, ModelParallelStrategy):
+        strategy.__class__ = Sharded  # the user's flags have made Lightning's
+        # on the module itself: Lightning's averages of models do not go with classes that define this
+        module.configure_model = MethodType(_shard, module)
+
+
+def _averages(trainer: pl.Trainer) -> list[WeightAveraging]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return [one for one in callbacks if isinstance(one, WeightAveraging)]
 
 
 def _outside(trainer: pl.Trainer, net: nn.Module) -> str:
@@ -148,13 +168,19 @@ def _learns(layer: Compressed) -> str:
 
 
 def _shard(module: Any) -> None:
-    """Shard the net of a `Classifier`; in the place of its `configure_model`."""
-    if isinstance(module.net, FSDPModule):
+    """Shard the net of a `Classifier` and the averages of it; in the place of its `configure_model`."""
+    copies = [one._average_model for one in _averages(module.trainer)]
+    for owner in (module, *(copy.module for copy in copies if copy is not None)):
+        _cut(owner.net, module)
+
+
+def _cut(net: Any, module: Any) -> None:
+    if isinstance(net, FSDPModule):
         return
-    # the numbers of a net are those of the first process, as with ddp
-    share(module.trainer, chain(module.net.named_parameters(), module.net.named_buffers()))
+    # its numbers are those of the first process, as with ddp
+    share(module.trainer, chain(net.named_parameters(), net.named_buffers()))
     mesh = module.device_mesh["data_parallel"]
-    for part in (*blocks(module.net), module.net):
+    for part in (*blocks(net), net):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
 

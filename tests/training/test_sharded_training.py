@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from strategies import sharding
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -31,7 +31,7 @@ EPOCHS, BATCHES = 2, 4
 # no batch norm: each process has statistics of its own
 PLAIN = {"model_args": {"norm": False}}
 # a larger eps, so rounding of gradients that are almost zero does not become a step
-ADAM = {"optimizer_args": {"eps": 1e-5}}
+ADAM = {"optimizer_args": {"eps": 1e-3}}
 
 #: settings of the classifier, of the trainer, and whether one process trains the same net
 KINDS = {
@@ -43,6 +43,7 @@ KINDS = {
     "batch norm": ({"spec": "folded", **ADAM}, {"limit_val_batches": 1}, False),
     "residual": ({"spec": "folded", "model": "test_resnet", "in_chans": 1, **ADAM}, {}, False),
     "sgd and clipping": ({"optimizer": "sgd", "spec": "folded", **PLAIN}, {"gradient_clip_val": 0.1}, True),
+    "lamb": ({"optimizer": "lamb", "spec": "folded", **PLAIN, **ADAM}, {}, True),
     "accumulation": ({"spec": "folded", **PLAIN, **ADAM}, {"accumulate_grad_batches": 2}, True),
     "mixed bf16": ({"spec": "folded", **PLAIN, **ADAM}, {"precision": "bf16-mixed"}, False),
     "bf16": ({"spec": "folded", **PLAIN, **ADAM}, {"precision": "bf16-true"}, False),
@@ -125,9 +126,10 @@ def test_sharded_processes_train_as_whole_ones_and_as_one(fit, in_two, kind):
     (parts, whole), (others, _) = in_two(lambda: [fit(settings, how, **options) for how in (sharding, "ddp")])
     assert len(parts) == EPOCHS * BATCHES + 1
     check_near(parts, whole, rtol=1e-5, atol=1e-6)
-    both = [[{n: t for n, t in state.items() if "running_" not in n} for state in all] for all in (parts, others)]
-    check_near(*both, rtol=0, atol=0)
-    check_near(parts[-1:], others[-1:], rtol=0, atol=0)  # statistics of batch norms are those of the first process
+    if kind != "lamb":  # its norms of whole tensors are sums over processes
+        both = [[{n: t for n, t in state.items() if "running_" not in n} for state in all] for all in (parts, others)]
+        check_near(*both, rtol=0, atol=0)
+        check_near(parts[-1:], others[-1:], rtol=0, atol=0)  # statistics of batch norms are those of the first process
     if alone:
         check_near(parts, fit(settings, **options), rtol=1e-4, atol=1e-5)
 
@@ -204,6 +206,37 @@ def test_a_checkpoint_within_a_step_has_its_gradients(fit, in_two, tmp_path):
     )
     assert load_file(folder / "open.ckpt")["gradients"]["stages.1.conv.summary"].any()
     check_near(gone_on, straight[3:], rtol=0, atol=0)
+
+
+def averaging(folder):
+    """What `fit` takes to average a net over steps, to keep checkpoints, and to test with the average."""
+    made = keeping(folder)
+    return {**made, "limit_val_batches": 1, "callbacks": [*made["callbacks"], EMAWeightAveraging(decay=0.8)]}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_averages_are_in_pieces_too(fit, in_two, tmp_path):
+    """Nets and averages of two sharded processes are those of two whole ones; training goes on with both."""
+    settings, middle = {"spec": "folded", **PLAIN, **ADAM}, "epoch=1-step=6.ckpt"
+    parts, whole, alone = (tmp_path / name for name in ("parts", "whole", "alone"))
+    (straight, others, gone_on), _ = in_two(
+        lambda: [
+            fit(settings, sharding, **averaging(parts)),
+            fit(settings, "ddp", **averaging(whole)),
+            fit(settings, sharding, ckpt_path=parts / middle, **averaging(tmp_path / "again")),
+        ]
+    )
+    check_near(straight, others, rtol=0, atol=0)
+    check_near(gone_on, straight[6:], rtol=0, atol=0)
+    mine, theirs = (load_file(folder / middle) for folder in (parts, whole))
+    check_same_form(mine, {**theirs, "loops": mine["loops"], "callbacks": mine["callbacks"]})
+    for key in ("state_dict", "current_model_state", "averaging_state"):
+        check_near([mine[key]], [theirs[key]], rtol=0, atol=0)
+    average, net = (mine[key]["net.stages.1.conv.summary"] for key in ("state_dict", "current_model_state"))
+    assert not torch.equal(average, net)
+    check_near(fit(settings, ckpt_path=parts / middle, **averaging(alone)), straight[6:], rtol=1e-4, atol=1e-5)
 
 
 class Bad(pl.Callback):

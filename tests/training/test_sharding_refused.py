@@ -4,18 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from pytorch_lightning.callbacks import StochasticWeightAveraging
 from pytorch_lightning.strategies import FSDPStrategy
 from strategies import sharding
 
 from autosample.errors import ConfigError
 from autosample.models import create
 from autosample.training import ClusterPenalty, FakeQuantize
-from autosample.training.sharding import blocks, prepare_sharding
-
-
-def average():
-    return EMAWeightAveraging(decay=0.9)
+from autosample.training.sharding import blocks, check_sharding
 
 
 def stochastic():
@@ -34,7 +30,6 @@ REFUSED = {
     "signs": ({"spec": "folded", "spec_args": {"options": {"signs": "learned"}}}, (), "the rule folded"),
     "two folds": ({"spec": "folded", "spec_args": {"options": {"mixing": "two"}}}, (), "the rule folded"),
     "levels": ({"spec": "folded"}, (FakeQuantize,), "FakeQuantize"),
-    "average": ({"spec": "folded"}, (average,), "EMAWeightAveraging"),
     "mean": ({"spec": "folded"}, (stochastic,), "StochasticWeightAveraging"),
     "penalty": ({"spec": "dense"}, (ClusterPenalty,), "ClusterPenalty"),
 }
@@ -46,8 +41,7 @@ def test_what_needs_numbers_between_steps_is_refused(classifier, trainer, kind):
     loop = trainer(devices=2, strategy=sharding(), callbacks=[make() for make in callbacks])
     model = classifier(**settings)
     with pytest.raises(ConfigError, match=rf"between steps, got {told}.*: use --trainer.strategy ddp$"):
-        prepare_sharding(loop, model, model.net)
-    assert "configure_model" not in vars(model)
+        check_sharding(loop, model.net)
 
 
 class Fsdp(FSDPStrategy):
@@ -67,14 +61,14 @@ class Fsdp(FSDPStrategy):
 def test_other_settings_of_strategies_are_refused(classifier, trainer, strategy, options, message):
     model = classifier(spec="folded")
     with pytest.raises(ConfigError, match=message):
-        prepare_sharding(trainer(devices=2, strategy=strategy(), **options), model, model.net)
+        check_sharding(trainer(devices=2, strategy=strategy(), **options), model.net)
 
 
 def test_a_single_number_cannot_be_cut(classifier, trainer):
     model = classifier(spec="folded")
     model.net.scale = torch.nn.Parameter(torch.ones(()))
     with pytest.raises(ConfigError, match='got "scale", a single number'):
-        prepare_sharding(trainer(devices=2, strategy=sharding()), model, model.net)
+        check_sharding(trainer(devices=2, strategy=sharding()), model.net)
 
 
 def test_blocks_are_modules_in_rows_that_share_nothing():
