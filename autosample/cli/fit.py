@@ -30,11 +30,11 @@ from autosample.model.recipe import BUDGETS, FLAT, Recipe
 from autosample.system.configs import read
 from autosample.training.callbacks import (
     BestCheckpoint,
+    LastCheckpoint,
     PredictionFile,
     RateLog,
     SizeReport,
     WaitLog,
-    last_checkpoint,
 )
 from autosample.training.checkpoints import WholeCheckpoints
 from autosample.training.devices import check_processes
@@ -245,7 +245,7 @@ def _plain(value: Any) -> Any:
 
 
 def _callbacks() -> list[pl.Callback]:
-    kept = [BestCheckpoint(), last_checkpoint()]
+    kept = [BestCheckpoint(), LastCheckpoint()]
     return [*kept, SizeReport(), OffsetLog(), RateLog(), WaitLog(), PredictionFile()]
 
 

@@ -28,13 +28,27 @@ class BestCheckpoint(ModelCheckpoint):
             self.monitor = f"val/{getattr(pl_module, 'score', 'acc')}"
         super().setup(trainer, pl_module, stage)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best so far, also from the folder of an earlier run, where it stays.
 
-def last_checkpoint() -> ModelCheckpoint:
-    """A callback that writes `last.ckpt` after each epoch.
+        Lightning would forget its score there, and keep the next one as the best.
+        """
+        here = self.dirpath if Path(state_dict["best_model_path"]).is_file() else state_dict["dirpath"]
+        if self.dirpath == here:
+            super().load_state_dict({**state_dict, "dirpath": here})
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes `last.ckpt` after each epoch.
 
     Lightning's own `save_last` writes that file only together with the best one.
     """
-    return ModelCheckpoint(filename="last", enable_version_counter=False)
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forget that of an earlier run, which stays in its folder."""
 
 
 class SizeReport(pl.Callback):

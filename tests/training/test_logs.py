@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from autosample.nn import compressed_layers
 from autosample.training import Classifier, OffsetLog, PredictionFile, SizeReport
-from autosample.training.callbacks import BestCheckpoint, WaitLog, last_checkpoint
+from autosample.training.callbacks import BestCheckpoint, LastCheckpoint, WaitLog
 
 
 def read(path):
@@ -106,15 +106,36 @@ def test_the_last_checkpoint_is_renewed_though_the_best_is_not(classifier, digit
         def _evaluate(self, stage, batch):
             pass
 
-    best, last = BestCheckpoint(), last_checkpoint()
+    best, last = BestCheckpoint(), LastCheckpoint()
     runner = trainer(max_epochs=3, callbacks=[best, last], enable_checkpointing=True)
     runner.fit(Worse(**classifier().hparams), datamodule=digits())
     epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.rglob("*.ckpt")}
     assert epochs == {"epoch=0-step=3.ckpt": 0, "last.ckpt": 2}
 
 
+@pytest.mark.parametrize(("later", "best_epoch"), [([0.3, 0.4], 1), ([0.3, 0.9], 3)])
+def test_the_best_of_an_earlier_run_stays_the_best(classifier, digits, trainer, tmp_path, later, best_epoch):
+    """A training that goes on in another folder does not take its first epoch for the best."""
+
+    class Told(Classifier):
+        def on_validation_epoch_end(self):
+            self.log("val/acc", [0.5, 0.7, *later][self.current_epoch])
+
+        def _evaluate(self, stage, batch):
+            pass
+
+    for epochs, folder, start in ((2, "first", None), (4, "second", tmp_path / "first/checkpoints/last.ckpt")):
+        best, last = BestCheckpoint(), LastCheckpoint()
+        root = tmp_path / folder
+        runner = trainer(max_epochs=epochs, callbacks=[best, last], enable_checkpointing=True, default_root_dir=root)
+        runner.fit(Told(**classifier().hparams), datamodule=digits(), ckpt_path=start)
+    assert torch.load(best.best_model_path, weights_only=True)["epoch"] == best_epoch
+    kept = sorted(torch.load(path, weights_only=True)["epoch"] for path in tmp_path.rglob("epoch*.ckpt"))
+    assert kept == sorted({1, best_epoch})
+
+
 def test_checkpoints_need_no_validation_set(classifier, digits, trainer, tmp_path):
-    callbacks = [BestCheckpoint(), last_checkpoint()]
+    callbacks = [BestCheckpoint(), LastCheckpoint()]
     runner = trainer(max_epochs=2, limit_val_batches=0, callbacks=callbacks, enable_checkpointing=True)
     runner.fit(classifier(), datamodule=digits())
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
