@@ -23,9 +23,9 @@ _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 class _Bounded(io.BufferedReader):
     """A file whose `read` asks for no more memory than there are bytes. Damaged headers ask for gigabytes."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, length: int) -> None:
         super().__init__(io.FileIO(path))
-        self.length = Path(path).stat().st_size
+        self.length = length
 
     def read(self, size: int | None = -1) -> bytes:
         return super().read(-1 if size is None or size < 0 else min(size, max(0, self.length - self.tell())))
@@ -46,11 +46,11 @@ def open_image(path: str | Path, mode: str = "RGB", limits: Limits = DEFAULT, up
     Raises:
         DataError: the image cannot be read, is larger than `limits`, or its pixels have no known range.
     """
-    require_file(path, limits.max_bytes)
+    length = require_file(path, limits.max_bytes)
     # by its path, Pillow would map some files into memory, and scramble TIFFs that must be turned
-    with _Bounded(path) as raw:
+    with _Bounded(path, length) as raw:
         # Pillow reads a few bytes at a time
-        whole = io.BytesIO(raw.read()) if raw.length <= _SMALL else raw
+        whole = io.BytesIO(raw.read()) if length <= _SMALL else raw
         return decode_image(whole, path, mode, limits, upright)
 
 
@@ -114,7 +114,7 @@ def _eight_bits(image: Image.Image, path: str | Path, mode: str) -> Image.Image:
     else:
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # Pillow warns otherwise
-        return image.convert(mode)
+        return image if image.mode == mode else image.convert(mode)
     # Pillow leaves these kinds of TIFF as they are if 0 means white
     return Image.fromarray(255 - pixels if tags.get(_PHOTOMETRIC) == 0 else pixels).convert(mode)
 
