@@ -20,9 +20,19 @@ find_python() {
   return 1
 }
 
+made_elsewhere() { # a copied or moved environment would run the code of the folder that it was made in
+  local home
+  home=$(sed -nE "s/^ *(export )?VIRTUAL_ENV=[\"']?(\/[^\"']*).*/\2/p" .venv/bin/activate 2>/dev/null | head -n 1)
+  [ -n "$home" ] && [ ! "$home" -ef .venv ]
+}
+
 install() { # EXTRA
   local target="." stamp=".venv/.installed-$1" python
   [ "$1" = base ] || target=".[$1]"
+  if made_elsewhere; then
+    echo "setup: .venv was made for another folder; it is made anew"
+    rm -rf .venv
+  fi
   if [ -f "$stamp" ] && [ ! pyproject.toml -nt "$stamp" ]; then
     return
   fi
@@ -33,6 +43,7 @@ install() { # EXTRA
   }
   # one call for all packages: torch and torchvision must come from the same index
   echo "setup: installing autosample and what it needs into .venv (up to 6 GB, a minute or more)"
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null # uv's own have no pip
   .venv/bin/python -m pip install --quiet --disable-pip-version-check uv &&
     VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv pip install --quiet --editable "$target" || return 1
   touch "$stamp"
