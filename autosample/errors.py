@@ -22,6 +22,10 @@ class AutosampleError(ValueError):
         super().__init__(*(brief(part) if isinstance(part, str) else part for part in args))
 
 
+class AutosampleWarning(UserWarning):
+    """What autosample warns of; warnings of other libraries have other categories."""
+
+
 class SpecError(AutosampleError):
     """A `Spec`, a preset name or one of their fields is not usable."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
     store = Store(out)
     grid = settled(grid, store)
     queue = Queue(store, grid.cells)
+    done = set(queue.records)
     total, left = len(grid.cells), queue.total
     if not left:
         console.print(f"All {total} runs are done in {out}; delete the folder to train again.")
@@ -59,6 +61,7 @@ def run_grid(grid: Grid, out: Path, runner: Runner, console: Console) -> dict[st
             with contextlib.suppress(OSError):  # the system frees claims at the end of the process
                 queue.close()
     _restore(Store(out), grid, queue.records, console)
+    _tell_notices([record for key, record in queue.records.items() if key not in done], console)
     for cell in grid.cells:
         if (failure := queue.failures.get(cell.id)) is not None:
             console.print(f"failed: {cell.name}: {failure.type}: {failure.message}", markup=False, soft_wrap=True)
@@ -76,6 +79,12 @@ def _restore(store: Store, grid: Grid, records: dict[str, Record], console: Cons
         store.keep(cell, records[cell.id])
     if gone:
         console.print(f"{len(gone)} records were deleted from {store.folder} meanwhile, and are written again.")
+
+
+def _tell_notices(records: list[Record], console: Console) -> None:
+    """What the new runs warned of, each text once."""
+    for text, count in Counter(text for record in records for text in record.notices).items():
+        console.print(f"warning in {count} of {len(records)} runs: {text}", markup=False, soft_wrap=True)
 
 
 def prepare_data(grid: Grid, out: Path) -> None:

@@ -228,7 +228,7 @@ def write_tables(grid: Grid, records: Mapping[str, Record], out: Path) -> str:
     write_text(out / "tests.csv", to_csv([asdict(test) for test in tests]))
     run = [cell for cell in grid.cells if cell.id in records]
     kept = [vars(records[cell.id]) | {"label": cell.label, "name": cell.name} for cell in run]
-    brief = [{k: v for k, v in record.items() if k not in ("moved", "windows", "cell")} for record in kept]
+    brief = [{k: v for k, v in record.items() if k not in ("moved", "speeds", "windows", "cell")} for record in kept]
     results = {"name": grid.name, "title": grid.title, "rows": table, "tests": [asdict(t) for t in tests]}
     write_json(out / "results.json", {**results, "records": brief})
     return text

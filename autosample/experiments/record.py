@@ -30,6 +30,8 @@ class Record:
         dense_params: Numbers that the dense model stores.
         latency: Time of the deployed net at batch 1: `median`, `low` and `high` quartile [ms], and `threads`.
         moved: For each layer that learns offsets, how far they are from their start after each epoch [rows].
+        speeds: For each layer that learns something, `unit` and, for each epoch, the mean path per step in this unit.
+        notices: autosample's warnings of the run.
         windows: For the two largest layers, where their windows lie; see `windows.WindowMap`.
         machine: `device`, `hardware`, `threads` and `date` of the training.
         coded_bytes: Size of the model saved with Huffman codes [bytes]; 0 in records of earlier versions.
@@ -52,6 +54,8 @@ class Record:
     windows: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     coded_bytes: int = 0
+    speeds: dict[str, Any] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:

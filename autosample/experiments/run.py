@@ -27,8 +27,9 @@ from autosample.model.quantize import code_dense_, quantize_
 from autosample.model.report import Report
 from autosample.system.machine import hardware
 from autosample.system.quiet import quiet
+from autosample.system.warning import noticed
 from autosample.training import Classifier, FakeQuantize
-from autosample.training.offset_log import distances, learned_offsets
+from autosample.training.paths import Paths, distances, learned_offsets, positions, rules
 
 
 def make_data(name: str, args: Mapping[str, Any], *, seed: int, fold: int | None, holdout: float) -> ClassificationData:
@@ -99,20 +100,30 @@ def _start(cell: Cell) -> float | None:
 
 
 class _Watch(pl.Callback):
-    """After each epoch, calls `tick` and notes how far learned offsets have moved."""
+    """After each epoch, calls `tick` and notes how far and how fast what is learned besides numbers has moved."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
-        self.tick = tick
+        self.tick, self.paths = tick, Paths()
         self.start: dict[str, torch.Tensor] = {}
         self.moved: dict[str, list[list[float]]] = {}
+        self.speeds: dict[str, dict[str, Any]] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = learned_offsets(pl_module)
+        self.speeds = {name: {"unit": rules(pl_module)[name].unit, "speed": []} for name in positions(pl_module)}
+        self.paths.begin(pl_module, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if self.speeds:
+            self.paths.follow(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for name, values in distances(trainer, pl_module, self.start).items():
             found = [round(float(x), 4) for x in values.values()]
             self.moved.setdefault(name, []).append([trainer.current_epoch, *found])
+        found = self.paths.speeds(trainer, pl_module)
+        for name, told in self.speeds.items():
+            told["speed"].append(float(f"{found.get(name, 0.0):.4g}"))
         self.tick()
 
 
@@ -150,7 +161,7 @@ def train(
     model, watch = Classifier(**settings), _Watch(tick)
     shrunk = shrink_(model.net) if shrink_ else {}
     callbacks = [watch, *_levels(model, quantize, quantize_from)]
-    with quiet(*NOISY), deterministic_on_cpu():
+    with quiet(*NOISY), noticed() as notices, deterministic_on_cpu():
         trainer = trainer_for(epochs, precision=precision, logger=logger, validate=validate, callbacks=callbacks)
         start = time.perf_counter()
         trainer.fit(model, datamodule=data)
@@ -170,7 +181,7 @@ def train(
     given |= shrunk
     machine = _machine(trainer.strategy.root_device)
     found = {"accuracy": accuracy, "scored_on": scored_on, "val_accuracy": val, "seconds": round(seconds, 2)}
-    maps = {"moved": watch.moved, "windows": window_maps(model.net)}
+    maps = {"moved": watch.moved, "speeds": watch.speeds, "windows": window_maps(model.net), "notices": notices}
     return model, Record(settings=given, torch=torch.__version__, machine=machine, **found, **maps, **_sizes(size))
 
 

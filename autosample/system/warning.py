@@ -2,6 +2,10 @@
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from autosample.errors import AutosampleWarning
 
 # What may lie between the user's line and ours. The command line hides warnings about Lightning's and torch's lines.
 _BETWEEN = {
@@ -17,4 +21,17 @@ def warn(text: str) -> None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in _BETWEEN:
             break
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, stacklevel=level)
+    warnings.warn(text, AutosampleWarning, stacklevel=level)
+
+
+@contextmanager
+def noticed() -> Iterator[list[str]]:
+    """In the block, collect the texts of autosample's warnings, each once, and hide those of other libraries."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", AutosampleWarning)
+        try:
+            yield texts
+        finally:
+            texts += dict.fromkeys(str(one.message) for one in seen)

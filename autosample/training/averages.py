@@ -5,6 +5,8 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.utilities import rank_zero_warn
 
+from autosample.errors import AutosampleWarning
+
 # share of the average that may stay what training began with
 _MOST_OF_START = 0.1
 # an average with the decay that is suggested spans a tenth of the training
@@ -25,7 +27,8 @@ def warn_of_long_average(trainer: pl.Trainer, steps: int) -> None:
             rank_zero_warn(
                 f"the average of weights keeps {100 * decay**updates:.0f} % of those that training begins with, got a "
                 f"decay of {decay:g} and {updates} updates: for a short training pass --trainer.callbacks.decay "
-                f"{max(1 - _SPANS / updates, 0.5):.3g}"
+                f"{max(1 - _SPANS / updates, 0.5):.3g}",
+                category=AutosampleWarning,
             )
 
 

@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.utilities import rank_zero_warn
 
+from autosample.errors import AutosampleWarning
 from autosample.system.machine import lacks_bf16
 
 
@@ -13,5 +14,6 @@ def warn_of_slow_precision(trainer: pl.Trainer) -> None:
     if precision.startswith("bf16") and isinstance(trainer.accelerator, CPUAccelerator) and lacks_bf16():
         rank_zero_warn(
             f"this CPU has no bf16 arithmetic, got precision {precision}: a step can take ten times as long as with "
-            "32-true"
+            "32-true",
+            category=AutosampleWarning,
         )

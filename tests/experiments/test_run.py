@@ -1,10 +1,15 @@
 """Runs of single cells: what a record says is true of the net that was evaluated."""
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 from autosample import save
 from autosample.experiments import run, teacher
+from autosample.experiments.ablate import inline_runner, run_grid
+from autosample.experiments.record import records_in
 from autosample.experiments.resolve import resolve
 
 SIZES = {"ratios": None, "seeds": 1}
@@ -50,6 +55,29 @@ def test_the_quantised_net_is_the_one_that_is_evaluated(grid, tmp_path):
     save(model.net, tmp_path / "net", name="digitnet", arguments={"num_classes": 10, "in_chans": 1})
     file = tmp_path / "net" / "model.safetensors"
     assert record.stored_bytes <= file.stat().st_size <= record.stored_bytes + 8_192  # the file's header
+
+
+def test_a_grid_tells_how_fast_offsets_move_and_that_they_diverge(grid, tmp_path):
+    """The path a step is that of Adam's first steps, which are as long as the rate; above a row, it is told."""
+    learned = [
+        {"preset": "autosample", "label": f"{rate} rows", "options": {"afford": 10, "rate": rate, "freeze_at": 1.0}}
+        for rate in (0.2, 6.0)
+    ]
+    signs = {"preset": "folded", "options": {"signs": "learned"}}
+    small = grid(**SIZES, presets=["random", *learned, signs], net_ratios=[2])
+    told = io.StringIO()
+    found = run_grid(small, tmp_path, inline_runner(), Console(file=told, width=300))
+    fixed, slow, fast, changed = (found[cell.id] for cell in small.cells)
+    assert (fixed.speeds, fixed.notices) == ({}, [])
+    assert {name: row["unit"] for name, row in slow.speeds.items()} == dict.fromkeys(slow.moved, "rows")
+    for record, rate in ((slow, 0.2), (fast, 6.0)):
+        speeds = [speed for row in record.speeds.values() for speed in row["speed"]]
+        assert all(0.1 * rate < speed < 1.5 * rate for speed in speeds), (rate, speeds)
+    assert {row["unit"] for row in changed.speeds.values()} == {"changes"}
+    assert not slow.notices
+    assert any("learned offsets diverge in epoch 0: they move by" in text for text in fast.notices)
+    assert "warning in 1 of 4 runs: learned offsets diverge" in told.getvalue()
+    assert fast in [record for _, record in records_in(tmp_path / "records")]
 
 
 @pytest.mark.slow
