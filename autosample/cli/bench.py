@@ -157,6 +157,10 @@ def device_of(name: str) -> torch.device:
 def _suites(names: Sequence[str], only: Sequence[str] | None) -> dict[str, list[Workload]]:
     if not names:
         raise ConfigError(f"bench needs a suite or --model, got neither: suites are {', '.join(SUITES)}")
+    if "input" in names:  # its options are other ones
+        raise ConfigError(
+            f"bench input is a command of its own, got {' '.join(names)}: put input first, without suites"
+        )
     plan = {name: suite(name) for name in names}
     if only is None:
         return plan

@@ -1,4 +1,4 @@
-"""Sharded training: each process holds a part of every parameter, by Lightning's `ModelParallelStrategy`."""
+"""Sharded training: each process holds a part of every parameter. Lightning knows the strategy as `sharded`."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
-from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -24,6 +24,7 @@ from autosample.training.quantizing import FakeQuantize
 
 _S = "--trainer.strategy"
 _DDP = f"use {_S} ddp"
+_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")
 # they read or write numbers between steps
 _BETWEEN_STEPS = (FakeQuantize, ClusterPenalty, StochasticWeightAveraging)
 # what a checkpoint has for each tensor of a module; averages add the second
@@ -31,11 +32,22 @@ _STATES = {"state_dict", "current_model_state"}
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy, with checkpoints like those of other trainings: one file with whole tensors.
+    """FSDP2 of torch over all processes, with checkpoints like those of other trainings: one file with whole tensors.
 
     So they can be read, continued and saved with any number of processes, sharded or not. Lightning's own way would not
-    read them by the trainer's plugin, and would take the parameters of an optimizer in another order.
+    read them by the trainer's plugin, and would take the parameters of an optimizer in another order. Checkpoints in
+    pieces hold pickles.
+
+    Args:
+        options: `process_group_backend` and `timeout`, as for `ModelParallelStrategy`.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **options)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -79,35 +91,27 @@ def _pieces(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str
     return {**saved, "state": state}
 
 
+StrategyRegistry.register("sharded", Sharded, "FSDP2 over all processes, with checkpoints of one file")
+
+
 def check_strategy(trainer: pl.Trainer) -> None:
     """Raise `ConfigError` if the strategy of a trainer shards nets, but not in the way that nets here allow."""
-    strategy, processes = trainer.strategy, trainer.num_devices * trainer.num_nodes
-    if isinstance(strategy, FSDPStrategy):
+    strategy = trainer.strategy
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy) and not isinstance(strategy, Sharded):
         raise ConfigError(
-            f"nets are sharded by another strategy of Lightning, got fsdp: use {_S} ModelParallelStrategy "
-            f"{_sizes(processes)} {_S}.save_distributed_checkpoint false"
+            f"nets are sharded by a strategy of their own, got {type(strategy).__name__}: use {_S} sharded"
         )
-    if not isinstance(strategy, ModelParallelStrategy):
+    if not isinstance(strategy, Sharded):
         return
-    data, tensor = strategy._data_parallel_size, strategy._tensor_parallel_size
-    if (data, tensor) != (processes, 1):
+    if trainer.precision not in _PRECISIONS:
         raise ConfigError(
-            f"nets are cut for all {processes} processes, along the data only, got data_parallel_size {data} and "
-            f"tensor_parallel_size {tensor}: pass {_sizes(processes)}"
-        )
-    if strategy._save_distributed_checkpoint:
-        raise ConfigError(
-            "checkpoints are one file, as those in pieces hold pickles, got save_distributed_checkpoint true (its "
-            f"default): pass {_S}.save_distributed_checkpoint false"
+            f"sharded nets train in {', '.join(_PRECISIONS)}, got precision {trainer.precision}: choose one of them, "
+            f"or {_DDP}"
         )
     if isinstance(strategy._layer_sync, TorchSyncBatchNorm):
         raise ConfigError(
             f"sharded nets have batch norms for each process, got sync_batchnorm: leave it out, or {_DDP}"
         )
-
-
-def _sizes(processes: int) -> str:
-    return f"{_S}.data_parallel_size {processes} {_S}.tensor_parallel_size 1"
 
 
 def check_sharding(trainer: pl.Trainer, net: nn.Module) -> None:
@@ -117,7 +121,7 @@ def check_sharding(trainer: pl.Trainer, net: nn.Module) -> None:
         ConfigError: The net, the callbacks or the strategy do not allow it.
     """
     check_strategy(trainer)
-    sharding = isinstance(trainer.strategy, ModelParallelStrategy)
+    sharding = isinstance(trainer.strategy, Sharded)
     if isinstance(net, FSDPModule) and (not sharding or (trainer.training and _averages(trainer))):
         raise ConfigError(
             "a net that was sharded stays in pieces and cannot be copied, got another strategy or an average of it: "
@@ -134,9 +138,7 @@ def prepare_sharding(trainer: pl.Trainer, module: pl.LightningModule) -> None:
 
     This must come after averages have copied the net, as a sharded one cannot be copied: in `setup` of the module.
     """
-    strategy: Any = trainer.strategy
-    if isinstance(strategy, ModelParallelStrategy):
-        strategy.__class__ = Sharded  # the user's flags have made Lightning's
+    if isinstance(trainer.strategy, Sharded):
         # on the module itself: Lightning's averages of models do not go with classes that define this
         module.configure_model = MethodType(_shard, module)
 

@@ -90,6 +90,8 @@ def test_wrong_outputs_end_with_a_mistake_after_all_is_written(autosample, asked
     [
         ([], "bench needs a suite or --model, got neither: suites are layers, models"),
         (["layer"], 'no suite is called "layer": did you mean "layers"'),
+        (["inputs"], 'no suite is called "inputs": did you mean "input"'),
+        (["folded", "input"], "bench input is a command of its own, got folded input: put input first"),
         (["layers", "--only", "conv1d-s4c5"], 'no workload is called "conv1d-s4c5": did you mean "conv1d-s4c4"'),
         (["layers", "--threads", "0"], "threads must be at least 1, got 0"),
         (["layers", "--threads", "x"], "threads must be a whole number, got x"),

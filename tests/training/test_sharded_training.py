@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
-from strategies import sharding
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import start_processes
@@ -92,11 +91,11 @@ def fit(trainer, digits):
     def train(settings, strategy=None, data=None, ckpt_path=None, **options):
         torch.manual_seed(int(os.environ.get("LOCAL_RANK", 0)))  # the second process must take the numbers of the first
         model, keep = Classifier(**{"model": "digitnet", "ratio": 4, "lr": 3e-3, **settings}), Keep()
-        several = {"devices": 2, "strategy": strategy() if callable(strategy) else strategy} if strategy else {}
+        several = {"devices": 2, "strategy": strategy} if strategy else {}
         short = {"max_epochs": EPOCHS, "limit_train_batches": BATCHES, "limit_val_batches": 0}
         loop = trainer(**{**short, **several, **options, "callbacks": [keep, *options.get("callbacks", ())]})
         loop.fit(model, datamodule=data or digits(batch_size=16 if strategy else 32), ckpt_path=ckpt_path)
-        if strategy is sharding:
+        if strategy == "sharded":
             assert isinstance(model.net, FSDPModule)
             assert all(isinstance(p, DTensor) for p in model.net.parameters())
             assert not any(isinstance(t, DTensor) for t in keep.seen[-1].values())
@@ -123,7 +122,7 @@ def _told(step, name, text):
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in QUICK else pytest.mark.slow) for k in KINDS])
 def test_sharded_processes_train_as_whole_ones_and_as_one(fit, in_two, kind):
     settings, options, alone = KINDS[kind]
-    (parts, whole), (others, _) = in_two(lambda: [fit(settings, how, **options) for how in (sharding, "ddp")])
+    (parts, whole), (others, _) = in_two(lambda: [fit(settings, how, **options) for how in ("sharded", "ddp")])
     assert len(parts) == EPOCHS * BATCHES + 1
     check_near(parts, whole, rtol=1e-5, atol=1e-6)
     if kind != "lamb":  # its norms of whole tensors are sums over processes
@@ -152,8 +151,8 @@ def test_checkpoints_are_those_of_one_process(fit, in_two, tmp_path, norm):
     again = keeping(folder)
     (straight, gone_on), _ = in_two(
         lambda: [
-            fit(settings, sharding, **keeping(folder)),
-            fit(settings, sharding, ckpt_path=folder / middle, **again),
+            fit(settings, "sharded", **keeping(folder)),
+            fit(settings, "sharded", ckpt_path=folder / middle, **again),
         ]
     )
     check_near(gone_on, straight[6:], rtol=0, atol=0)
@@ -168,7 +167,7 @@ def test_checkpoints_are_those_of_one_process(fit, in_two, tmp_path, norm):
     assert torch.equal(model.eval()(x), whole(x))
     if not norm:
         check_near(fit(settings, ckpt_path=folder / middle, **again), straight[6:], rtol=1e-4, atol=1e-5)
-        (other, _) = in_two(lambda: fit(settings, sharding, ckpt_path=alone / middle, **keeping(alone)))
+        (other, _) = in_two(lambda: fit(settings, "sharded", ckpt_path=alone / middle, **keeping(alone)))
         check_near(other, straight[6:], rtol=1e-4, atol=1e-5)
 
 
@@ -200,8 +199,8 @@ def test_a_checkpoint_within_a_step_has_its_gradients(fit, in_two, tmp_path):
 
     (straight, gone_on), _ = in_two(
         lambda: [
-            fit(settings, sharding, **two, callbacks=[Save()], plugins=[WholeCheckpoints()]),
-            fit(settings, sharding, **two, ckpt_path=folder / "open.ckpt"),
+            fit(settings, "sharded", **two, callbacks=[Save()], plugins=[WholeCheckpoints()]),
+            fit(settings, "sharded", **two, ckpt_path=folder / "open.ckpt"),
         ]
     )
     assert load_file(folder / "open.ckpt")["gradients"]["stages.1.conv.summary"].any()
@@ -223,9 +222,9 @@ def test_averages_are_in_pieces_too(fit, in_two, tmp_path):
     parts, whole, alone = (tmp_path / name for name in ("parts", "whole", "alone"))
     (straight, others, gone_on), _ = in_two(
         lambda: [
-            fit(settings, sharding, **averaging(parts)),
+            fit(settings, "sharded", **averaging(parts)),
             fit(settings, "ddp", **averaging(whole)),
-            fit(settings, sharding, ckpt_path=parts / middle, **averaging(tmp_path / "again")),
+            fit(settings, "sharded", ckpt_path=parts / middle, **averaging(tmp_path / "again")),
         ]
     )
     check_near(straight, others, rtol=0, atol=0)
@@ -252,7 +251,7 @@ class Bad(pl.Callback):
 def test_sharded_processes_stop_if_numbers_are_not_finite(fit, in_two):
     def run():
         with pytest.raises(TrainingError) as told:
-            fit({"spec": "folded", **PLAIN}, sharding, callbacks=[Bad()])
+            fit({"spec": "folded", **PLAIN}, "sharded", callbacks=[Bad()])
         return str(told.value)
 
     first, second = in_two(run)
@@ -266,9 +265,8 @@ from autosample.cli.main import main
 main(sys.argv[1:])
 """
 FLAGS = (
-    "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ModelParallelStrategy",
-    "--trainer.strategy.data_parallel_size=2", "--trainer.strategy.tensor_parallel_size=1",
-    "--trainer.strategy.save_distributed_checkpoint=false", "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=sharded",
+    "--trainer.enable_progress_bar=false",
 )  # fmt: skip
 SMALL = ("--config=experiment/digits", "--model.model=digitnet", "--model.spec=folded", "--trainer.max_epochs=1")
 

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.callbacks import StochasticWeightAveraging
-from pytorch_lightning.strategies import FSDPStrategy
-from strategies import sharding
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 
 from autosample.errors import ConfigError
 from autosample.models import create
@@ -38,7 +37,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_needs_numbers_between_steps_is_refused(classifier, trainer, kind):
     settings, callbacks, told = REFUSED[kind]
-    loop = trainer(devices=2, strategy=sharding(), callbacks=[make() for make in callbacks])
+    loop = trainer(devices=2, strategy="sharded", callbacks=[make() for make in callbacks])
     model = classifier(**settings)
     with pytest.raises(ConfigError, match=rf"between steps, got {told}.*: use --trainer.strategy ddp$"):
         check_sharding(loop, model.net)
@@ -51,24 +50,23 @@ class Fsdp(FSDPStrategy):
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (Fsdp, {}, r"got fsdp: use --trainer.strategy ModelParallelStrategy .*parallel_size 2 .*checkpoint false$"),
-        (lambda: sharding(tensor_parallel_size=2), {}, r"for all 2 .* tensor_parallel_size 2: pass .*tensor_.*size 1$"),
-        (lambda: sharding(data_parallel_size="auto"), {}, r"got data_parallel_size auto and .*: pass .*data_.*size 2 "),
-        (lambda: sharding(save_distributed_checkpoint=True), {}, r"hold pickles, got .*: pass .*_checkpoint false$"),
-        (sharding, {"sync_batchnorm": True}, r"got sync_batchnorm: leave it out, or use --trainer.strategy ddp$"),
+        (Fsdp(), {}, r"of their own, got Fsdp: use --trainer.strategy sharded$"),
+        (ModelParallelStrategy(), {}, r"their own, got ModelParallelStrategy: use --trainer.strategy sharded$"),
+        ("sharded", {"sync_batchnorm": True}, r"got sync_batchnorm: leave it out, or use --trainer.strategy ddp$"),
+        ("sharded", {"precision": "64-true"}, r"32-true, .*, got precision 64-true: .* use --trainer.strategy ddp$"),
     ],
 )
 def test_other_settings_of_strategies_are_refused(classifier, trainer, strategy, options, message):
     model = classifier(spec="folded")
     with pytest.raises(ConfigError, match=message):
-        check_sharding(trainer(devices=2, strategy=strategy(), **options), model.net)
+        check_sharding(trainer(devices=2, strategy=strategy, **options), model.net)
 
 
 def test_a_single_number_cannot_be_cut(classifier, trainer):
     model = classifier(spec="folded")
     model.net.scale = torch.nn.Parameter(torch.ones(()))
     with pytest.raises(ConfigError, match='got "scale", a single number'):
-        check_sharding(trainer(devices=2, strategy=sharding()), model.net)
+        check_sharding(trainer(devices=2, strategy="sharded"), model.net)
 
 
 def test_blocks_are_modules_in_rows_that_share_nothing():

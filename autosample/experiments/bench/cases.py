@@ -213,7 +213,7 @@ def suite(name: str) -> list[Workload]:
         ConfigError: There is no suite of that name.
     """
     if name not in SUITES:
-        raise ConfigError(f'no suite is called "{name}": {hint(name, SUITES)}')
+        raise ConfigError(f'no suite is called "{name}": {hint(name, (*SUITES, "input"))}')
     return SUITES[name]()
 
 
