@@ -157,11 +157,15 @@ def _folded() -> list[Workload]:
     )  # fmt: skip
     spec = {"preset": "folded", "ratio": 8}
     images: dict[str, Any] = {"kind": "model", "spec": spec, "input": (3, 224, 224), "every": False}
+    # small layers on large maps have fewer numbers then, and so less work
+    even: dict[str, Any] = images | {"spec": spec | {"share": "even"}}
     at_six: dict[str, Any] = images | {"spec": {"preset": "folded", "ratio": 6}}
     nets = [
         Workload(name="folded-resnet18", model="resnet18", targets=(3.5,), aim=6, **images),
+        Workload(name="folded-resnet18-even", model="resnet18", targets=(3.5,), aim=6, **even),
         Workload(name="folded-resnet18-batch16", model="resnet18", batch=16, targets=(2.5,), aim=4.5, **images),
         Workload(name="folded-resnet50", model="resnet50", targets=(3.5,), aim=6, **images),
+        Workload(name="folded-resnet50-even", model="resnet50", targets=(3.5,), aim=6, **even),
         Workload(name="folded-resnet50-batch16", model="resnet50", batch=16, targets=(2.5,), aim=4.5, **images),
         Workload(name="folded-vit_tiny", model="vit_tiny_patch16_224", targets=(1.8,), aim=2.5, **at_six),
         Workload(name="folded-convnext_atto", model="convnext_atto", targets=(1.5,), aim=2, **at_six),
