@@ -8,9 +8,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from autosample.deployment.chains import Chain
-from autosample.deployment.few import few_channels_plan, has_few_channels
 from autosample.deployment.folding import Following, swap
 from autosample.deployment.parts import in_parts
+from autosample.deployment.slow import is_slow, slow_plan
 from autosample.deployment.verify import Example, arguments
 from autosample.errors import ConversionError
 from autosample.nn import Compressed, outer_modules
@@ -90,7 +90,7 @@ def _plan(
     own = "no other plan is known" if chain is None else _own_way(layer, chain)
     follow = Following(model, Chain(layer="") if own or chain is None else chain)
     if not isinstance(layer, Compressed):
-        found = _few(layer, follow, x) if measure and fuse and not own else None
+        found = _slow(layer, follow, x) if measure and fuse and not own else None
         return _Planned(*(found or (Plan("dense", own or "not converted"), None)), follow, None)
     source = copy.deepcopy(layer)
     if not layer.has_weight and ("forward" in vars(layer) or has_hooks(layer)):
@@ -106,16 +106,19 @@ def _plan(
     return _Planned(plan, module, follow, source)
 
 
-def _few(layer: nn.Module, follow: Following, x: Tensor | None) -> tuple[Plan, nn.Module] | None:
-    """The kernel for few channels, if it is faster; a batch in parts has its pool inside too, and is preferred."""
-    if x is None or not has_few_channels(layer, x):
+def _slow(layer: nn.Module, follow: Following, x: Tensor | None) -> tuple[Plan, nn.Module] | None:
+    """The kernel for a dense layer that torch computes slowly, if it is faster.
+
+    A batch in parts has its pool inside too, and is preferred.
+    """
+    if x is None or not is_slow(layer, x):
         return None
     conv = cast(nn.Conv1d | nn.Conv2d, layer)
     folded = cast(nn.Sequential, _dense(conv, follow))[0]  # as it is when it takes the batch in parts: measured once
     if in_parts(folded, follow.relu, follow.pool, x) is not None:
         return None
     inside = follow.disjoint
-    return few_channels_plan(conv, x, inside.after(conv.bias), lambda: _dense(conv, inside))
+    return slow_plan(conv, x, inside.after(conv.bias), lambda: _dense(conv, inside))
 
 
 def _dense(layer: nn.Module, follow: Following) -> nn.Module:

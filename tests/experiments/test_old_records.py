@@ -49,7 +49,8 @@ PUBLISHED = {
     "ablation/resnet18_cifar10_small_int8": (21, 15), "ablation/spoken_digits": (150, 84),
     "ablation/strassen_cifar10": (42, 42),
     "research/digits_choice": (48, 48), "research/digits_choice_again": (30, 30), "research/digits_float": (64, 64),
-    "research/digits_folded_share": (48, 48), "research/digits_folds": (80, 53), "research/digits_gains": (32, 32), "research/digits_narrow": (30, 30),
+    "research/digits_folded_share": (48, 48), "research/digits_folds": (80, 53),
+    "research/digits_gains": (32, 32), "research/digits_narrow": (30, 30),
     "research/digits_share": (144, 144),
 }  # fmt: skip
 

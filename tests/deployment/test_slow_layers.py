@@ -1,4 +1,4 @@
-"""Dense convolutions of few input channels in the fused kernel, against torch in float64."""
+"""Dense convolutions that torch computes slowly in the fused kernel, against torch in float64."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autosample import convert, deploy
-from autosample.deployment import few
+from autosample.deployment import slow
 from autosample.nn import SummaryConv1d
 from autosample.reuse.layer import WindowConv
 from autosample.reuse.planner import Plan
@@ -16,6 +16,8 @@ NETS = {
     "signal": (nn.Conv1d(1, 12, 20, 3, 10, bias=False), nn.BatchNorm1d(12), nn.MaxPool1d(4), (2, 1, 301)),
     "signal without a pool": (nn.Conv1d(2, 5, 7, dilation=2), nn.BatchNorm1d(5), nn.Identity(), (1, 2, 50)),
     "image": (nn.Conv2d(3, 10, (7, 5), 2, (3, 1)), nn.BatchNorm2d(10), nn.MaxPool2d(3, 2, 1), (2, 3, 33, 40)),
+    "shortcut": (nn.Conv2d(24, 20, 1, 2, bias=False), nn.BatchNorm2d(20), nn.Identity(), (2, 24, 13, 11)),
+    "shortcut of a signal": (nn.Conv1d(17, 9, 1, 3), nn.BatchNorm1d(9), nn.Identity(), (1, 17, 50)),
 }
 
 
@@ -33,7 +35,7 @@ def always(kernel, monkeypatch):
     def pick(key, modules, dense, x, saving):
         return Plan("fused", "measured 2.0x"), modules["fused"]
 
-    monkeypatch.setattr(few, "timed", pick)
+    monkeypatch.setattr(slow, "timed", pick)
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -60,14 +62,16 @@ def test_other_layers_stay_as_they_are(always):
     x = torch.randn(1, 16, 30)
     layers = [nn.Conv1d(16, 8, 3), nn.Conv1d(16, 8, 3, groups=8), nn.Conv1d(16, 8, 3, padding="same")]
     for layer in layers:
-        assert not few.has_few_channels(layer, x)
+        assert not slow.is_slow(layer, x)
+    assert slow.is_slow(nn.Conv1d(16, 8, 1, 2), x)
+    assert not slow.is_slow(nn.Conv1d(16, 8, 1), x)
     signal, conv = torch.randn(1, 4, 30), nn.Conv1d(4, 8, 3)
-    assert few.has_few_channels(conv, signal)
-    assert not few.has_few_channels(nn.Conv1d(4, 8, 3, padding=1, padding_mode="circular"), signal)
-    assert not few.has_few_channels(copy.deepcopy(conv).half(), signal.half())
-    assert not few.has_few_channels(conv, signal[0])
-    assert not few.has_few_channels(conv, None)
-    assert not few.has_few_channels(nn.Linear(4, 8), signal)
+    assert slow.is_slow(conv, signal)
+    assert not slow.is_slow(nn.Conv1d(4, 8, 3, padding=1, padding_mode="circular"), signal)
+    assert not slow.is_slow(copy.deepcopy(conv).half(), signal.half())
+    assert not slow.is_slow(conv, signal[0])
+    assert not slow.is_slow(conv, None)
+    assert not slow.is_slow(nn.Linear(4, 8), signal)
 
 
 def test_without_measuring_nothing_changes(always):

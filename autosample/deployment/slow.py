@@ -1,7 +1,8 @@
-"""Dense convolutions of few input channels, such as the first one of a net, in the fused kernel.
+"""Dense convolutions that torch computes slowly, in the fused kernel.
 
-Torch's kernels read blocks of input channels, so they are slow where there are few. These layers are often left dense,
-and then take most of the time of a compressed net.
+Torch's kernels read blocks of input channels, so they are slow where there are few, as in the first layer of a net. For
+1×1 taps with a stride, torch reads the whole map. These layers are often left dense, and then take much of the time of a
+compressed net.
 """
 
 from collections.abc import Callable
@@ -23,29 +24,32 @@ from autosample.reuse.timings import signature
 _FEW = 8
 
 
-def has_few_channels(conv: nn.Module, x: Tensor | None) -> bool:
+def is_slow(conv: nn.Module, x: Tensor | None) -> bool:
     """Whether the kernel can compute a dense convolution, and torch is likely to be slow.
 
     Args:
-        conv: Any module; all but plain convolutions of few channels are refused.
+        conv: Any module; all but plain convolutions of few channels, or of 1×1 taps with a stride, are refused.
         x: A tensor of the shape, type and device of the inputs; `None` if no input is known.
     """
     if x is None or type(conv) not in (nn.Conv1d, nn.Conv2d):
         return False
     conv = cast(nn.Conv1d | nn.Conv2d, conv)
-    if conv.in_channels > _FEW or conv.groups > 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+    leaps = max(conv.kernel_size) == 1 < max(conv.stride)
+    if conv.in_channels > _FEW and not leaps:
+        return False
+    if conv.groups > 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False
     alike = x.dim() == conv.weight.dim() and x.dtype == conv.weight.dtype
     return alike and fused.takes(x.device, x.dtype) and fused.available()
 
 
-def few_channels_plan(
+def slow_plan(
     conv: nn.Conv1d | nn.Conv2d, x: Tensor, after: After, dense: Callable[[], nn.Module]
 ) -> tuple[Plan, nn.Module] | None:
-    """The fused kernel for a convolution of few channels, if it is measured to be faster; `None` if not.
+    """The fused kernel for such a convolution, if it is measured to be faster; `None` if not.
 
     Args:
-        conv, x: As for `has_few_channels`, which must hold.
+        conv, x: As for `is_slow`, which must hold.
         after: What follows the layer.
         dense: Makes the layer and what follows it, for comparison.
     """
@@ -54,7 +58,7 @@ def few_channels_plan(
         return None
     module = _module(conv, frame, after)
     key = signature(
-        x.device, x.dtype, fused.version(), "few", tuple(x.shape), tuple(conv.weight.shape), frame,
+        x.device, x.dtype, fused.version(), "slow", tuple(x.shape), tuple(conv.weight.shape), frame,
         conv.bias is None, after.relu, after.pool,
     )  # fmt: skip
     plan, chosen = timed(key, {"fused": module}, dense, x, {"fused": 1.0})
