@@ -1,8 +1,8 @@
 """Dense convolutions that torch computes slowly, in the fused kernel.
 
 Torch's kernels read blocks of input channels, so they are slow where there are few, as in the first layer of a net. For
-1×1 taps with a stride, torch reads the whole map. These layers are often left dense, and then take much of the time of a
-compressed net.
+1×1 taps with a stride, they read the whole map. These layers are often left dense, and then take much of the time of
+a compressed net.
 """
 
 from collections.abc import Callable
