@@ -55,6 +55,7 @@ def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
 
     Raises:
         ConfigError: The size is not possible; the message says what is.
+        MissingExtra: The preset needs a package that is not installed.
     """
     net, quantize = replace(cell.recipe, spec="dense", planned_bits=32), quantization(cell)
     dense = report(_bare(net))
@@ -76,6 +77,7 @@ def resolve(cell: Cell, shape: Sequence[int] = ()) -> Resolved:
         width = _fit_width(_key(net, quantize), target)
         return Resolved(replace(net, model_args={**(net.model_args or {}), **width}), *more)
     if cell.preset in RIVALS:
+        RIVALS[cell.preset].check()
         chosen = {name: value for name in ("include", "exclude") if (value := getattr(net, name))}
         told = {"target": target, "cost": partial(stored_bytes, quantize=quantize), "patterns": chosen, "shape": shape}
         return Resolved(net, *more, partial(RIVALS[cell.preset].shrink_, **told))

@@ -208,10 +208,12 @@ def test_one_channel_always_stays():
     assert net(torch.randn(2, 1, 8, 8)).shape == (2, 10)
 
 
-def test_pruning_without_its_package_says_how_to_get_it(monkeypatch):
+def test_pruning_without_its_package_says_how_to_get_it_before_the_dense_net_trains(grid, monkeypatch):
     monkeypatch.setattr("autosample.system.extras.find_spec", lambda name: None)
+    monkeypatch.setattr(run, "dense_weights", lambda *given: pytest.fail("the dense net trains"))
+    (cell,) = grid(**SIZES, net_ratios=[6], presets=[{"preset": "pruned", "train": TAUGHT}]).cells
     with pytest.raises(MissingExtra, match=r"torch_pruning: pip install 'autosample\[rivals\]'"):
-        RIVALS["pruned"].shrink_(nn.Linear(9, 9), 50, stored_bytes, patterns={}, shape=(9,))
+        run.run_cell(cell)
 
 
 # --- dense nets that train with their levels ------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What else makes a trained dense net small: a rival changes its layers until it has a size, and the net trains on.
 
-To add a rival, write a class with `shrink_` in a file of its own, and add a row.
+To add a rival, write a class with `check` and `shrink_` in a file of its own, and add a row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,14 @@ from autosample.experiments.rivals.pruned import Pruned
 
 class Rival(Protocol):
     """A way to make a trained dense net small."""
+
+    def check(self) -> None:
+        """Called before the dense net trains.
+
+        Raises:
+            MissingExtra: A package is not installed.
+        """
+        ...
 
     def shrink_(
         self,

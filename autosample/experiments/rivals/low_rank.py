@@ -26,6 +26,9 @@ class LowRank:
     its weight stays whole.
     """
 
+    def check(self) -> None:
+        """Nothing can be missing."""
+
     def shrink_(
         self,
         net: nn.Module,

@@ -24,6 +24,10 @@ class Pruned:
     (Fang et al. 2023).
     """
 
+    def check(self) -> None:
+        """Raise `MissingExtra` if Torch-Pruning is not installed."""
+        require("rivals", "torch_pruning")
+
     def shrink_(
         self,
         net: nn.Module,
@@ -33,11 +37,7 @@ class Pruned:
         patterns: Mapping[str, Any],
         shape: Sequence[int],
     ) -> dict[str, Any]:
-        """As for every rival; patterns have no effect, and the bytes are the nearest to the target.
-
-        Raises:
-            MissingExtra: Torch-Pruning is not installed.
-        """
+        """As for every rival; patterns have no effect, and the bytes are the nearest to the target."""
 
         def size(ratio: float) -> int:
             twin = copied(net)
@@ -61,10 +61,8 @@ def prune_(net: nn.Module, share: float, shape: Sequence[int]) -> None:
     """Keep a share of the channels of each layer. Their number does not depend on the weights.
 
     Raises:
-        MissingExtra: Torch-Pruning is not installed.
-        ConfigError: It cannot prune this net.
+        ConfigError: Torch-Pruning cannot prune this net.
     """
-    require("rivals", "torch_pruning")
     import torch_pruning  # pyright: ignore[reportMissingImports]
 
     x, mode, ends = torch.zeros(1, *shape), net.training, _classifiers(net)
