@@ -46,7 +46,7 @@ PUBLISHED = {
     "ablation/cifar10_mlp": (45, 33), "ablation/deep_kmeans_cifar10": (57, 38),
     "ablation/esc10": (115, 65), "ablation/mnist": (84, 84),
     "ablation/mnist_int8": (21, 9), "ablation/quick": (21, 21), "ablation/resnet18_cifar10_small": (21, 15),
-    "ablation/resnet18_cifar10_small_int8": (21, 15), "ablation/spoken_digits": (150, 84),
+    "ablation/resnet18_cifar10_small_int8": (21, 15), "ablation/spoken_digits": (150, 130),
     "ablation/strassen_cifar10": (42, 42),
     "research/digits_choice": (48, 48), "research/digits_choice_again": (30, 30), "research/digits_float": (64, 64),
     "research/digits_folded_share": (48, 48), "research/digits_folds": (80, 53),
