@@ -46,15 +46,20 @@ def draw_overview(
     Args:
         grid: Grid with one data set and one net.
         records: Records by the ids of their cells.
-        latency: Time of a forward pass [ms], by label and size of a group of cells.
+        latency: Time of a forward pass [ms], by label and size of a group of cells; some may be missing.
         path: File to write.
     """
     place = grid.cells[0].group[:2]
     by_size = sizes_of(grid, records, place)
-    by_time = {
-        label: {size: [(latency[label, size], y) for _, y in points] for size, points in sizes.items()}
+    timed = {
+        label: {
+            size: [(latency[label, size], y) for _, y in points]
+            for size, points in sizes.items()
+            if (label, size) in latency
+        }
         for label, sizes in by_size.items()
     }
+    by_time = {label: sizes for label, sizes in timed.items() if sizes}
     plot_overview({SIZE: by_size, TIME: by_time}, path, grid.title, _accuracy_of(records))
 
 
