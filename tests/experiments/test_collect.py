@@ -123,6 +123,9 @@ def test_the_overview_has_a_panel_for_size_and_one_for_time(table, tmp_path, mon
     by_size, by_time = seen.values()
     assert by_size["wsnet"] == {"8x a layer": [(1.0, 80.0), (1.0, 84.0), (1.0, 79.0)]}
     assert by_time["dense"] == {"": [(3.0, 95.0), (3.0, 97.0), (3.0, 96.0)]}
+    del latency["wsnet", "8x a layer"]  # not measured yet
+    figures.draw_overview(made, records, latency, tmp_path / "b.png")
+    assert set(seen["stored size [kB]"]) - set(seen["time of one forward pass [ms]"]) == {"wsnet"}
 
 
 def test_the_front_is_what_nothing_beats():
