@@ -116,6 +116,9 @@ def convolve_segments(
     if any(before != after for before, after in frame.padding):
         flat = F.pad(flat, [n for pair in reversed(frame.padding) for n in pair])
         padding = (0,) * len(rate)
+    if filters.shape[1] == 1:
+        # torch 2.15 takes other strides of an axis of one for channels last, and may then write a wrong layout
+        filters = filters.clone(memory_format=torch.contiguous_format)
     conv = F.conv1d if len(rate) == 1 else F.conv2d
     return conv(flat, filters, None, rate, padding, frame.dilation).unflatten(0, x.shape[:3])
 

@@ -57,6 +57,13 @@ def test_tiles_equal_the_whole(case: Case, tile: int) -> None:
     assert relative_error(run_in_tiles(case, tile), case.dense()) < 1e-6
 
 
+def test_one_column_of_outputs_from_one_channel_a_group() -> None:
+    """torch 2.15 writes a wrong layout here if the filters' axis of one channel has a stride of 1."""
+    layer = SummaryConv2d(2, 6, 2, stride=(1, 2), groups=2, bias=False, spec=autosample.spec("wsnet", ratio=1))
+    case = make_case(layer, torch.randn(1, 2, 7, 3))
+    assert relative_error(run_in_tiles(case, 1), case.dense()) < 1e-6
+
+
 @pytest.mark.parametrize("preset", ["wsnet", "random"])
 def test_tiles_that_are_all_padding_equal_the_whole(preset: str) -> None:
     layer = SummaryConv1d(4, 8, 5, padding=40, bias=False, spec=autosample.spec(preset, ratio=4))
