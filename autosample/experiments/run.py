@@ -158,10 +158,11 @@ def train(
         tick: Called after each epoch.
     """
     pl.seed_everything(settings.get("seed", 0), verbose=False)
-    model, watch = Classifier(**settings), _Watch(tick)
+    with noticed() as notices:
+        model, watch = Classifier(**settings), _Watch(tick)
     shrunk = shrink_(model.net) if shrink_ else {}
     callbacks = [watch, *_levels(model, quantize, quantize_from)]
-    with quiet(*NOISY), noticed() as notices, deterministic_on_cpu():
+    with quiet(*NOISY), noticed() as later, deterministic_on_cpu():
         trainer = trainer_for(epochs, precision=precision, logger=logger, validate=validate, callbacks=callbacks)
         start = time.perf_counter()
         trainer.fit(model, datamodule=data)
@@ -181,7 +182,7 @@ def train(
     given |= shrunk
     machine = _machine(trainer.strategy.root_device)
     found = {"accuracy": accuracy, "scored_on": scored_on, "val_accuracy": val, "seconds": round(seconds, 2)}
-    maps = {"moved": watch.moved, "speeds": watch.speeds, "windows": window_maps(model.net), "notices": notices}
+    maps = {"moved": watch.moved, "speeds": watch.speeds, "windows": window_maps(model.net), "notices": notices + later}
     return model, Record(settings=given, torch=torch.__version__, machine=machine, **found, **maps, **_sizes(size))
 
 

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from autosample.errors import ArtifactError
 from autosample.sampling import LearnedOffsets
 from autosample.system.seeds import mixed_seed
-from autosample.training.pieces import piece_like, put_together
+from autosample.training.pieces import piece_like
 
 # where the seeds of data have a rank, the seeds of steps have this number
 _OF_STEPS = 2**31
@@ -85,7 +85,7 @@ def open_parts(trainer: pl.Trainer, net: nn.Module, metrics: nn.ModuleDict) -> d
 def _open_gradients(trainer: pl.Trainer, net: nn.Module) -> dict[str, Tensor]:
     if not trainer.fit_loop.epoch_loop._should_accumulate():
         return {}
-    return put_together({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+    return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
 
 def _open_metrics(trainer: pl.Trainer, metrics: nn.ModuleDict) -> dict[str, Tensor]:

@@ -80,6 +80,12 @@ def test_a_grid_tells_how_fast_offsets_move_and_that_they_diverge(grid, tmp_path
     assert fast in [record for _, record in records_in(tmp_path / "records")]
 
 
+def test_a_record_has_what_the_conversion_warned_of(grid):
+    model = {"name": "digitnet", "num_classes": 10, "in_chans": 1, "include": ["re:stages.*", "nothing"]}
+    (cell,) = grid(seeds=1, presets=["random"], ratios=[2], model=model).cells
+    assert [text for text in run.run_cell(cell).notices if "'nothing' matches no layer" in text]
+
+
 @pytest.mark.slow
 def test_cells_with_a_teacher_start_from_the_same_dense_net(grid, monkeypatch):
     warm = {"epochs": 1, "teacher_epochs": 3, "warm_start": True}
