@@ -153,7 +153,8 @@ def local_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
             "train with timm's name of the model"
         )
     args = without_fetching(as_map(given.get("model_args") or {}, "hyper_parameters.model_args"))
-    own = {"model": model, "model_args": args, "warm_start": False, "distill": 0.0, "teacher": None}
+    own = {"model": model, "model_args": args, "warm_start": False}
+    own |= {"distill": 0.0, "teacher": None, "inherit": None}
     return {**given, **own, **dict.fromkeys(BUDGETS)}  # its ratio was found when it was built
 
 

@@ -153,7 +153,7 @@ class AutosampleCLI(LightningCLI):
         if "teacher" not in given:
             model["teacher"] = None
         if self.config["subcommand"] != "fit":
-            model["distill"], model["teacher"] = 0.0, None
+            model["distill"], model["teacher"], model["inherit"] = 0.0, None, None
         if not model["distill"] or "model_args" not in given:
             model["model_args"] = without_fetching(model["model_args"])
 

@@ -21,7 +21,7 @@ from autosample.system.quiet import quiet
 from autosample.training import Classifier
 
 # arguments that need a teacher
-_TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature", "teacher")
+_TAUGHT = ("teacher_epochs", "warm_start", "distill", "temperature", "teacher", "inherit")
 # dense nets of one seed, by what their cells share and the cells' ids: cells of a seed follow each other
 _WEIGHTS: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.densenet import DenseNet
+from timm.models.densenet import DenseBlock, DenseNet
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
@@ -17,6 +17,18 @@ from autosample.errors import ConfigError
 def _check_stem(stride: int) -> None:
     if stride < 1:
         raise ConfigError(f"stem_stride must be at least 1, got {stride}: leave it out for 1")
+
+
+def _check_blocks(count: int) -> None:
+    if count < 0:
+        raise ConfigError(f"residual_blocks must be at least 0, got {count}: leave it out for dense blocks")
+
+
+def _draw_weights(net: nn.Module) -> None:
+    """Draw the weights of convolutions, for ReLUs (He et al. 2015)."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class CifarResNet(ResNet):
@@ -39,12 +51,15 @@ class CifarResNet(ResNet):
 class CifarDenseNet(DenseNet):
     """timm's DenseNet-BC whose stem is a 3×3 convolution of stride `stem_stride` (1), without pooling.
 
-    `forward` takes `[B, in_chans, H, W]`, usually 32 pixels per side, and returns `[B, num_classes]`.
+    `residual_blocks` puts so many residual blocks in the place of each dense block, with outputs of the same shape: the
+    students of another kind of Furlanello et al. 2018. `forward` takes `[B, in_chans, H, W]`, usually 32 pixels per
+    side, and returns `[B, num_classes]`.
     """
 
-    def __init__(self, *args: Any, stem_stride: int = 1, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stem_stride: int = 1, residual_blocks: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _check_stem(stem_stride)
+        _check_blocks(residual_blocks)
         wide: Any = self.features.conv0
         dd = {"device": wide.weight.device, "dtype": wide.weight.dtype}
         narrow = nn.Conv2d(wide.in_channels, wide.out_channels, 3, stem_stride, padding=1, bias=False, **dd)
@@ -52,6 +67,19 @@ class CifarDenseNet(DenseNet):
         self.features.conv0, self.features.pool0 = narrow, nn.Identity()
         for info in self.feature_info:
             info["reduction"] = max(int(info["reduction"]) // 4, 1) * stem_stride
+        for name, block in list(self.features.named_children()) if residual_blocks else ():
+            if isinstance(block, DenseBlock):
+                setattr(self.features, name, _residual(block, residual_blocks, dd))
+
+
+def _residual(dense: Any, count: int, dd: dict[str, Any]) -> nn.Sequential:
+    """`count` residual blocks from as many channels to as many as a dense block has."""
+    layers = list(dense.children())
+    first, last = layers[0].norm1.num_features, layers[-1].norm1.num_features + layers[-1].conv2.out_channels
+    blocks = [WideBlock(last if number else first, last, 1, False, dd) for number in range(count)]
+    net = nn.Sequential(*blocks)
+    _draw_weights(net)
+    return net
 
 
 class WideBlock(nn.Module):
@@ -120,9 +148,7 @@ class WideResNet(nn.Module):
         self.stages, self.norm, self.act = nn.Sequential(*stages), nn.BatchNorm2d(channels, **dd), nn.ReLU()
         self.drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(channels, num_classes, **dd) if num_classes else nn.Identity()
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _draw_weights(self)
 
     def get_classifier(self) -> nn.Module:
         """The layer whose outputs are the classes."""

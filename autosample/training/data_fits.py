@@ -1,11 +1,12 @@
 """Whether data fit a net: classes, channels, and what only images have."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from autosample.errors import ConfigError
+from autosample.errors import ConfigError, TrainingError
 from autosample.models import StagedNet
 
 
@@ -49,3 +50,17 @@ def _check_shape(shape: tuple[int, ...], data: str, net: nn.Module, settings: Ma
         )
     if settings["cutmix"] and len(shape) != 3:
         raise ConfigError(f"cutmix needs images, got examples of shape {shape} in {data}: use mixup")
+
+
+@contextmanager
+def few_values_told(examples: int) -> Iterator[None]:
+    """Raise `TrainingError` in one line if batch norm has a single value, as on 1×1 maps in a batch of one."""
+    try:
+        yield
+    except ValueError as error:  # torch has no own class for this error
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            f"batch norm needs at least 2 values per channel, got 1 in a batch of {examples}: set data.batch_size to 2 "
+            "or more, or data.drop_last to true"
+        ) from error

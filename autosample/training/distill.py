@@ -3,7 +3,7 @@
 The losses of born-again networks are those of Furlanello et al. 2018, section 3: `p` are the teacher's probabilities.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def check_distillation(settings: Mapping[str, Any]) -> None:
     args, teacher = settings["model_args"] or {}, settings.get("teacher")
     if teacher and not how:
         raise ConfigError(f"a teacher needs a loss, got {teacher} and no distill: set distill, such as ban or 0.7")
+    if settings.get("inherit") and not how:
+        raise ConfigError("inherit takes parts of a teacher, got none: set teacher and distill, or leave inherit out")
     if how and not (teacher or args.get("pretrained") or args.get("checkpoint_path")):
         raise ConfigError(
             "distill needs a net with trained weights, got none: name a teacher, or set pretrained or checkpoint_path "
@@ -73,6 +75,40 @@ def make_teacher(settings: Mapping[str, Any], device: torch.device) -> nn.Module
             "teacher"
         )
     return net.requires_grad_(False).eval().to(device)
+
+
+def inherit_(net: nn.Module, teacher: nn.Module, names: Iterable[str]) -> None:
+    """Give a net the weights of parts of its teacher, such as its first and last layer, and freeze them.
+
+    Students of another kind do so in Furlanello et al. 2018, section 4. Statistics of batch norms go on learning.
+
+    Args:
+        net: The net; changed in place.
+        teacher: A net with parts of the same names and shapes.
+        names: Their names.
+
+    Raises:
+        ConfigError: One of the nets has no such part, or they differ.
+    """
+    for name in names:
+        part, model = _part(net, "net", name), _part(teacher, "teacher", name)
+        shapes, wanted = ({key: tuple(value.shape) for key, value in m.state_dict().items()} for m in (part, model))
+        if shapes != wanted:
+            raise ConfigError(
+                f'net and teacher must have the same "{name}", got shapes {shapes} and {wanted}: exclude it from '
+                "sampling in both, or leave it out of inherit"
+            )
+        part.load_state_dict(model.state_dict())
+        part.requires_grad_(False)
+
+
+def _part(net: nn.Module, owner: str, name: str) -> nn.Module:
+    parts = dict(net.named_modules())
+    if not name or name not in parts:
+        raise ConfigError(
+            f'inherit names parts of net and teacher, got "{name}", which the {owner} lacks: {hint(name, parts)}'
+        )
+    return parts[name]
 
 
 def taught_loss(

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from autosample.artifact.checkpoint import buildable, check_state, checked_recipe, local_arguments, read_checkpoint
 from autosample.budget.recipes import settled
-from autosample.errors import ArtifactError, ConfigError, TrainingError, one_line
+from autosample.errors import ArtifactError, ConfigError, one_line
 from autosample.model.recipe import Recipe
 from autosample.model.report import Report, report
 from autosample.nn import compressed_layers
 from autosample.training.averages import warn_of_long_average
 from autosample.training.clustering import penalties
-from autosample.training.data_fits import check_data
+from autosample.training.data_fits import check_data, few_values_told
 from autosample.training.devices import check_devices, check_start, share
-from autosample.training.distill import check_distillation, make_teacher, taught_loss
+from autosample.training.distill import check_distillation, inherit_, make_teacher, taught_loss
 from autosample.training.finite import FiniteCheck, NanPolicy, check_parameters, check_policy
 from autosample.training.freezing import HardenSchedule
 from autosample.training.groups import parameter_groups
@@ -31,7 +31,7 @@ from autosample.training.resuming import OPEN, check_units, go_on, open_parts, s
 from autosample.training.sharding import Sharded, check_sharding, prepare_sharding
 
 # arguments that fetch or read weights, or need fetched ones
-_FETCHED = ("model_args", "warm_start", "distill", "teacher")
+_FETCHED = ("model_args", "warm_start", "distill", "teacher", "inherit")
 
 
 class Classifier(pl.LightningModule):
@@ -60,6 +60,8 @@ class Classifier(pl.LightningModule):
         temperature: Temperature of both nets' scores in that share of the loss.
         teacher: A saved model, a checkpoint, or `timm:NAME` for a net of timm with its trained weights. Left out, it is
             the dense net whose weights `model_args` names (`pretrained` or `checkpoint_path`).
+        inherit: Names of parts of the teacher whose weights the net's own parts of these names take and keep, such as
+            the first and the last layer.
         cluster_penalty: Strength of a penalty that prepares a dense net for the preset `kmeans`, such as 1e-4, or the
             arguments of `ClusterPenalty`.
         multilabel: Whether an example may have several classes. The loss is then binary cross-entropy, and the metric
@@ -101,6 +103,7 @@ class Classifier(pl.LightningModule):
         distill: float | str = 0.0,
         temperature: float = 4.0,
         teacher: str | None = None,
+        inherit: list[str] | None = None,
         cluster_penalty: float | dict[str, Any] = 0.0,
         multilabel: bool = False,
         label_smoothing: float = 0.0,
@@ -195,7 +198,8 @@ class Classifier(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Adds the check of the NaN policy, and the schedules of learned offsets and blocks if the net has any."""
-        attach_levels(self.trainer, self)  # before other callbacks copy the net
+        attach_levels(self.trainer, self)  # before other callbacks copy the net, and so is the next line
+        self._inherit()
         checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
         sampled = bool(compressed_layers(self.net))
         return [*checks, *([HardenSchedule(), MoveFilters()] if sampled else penalties(self.hparams, compressed=False))]
@@ -203,18 +207,6 @@ class Classifier(pl.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape `(B, num_classes)`."""
         return self.net(x)
-
-    def _scores(self, x: Tensor) -> Tensor:
-        """The class scores in training; one line if batch norm has a single value, as on 1×1 maps in a batch of one."""
-        try:
-            return self(x)
-        except ValueError as error:  # torch has no own class for this error
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise TrainingError(
-                f"batch norm needs at least 2 values per channel, got 1 in a batch of {len(x)}: set data.batch_size "
-                "to 2 or more, or data.drop_last to true"
-            ) from error
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """A batch in the requested memory format; only images have a choice."""
@@ -234,6 +226,10 @@ class Classifier(pl.LightningModule):
         for logger in self.trainer.loggers:
             logger.log_hyperparams({f"model.{name}": value for name, value in self.hparams.items()})
         self._teacher = [make_teacher(self.hparams, self.device)] if self.hparams["distill"] else []
+
+    def _inherit(self) -> None:
+        if self.trainer.training and self.hparams["inherit"]:
+            inherit_(self.net, make_teacher(self.hparams, torch.device("cpu")), self.hparams["inherit"])
 
     def on_train_end(self) -> None:
         """Give all processes the buffers of the first: batch norm's statistics differ, and checkpoints hold these."""
@@ -258,7 +254,8 @@ class Classifier(pl.LightningModule):
             x, target = self.mix(x, y)
             smoothing = smoothing if several else 0.0  # it has smoothed single labels
         x = self._laid_out(x)
-        scores = self._scores(x)
+        with few_values_told(len(x)):
+            scores = self(x)
         losses = example_losses(scores, target, smoothing, several)
         loss = losses.mean()
         if self._teacher:

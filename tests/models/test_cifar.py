@@ -60,3 +60,21 @@ def test_a_stem_has_a_stride(name):
         create(name, num_classes=3, stem_stride=0)
     net = create(name, num_classes=3, stem_stride=2, **NETS[name])
     assert net.forward_features(torch.randn(1, 3, 16, 16)).shape[2:] == (2, 2)
+
+
+def test_residual_blocks_take_the_place_of_dense_ones_with_outputs_of_the_same_shape():
+    dense = create("densenet40_12", num_classes=3, stem_stride=2, **NETS["densenet40_12"]).eval()
+    net = create("densenet40_12", num_classes=3, stem_stride=2, residual_blocks=2, **NETS["densenet40_12"]).eval()
+    x, shapes = torch.randn(1, 3, 16, 16), []
+    for one in (dense, net):
+        parts = [m for name, m in one.features.named_children() if name.startswith("denseblock")]
+        hooks = [m.register_forward_hook(lambda _m, _x, y: shapes.append(tuple(y.shape))) for m in parts]
+        one(x)
+        for hook in hooks:
+            hook.remove()
+    assert shapes[:3] == shapes[3:] == [(1, 48, 8, 8), (1, 48, 4, 4), (1, 48, 2, 2)]
+    assert [len(m) for name, m in net.features.named_children() if name.startswith("denseblock")] == [2, 2, 2]
+    rest = [{k: v.shape for k, v in n.state_dict().items() if "denseblock" not in k} for n in (dense, net)]
+    assert rest[0] == rest[1]
+    with pytest.raises(ConfigError, match="residual_blocks must be at least 0, got -1"):
+        create("densenet40_12", num_classes=3, residual_blocks=-1)

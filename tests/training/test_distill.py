@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from safetensors.torch import save_file
 from scipy.special import log_softmax, softmax
 from torch import nn
@@ -142,6 +143,42 @@ def test_a_teacher_is_a_saved_model_or_a_checkpoint(classifier, digits, trainer,
     assert set(pupil.state_dict()) == plain
 
 
+def test_parts_of_the_teacher_stay_as_they_are_in_the_net_and_in_its_average(
+    classifier, digits, trainer, dense, tmp_path
+):
+    autosample.save(dense[0], tmp_path / "dense")
+    taught = dict(dense[0].named_parameters())
+    names = ["stages.0.conv", "head"]
+    inherited = {name for name in taught if name.startswith(tuple(f"{part}." for part in names))}
+    starts, path = None, tmp_path / "a.ckpt"
+    for epochs in (1, 2):  # the second one goes on
+        pupil = classifier(spec="dense", distill="ban", teacher=str(tmp_path / "dense"), inherit=names, seed=2)
+        starts = starts or {name: t.clone() for name, t in pupil.net.named_parameters()}
+        runner = trainer(max_epochs=epochs, limit_val_batches=0, callbacks=[EMAWeightAveraging(decay=0.5)])
+        runner.fit(pupil, datamodule=digits(), ckpt_path=path if path.exists() else None)
+        runner.save_checkpoint(path)
+        found = dict(pupil.net.named_parameters())
+        assert {name for name in found if torch.equal(found[name], taught[name])} == inherited
+        assert not any(torch.equal(found[name], starts[name]) for name in found if found[name].ndim > 1)
+        state = torch.load(path, weights_only=True)
+        for kept in (state["state_dict"], state["current_model_state"]):
+            assert all(torch.equal(kept[f"net.{name}"], taught[name]) for name in inherited)
+
+
+@pytest.mark.parametrize(
+    ("names", "spec", "message"),
+    [
+        (["haed"], "dense", 'got "haed", which the net lacks: did you mean "head"'),
+        (["stages.4.conv"], "wsnet", 'net and teacher must have the same "stages.4.conv", got shapes'),
+    ],
+)
+def test_parts_that_net_and_teacher_do_not_share(classifier, digits, trainer, dense, tmp_path, names, spec, message):
+    autosample.save(dense[0], tmp_path / "dense")
+    pupil = classifier(spec=spec, distill="ban", teacher=str(tmp_path / "dense"), inherit=names)
+    with pytest.raises(ConfigError, match=message):
+        trainer(max_epochs=1).fit(pupil, datamodule=digits())
+
+
 def test_a_teacher_with_other_classes(classifier, tmp_path):
     autosample.save(create("digitnet", num_classes=7, in_chans=1).eval(), tmp_path)
     model = classifier(distill="cwtm", teacher=str(tmp_path))
@@ -171,6 +208,7 @@ def test_a_teacher_of_timm_has_its_trained_weights(monkeypatch):
         ({"teacher": "x"}, "a teacher needs a loss, got x and no distill"),
         ({"distill": 1.5}, "distill must be between 0 and 1"),
         ({"temperature": 0.0}, "temperature above 0"),
+        ({"inherit": ["fc"]}, "inherit takes parts of a teacher, got none"),
     ],
 )
 def test_mistakes(classifier, options, message):
