@@ -9,15 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from autosample.reuse import fused
 from autosample.reuse.after import After
 from autosample.reuse.layer import WindowConv
 from autosample.reuse.planner import Plan, timed
-from autosample.reuse.schedule import Frame, make_schedule
-from autosample.reuse.task import Slice, Task
+from autosample.reuse.schedule import Frame
+from autosample.reuse.task import dense_task
 from autosample.reuse.timings import signature
 
 # Torch's kernels for CPUs read blocks of 8 or 16 channels.
@@ -69,18 +68,7 @@ def _module(conv: nn.Conv1d | nn.Conv2d, frame: Frame, after: After) -> WindowCo
     weight = conv.weight.detach()
     if after.scale is not None:
         weight = weight * after.scale.to(weight).view(-1, *[1] * (weight.dim() - 1))
-    taps = weight[0, 0].numel()
-    task = Task(
-        source=Slice(0, len(weight) * taps),
-        rows=torch.arange(len(weight), dtype=torch.int32)[:, None],
-        segments=len(weight),
-        columns=conv.in_channels,
-        schedule=make_schedule(taps, frame.kernel, frame.dilation),
-        groups=1,
-        channels=conv.in_channels,
-        splits=1,
-        fold=True,
-    )
+    task = dense_task(weight.shape, frame.dilation)
     bank = weight.flatten(2).transpose(1, 2).flatten(0, 1)
     bias = None if after.shift is None else after.shift.to(weight.dtype)
     return WindowConv(task, frame, bank, bias=bias, relu=after.relu, pool=after.pool, kernel=True)

@@ -92,7 +92,8 @@ class Generations:
         seen: dict[str, str] = {}
         for path in sorted(self.out.glob("generation-*/**/config.yaml")):
             config = yaml.safe_load(path.read_text())
-            model = {name: value for name, value in config["model"].items() if name not in _OWN}
+            given = config["model"].items()
+            model = {name: value for name, value in given if name not in _OWN and value is not None}
             kept = json.dumps([config["data"], model], sort_keys=True, default=str)
             seen.setdefault(kept, str(path))
         if len(seen) > 1:

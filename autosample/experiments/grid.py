@@ -21,8 +21,8 @@ class Size:
     Attributes:
         kind: `ratio`: the ratio of the spec. `net_ratio`: dense bytes divided by stored bytes, for the whole net.
             `bytes`: stored bytes of the whole net. `latency`: time of the deployed net for one example [ms], and
-            `multiplications`: those for one example, as for `autosample.convert_`. `like`: a preset with its fields;
-            all methods get the bytes that this preset stores.
+            `multiplications`: those for one example, as for `autosample.convert_`. `like`: a preset with its fields,
+            and `quantize` as in rows; all methods get the bytes that it stores.
         value: A number; for `like` a mapping.
         ratio: The ratio of the spec that a latency was resolved to: it is measured once for all seeds and folds.
     """
@@ -33,13 +33,24 @@ class Size:
 
     def __str__(self) -> str:
         if self.kind == "like":
-            told = {k: v for k, v in self.value.items() if k != "options"} | dict(self.value.get("options", {}))
-            return " ".join(f"{'' if k == 'preset' else k + ' '}{v}" for k, v in told.items())
+            told = {k: v for k, v in self.spec.items() if k != "options"} | dict(self.spec.get("options", {}))
+            words = [f"{'' if k == 'preset' else k + ' '}{v}" for k, v in told.items()]
+            return " ".join([*words, f"{self.quantize['bits']} bits"] if self.quantize else words)
         unit = {
             "ratio": "{:g}x a layer", "net_ratio": "{:g}x", "bytes": "{:,g} bytes", "latency": "{:g} ms",
             "multiplications": "{:,.0f} multiplications",
         }[self.kind]  # fmt: skip
         return unit.format(self.value)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The preset of `like`, with its fields."""
+        return {name: value for name, value in self.value.items() if name != "quantize"}
+
+    @property
+    def quantize(self) -> dict[str, Any]:
+        """How the numbers of `like` are quantised; empty for float32."""
+        return self.value.get("quantize", {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +108,8 @@ class Cell:
         kept["size"] = {}
         if self.size is not None:
             like = self.size.kind == "like"
-            kept["size"] = {self.size.kind: spec_identity(self.size.value) if like else self.size.value}
+            kept["size"] = {self.size.kind: spec_identity(self.size.spec) if like else self.size.value}
+            kept["size"] |= {"quantize": self.size.quantize} if like and self.size.quantize else {}
         return identity_of(kept)
 
     @cached_property

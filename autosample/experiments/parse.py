@@ -138,11 +138,12 @@ def _sizes(c: Mapping[str, Any]) -> list[Size]:
     for key, kind in _SIZES.items():
         for value in _list(c[key]):
             if kind == "like":
-                _known(value, _OF_SPECS, "like")
+                _known(value, (*_OF_SPECS, "quantize"), "like")
                 if "preset" not in value:
                     raise ConfigError(f"like needs a preset, got {value}: write like: [{{preset: random, ratio: 16}}]")
-                spec(value)
-                value = dict(value)
+                size = Size(kind, {**value, "quantize": _quantize(value.get("quantize"), value["preset"])})
+                spec(size.spec)
+                value = size.value if size.quantize else size.spec
             elif kind == "latency":
                 if not (_is_number(value) and 0 < value < math.inf):
                     raise ConfigError(f"latencies must be milliseconds above 0, got {value}: write latencies: [2.0]")

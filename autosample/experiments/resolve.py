@@ -98,17 +98,20 @@ def ratio_of(cell: Cell, shape: Sequence[int]) -> float:
 
 def quantization(cell: Cell) -> dict[str, Any]:
     """Arguments of `quantize_` for a cell's net: for the layers that sample, or for all layers if none samples."""
-    given = {name: value for name, value in cell.quantize.items() if name not in ("start", "train")}
-    sampled = "all" if cell.preset in UNCOMPRESSED else "sampled"
-    return {**given, "layers": sampled} if given else {}
+    return _arguments(cell.quantize, "all" if cell.preset in UNCOMPRESSED else "sampled")
+
+
+def _arguments(quantize: Mapping[str, Any], layers: str) -> dict[str, Any]:
+    given = {name: value for name, value in quantize.items() if name not in ("start", "train")}
+    return {**given, "layers": layers} if given else {}
 
 
 def _sized(cell: Cell, size: Size, quantize: dict[str, Any], target: float | None) -> Recipe:
     """A compressing recipe with the ratio and overrides that reach the size."""
-    recipe, like = cell.recipe, size.value if size.kind == "like" else None
+    recipe, like = cell.recipe, size.spec if size.kind == "like" else None
     changes = {} if isinstance(recipe.spec, str) else dict(recipe.spec)
     spec = dict(_seeded(cell).spec)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    if like and like["preset"] == recipe.preset and not changes:
+    if like and like["preset"] == recipe.preset and not changes and size.quantize == cell.quantize:
         return replace(recipe, spec={**spec, **like})
     if target is None:
         return replace(recipe, spec={**spec, "ratio": size.value})
@@ -127,7 +130,7 @@ def _seeded(cell: Cell) -> Recipe:
 def _target(net: Recipe, size: Size, dense: int) -> float | None:
     """Bytes of the whole net, or `None` if the size is a layer ratio."""
     if size.kind == "like":
-        return _bytes_like(_key(net, size.value))
+        return _bytes_like(_key(replace(net, planned_bits=size.quantize.get("bits", 32)), size.value))
     return {"ratio": None, "net_ratio": dense / size.value, "bytes": size.value}[size.kind]
 
 
@@ -156,7 +159,9 @@ def _opened(key: str) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
 def _bytes_like(key: str) -> int:
     net, patterns, like = _opened(key)
     patterns.pop("overrides", None)
-    return stored_bytes(_bare(net), spec=like, **patterns)
+    size = Size("like", like)
+    how = {"planned_bits": net.planned_bits, "quantize": _arguments(size.quantize, "sampled")}
+    return stored_bytes(_bare(net), spec=size.spec, **how, **patterns)
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from autosample.errors import DataError
 from autosample.models._net import StackHead, StagedNet, scaled
-from autosample.reuse import norm_pool
+from autosample.reuse import few, norm_pool
+from autosample.system.hooks import has_hooks
 
 __all__ = ["ConvStack", "ConvStage", "Row", "StackCfg", "min_input"]
 
@@ -77,8 +78,9 @@ class StackCfg:
 class ConvStage(nn.Module):
     """conv → batch norm → max-pool → ReLU, or conv → ReLU → batch norm → max-pool with `act_first`.
 
-    The conv has a bias only if no batch norm follows directly, since the norm would cancel it. On a CPU, norm, pool and
-    ReLU of long signals run as one operator in training; see `autosample.reuse.norm_pool`.
+    The conv has a bias only if no batch norm follows directly, since the norm would cancel it. On a CPU, long
+    signals with few channels are convolved by a kernel in training, and norm, pool and ReLU run as one operator; see
+    `autosample.reuse.few` and `autosample.reuse.norm_pool`.
 
     Args:
         in_chans: input channels.
@@ -120,7 +122,9 @@ class ConvStage(nn.Module):
                 f"the input is too small: a stage needs {self.needs} values per axis and gets {min(x.shape[2:])}: "
                 f"pass at least {self.min_input} {self.unit}"
             )
-        x = self.conv(x)
+        conv = self.conv
+        plain = type(conv) is nn.Conv1d and not has_hooks(conv) and few.fits(conv, x, conv.weight)
+        x = few.convolve(conv, x, conv.weight, conv.bias) if plain else conv(x)
         if self.act_first:
             return self.pool(self.norm(self.act(x)))
         if norm_pool.fits(x, self.norm, self.pool, self.act):

@@ -16,6 +16,7 @@ from autosample.nn.kinds import KINDS, names_of_kinds
 from autosample.nn.reading import read_spec
 from autosample.nn.taps import seen_taps
 from autosample.nn.written import ComposedWeight
+from autosample.reuse import few
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
 from autosample.reuse.task import Task
@@ -168,6 +169,9 @@ class Compressed(ComputedWeight, Reported):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Called by torch's convolutions."""
+        layer: Any = self
+        if few.fits(layer, input, weight):
+            return few.convolve(layer, input, weight, bias)
         return super()._conv_forward(input, seen_taps(self, input, weight), bias)  # pyright: ignore
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """What a summary layer with integer offsets computes, in one form for all presets."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -132,6 +133,26 @@ class Task:
             segments=len(distinct),
             schedule=make_schedule(taps, old.kernel, old.dilation),
         )
+
+
+def dense_task(shape: Sequence[int], dilation: tuple[int, ...]) -> Task:
+    """The task of a dense convolution with a weight of `shape` `(N, M, *kernel)`: every filter is a segment.
+
+    Its bank is `weight.flatten(2).transpose(1, 2).flatten(0, 1)`.
+    """
+    filters, channels, *kernel = shape
+    taps = math.prod(kernel)
+    return Task(
+        source=Slice(0, filters * taps),
+        rows=torch.arange(filters, dtype=torch.int32)[:, None],
+        segments=filters,
+        columns=channels,
+        schedule=make_schedule(taps, tuple(kernel), dilation),
+        groups=1,
+        channels=channels,
+        splits=1,
+        fold=True,
+    )
 
 
 def make_task(

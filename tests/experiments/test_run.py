@@ -41,6 +41,21 @@ def test_quantised_rules_get_the_same_bytes_in_more_numbers(grid, preset, bits):
     assert records[1].settings["quantize"]["bits"] == bits
 
 
+def test_a_quantised_size_like_a_preset_is_what_that_preset_stores(grid):
+    quantize = {"bits": 4, "rest": "fp16"}
+    like = {"preset": "wsnet", "options": {"spatial": 4}}
+    rows = [{"preset": name, "quantize": quantize} for name in ("wsnet", "random")]
+    coded = grid(ratios=None, seeds=1, presets=[*rows, "wsnet", "random"], like=[{**like, "quantize": quantize}]).cells
+    (plain,) = grid(ratios=None, seeds=1, presets=["wsnet"], like=[like]).cells
+    assert [str(cell.size) for cell in (coded[0], plain)] == ["wsnet spatial 4 4 bits", "wsnet spatial 4"]
+    own, other, *floats, whole = (run.run_cell(cell) for cell in (*coded, plain))
+    assert own.settings["spec_args"]["options"] == like["options"]  # the preset itself
+    assert own.stored_bytes < 0.5 * whole.stored_bytes
+    for record in (other, *floats):  # floats with fewer numbers
+        assert record.stored_bytes == pytest.approx(own.stored_bytes, rel=0.02)
+    assert coded[0].id != grid(ratios=None, seeds=1, presets=rows, like=[like]).cells[0].id
+
+
 def test_the_quantised_net_is_the_one_that_is_evaluated(grid, tmp_path):
     (cell,) = grid(**SIZES, presets=[{"preset": "random", "quantize": {"bits": 2}}], net_ratios=[24]).cells
     data = run.make_data(cell.data, cell.data_args, seed=0, fold=None, holdout=0.0)
