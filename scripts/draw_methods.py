@@ -8,13 +8,15 @@ two minutes on one core.
 import copy
 import json
 import sys
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import timm
 import torch
-from doctables.methods import scores
+from doctables.methods import REGIMES, Member, scores
 from torch import nn
 
 import autosample
@@ -153,28 +155,33 @@ def draw_kmeans() -> None:
 def draw_generations() -> None:
     """Accuracy of each generation, of the dense and of the folded net, and of their ensembles (rings)."""
     found = scores(json.loads((OUT / "generations.json").read_text())["chains"])
-    with drawn(OUT / "generations.png", figsize=(WIDTH, 4.3)) as (figure, axes):
-        figure.subplots_adjust(left=0.09, right=0.92, bottom=0.13, top=0.8)
+    with drawn(OUT / "generations.png", across=2, figsize=(WIDTH, 4.6), sharey=True) as (figure, axes):
+        figure.subplots_adjust(left=0.085, right=0.93, bottom=0.13, top=0.76, wspace=0.26)
         figure.suptitle("Born-again networks on 2,500 images of CIFAR-10", x=0.02, ha="left")
         about = "lines: means of the seeds; small points: single seeds; rings: ensembles of generations 1 to 2, 1 to 3"
         figure.text(0.02, 0.87, about, fontsize=9.5, color="#555555")
-        panel, ends = axes[0, 0], []
-        for net in ("dense", "folded"):
-            style = METHODS[net]
-            single = [found[net, "ban", f"generation {k}"] for k in range(4)]
-            several = [(k, sum(found[net, "ban", f"ensemble of {k}"]) / len(single[0])) for k in (2, 3)]
-            means = [sum(scores) / len(scores) for scores in single]
-            for k, points in enumerate(single):
-                panel.scatter([k] * len(points), points, s=9, color=style.colour, alpha=0.5, lw=0)
-            panel.plot(range(4), means, marker=style.marker, ms=5, lw=1.6, color=style.colour)
-            panel.scatter(*zip(*several, strict=True), s=75, facecolors="none", edgecolors=style.colour, zorder=3)
-            ends.append(End(net, 3, means[-1], for_text(style.colour)))
-        panel.set_xticks(range(4))
-        panel.set_xlim(-0.2, 3.15)
-        panel.grid(alpha=0.25, lw=0.6)
-        panel.set_xlabel("generation (0 learns from labels)")
-        panel.set_ylabel("test accuracy [%]")
-        label_ends(panel, ends, 10)
+        for panel, (regime, title) in zip(axes[0], REGIMES.items(), strict=True):
+            ends = [_draw_chain(panel, found, Member(regime, net, "ban", False, "")) for net in ("dense", "folded")]
+            panel.set_title(title, fontsize=11)
+            panel.set_xticks(range(4))
+            panel.set_xlim(-0.2, 3.15)
+            panel.grid(alpha=0.25, lw=0.6)
+            panel.set_xlabel("generation (0 learns from labels)")
+            label_ends(panel, ends, 10)
+        axes[0, 0].set_ylabel("test accuracy [%]")
+
+
+def _draw_chain(panel: Any, found: Mapping[Member, list[float]], chain: Member) -> End:
+    """Draw three generations and their ensembles; returns the end of the line."""
+    style = METHODS[chain.net]
+    single = [found[chain._replace(name=f"generation {k}")] for k in range(4)]
+    several = [(k, mean(found[chain._replace(name=f"ensemble of {k}")])) for k in (2, 3)]
+    means = [mean(points) for points in single]
+    for k, points in enumerate(single):
+        panel.scatter([k] * len(points), points, s=9, color=style.colour, alpha=0.5, lw=0)
+    panel.plot(range(4), means, marker=style.marker, ms=5, lw=1.6, color=style.colour)
+    panel.scatter(*zip(*several, strict=True), s=75, facecolors="none", edgecolors=style.colour, zorder=3)
+    return End(chain.net, 3, means[-1], for_text(style.colour))
 
 
 if __name__ == "__main__":

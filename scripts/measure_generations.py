@@ -1,9 +1,10 @@
 """Born-again networks on CIFAR-10, measured: `python scripts/measure_generations.py DATA_ROOT [--out FOLDER]`.
 
-For each seed, chains of `autosample generations` with experiment/born_again_cifar10: a dense net, its compact (folded)
-twin, compact students of the dense net, one generation with each loss of the paper's ablation, and the dense net on
-images as they are. FOLDER keeps all trainings: running it again goes on. The accuracies go to
-results/methods/generations.json; with `--collect`, those that there are, without more training.
+For each seed, chains of `autosample generations` with experiment/born_again_cifar10, in two regimes: 20 epochs of
+augmented images, and 30 epochs of images as they are, which nets come nearer to knowing by heart, as those of the
+paper do. In each, a dense net, its compact (folded) twin, and one generation with each loss of the paper's ablation; in
+the second also students of another kind than their dense teacher. FOLDER keeps all trainings: running it again goes on.
+The accuracies go to results/methods/generations.json; with `--collect`, those that there are, without more training.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -30,62 +31,66 @@ class Chain:
     """Generations of one kind of net.
 
     Attributes:
+        regime: A key of `REGIMES`.
         net: Name in the table.
         loss: The loss of all generations that have a teacher.
-        spec: The spec of its layers; folded ones are four times smaller.
-        taught: Whether the first one learns from the dense net, generation 0 of the first chain.
-        options: More options of `fit`.
+        count: Generations that have a teacher.
+        taught: Whether the first of them learns from the dense net, generation 0 of the first chain of the regime.
     """
 
+    regime: str
     net: str
-    loss: str
-    count: int
-    spec: str = "folded"
+    loss: str = "ban"
+    count: int = 1
     taught: bool = False
-    options: tuple[str, ...] = ()
 
 
-FIRST = Chain("dense", "ban", COUNT, "dense")
-AS_THEY_ARE = ("--data.padding", "0", "--data.flip", "false")
+REGIMES = {
+    "augmented": (),
+    "as they are": ("--data.padding", "0", "--data.flip", "false", "--trainer.max_epochs", "30"),
+}
+# as in the paper, a student of another kind keeps its teacher's first and last layer
+INHERITED = ("--model.inherit", "[features.conv0, classifier]")
+NETS = {
+    "dense": ("--model.spec", "dense"),
+    "folded": ("--model.spec", "folded"),
+    "residual": ("--model.spec", "dense", "--model.model_args.residual_blocks", "1"),
+}
+ABLATION = (
+    ("dense", "ban", COUNT, False),
+    ("dense", "cwtm", 1, True),
+    ("dense", "dkpp", 1, True),
+    ("folded", "ban", COUNT, False),
+)
 CHAINS = (
-    FIRST,
-    Chain("folded", "ban", COUNT),
-    Chain("dense", "cwtm", 1, "dense", taught=True),
-    Chain("dense", "dkpp", 1, "dense", taught=True),
-    Chain("folded, first from dense", "ban", 2, taught=True),
-    Chain("dense, not augmented", "ban", 1, "dense", options=AS_THEY_ARE),
+    *(Chain(regime, *chain) for regime in REGIMES for chain in ABLATION),
+    Chain("as they are", "folded", count=2, taught=True),
+    Chain("as they are", "residual"),
+    Chain("as they are", "residual", taught=True),
 )
 
 
 def folder_of(chain: Chain, seed: int, out: Path) -> Path:
     """Where a chain is kept."""
-    return out / f"{chain.net}-{chain.loss}-seed{seed}".replace(", ", "-").replace(" ", "-")
+    kind = f"{chain.net}-taught" if chain.taught else chain.net
+    return out / chain.regime.replace(" ", "-") / f"{kind}-{chain.loss}-seed{seed}"
 
 
 def run(chain: Chain, seed: int, root: str, out: Path) -> dict[str, object]:
     """The record of a chain; what is there already is not trained again."""
     folder = folder_of(chain, seed, out)
     if not (folder / "results.json").exists():
-        words = [sys.executable, "-m", "autosample", "generations", "--count", str(chain.count), "--config", CONFIG]
-        words += [
-            "--seed",
-            str(seed),
-            "--loss",
-            chain.loss,
-            "--out",
-            str(folder),
-            "--data.root",
-            root,
-            "--model.spec",
-            chain.spec,
-        ]
+        own = {"count": chain.count, "seed": seed, "loss": chain.loss, "out": folder, "config": CONFIG}
         if chain.taught:
-            words += ["--teacher", str(folder_of(FIRST, seed, out) / "generation-0/model")]
-        subprocess.run(words, check=True)
+            own["teacher"] = folder_of(Chain(chain.regime, "dense"), seed, out) / "generation-0/model"
+        words = [word for name, value in own.items() for word in (f"--{name}", str(value))]
+        options = ["--data.root", root, *NETS[chain.net], *REGIMES[chain.regime]]
+        options += INHERITED if chain.taught and chain.net == "residual" else ()
+        subprocess.run([sys.executable, "-m", "autosample", "generations", *words, *options], check=True)
     rows = json.loads((folder / "results.json").read_text())["rows"]
     for row in rows:
         row["trained"] = last_training_accuracy(folder / row["net"].replace(" ", "-"))
-    return {"net": chain.net, "loss": chain.loss, "taught": chain.taught, "seed": seed, "rows": rows}
+    return {**asdict(chain), "seed": seed, "rows": rows}
 
 
 def last_training_accuracy(generation: Path) -> float | None:

@@ -35,7 +35,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     },
     "docs/speed.md": {"reuse": speed.reuse_table, "growth": speed.growth_figure, "steps": speed.steps_table},
     "docs/deep-k-means.md": {"kmeans": methods.kmeans_text, "clustered": methods.clustered_table},
-    "docs/born-again.md": {"generations": methods.generations_table},
+    "docs/born-again.md": {"generations": methods.generations_tables},
     "docs/strassen.md": {"strassen": methods.strassen_table},
     "docs/data.md": {"input": speed.input_table},
     "docs/runtimes.md": {"runtimes": speed.runtimes_table},

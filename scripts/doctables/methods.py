@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from autosample.experiments.collect import paired_p
 from doctables.records import read, results, source, table
 
 Row = Mapping[str, Any]
+#: Regimes of `scripts/measure_generations.py`, as tables and pictures say them.
+REGIMES = {"as they are": "Images as they are, 30 epochs", "augmented": "Augmented images, 20 epochs"}
 
 
 def strassen_table() -> str:
@@ -67,32 +69,60 @@ def _reached(row: Row) -> str:
     return f"{row['accuracy_percent']:.2f}{spread}"
 
 
-def generations_table() -> str:
-    """Accuracy of generations and of their ensembles, against generation 0 of the same net."""
+class Member(NamedTuple):
+    """One net of a chain of generations, or an ensemble of them."""
+
+    regime: str
+    net: str
+    loss: str
+    taught: bool
+    name: str
+
+    @property
+    def teacher(self) -> str:
+        """What it learns from, as tables say it."""
+        number = self.name.removeprefix("generation ")
+        if not number.isdigit():
+            return ""
+        if self.taught and number == "1":
+            return f"dense net, `{self.loss}`"
+        return f"generation {int(number) - 1}, `{self.loss}`" if number != "0" else "labels"
+
+
+Scores = dict[Member, list[float]]
+
+
+def generations_tables() -> str:
+    """Accuracy of generations and of their ensembles, against generation 0 of the same net; a table for each regime."""
     if not (results() / "methods/generations.json").exists():
         return "No records yet: `bash scripts/reproduce_generations.sh DATA_ROOT` makes them."
     record = read("methods/generations.json")
     found, trained = scores(record["chains"]), scores(record["chains"], "trained")
-    lines = []
-    for (net, loss, member), values in found.items():
-        first = found.get((net, "ban", "generation 0")) or found[net.partition(",")[0], "ban", "generation 0"]
-        gain = "" if values == first else _gain(values, first[: len(values)])
-        shown = "labels" if member == "generation 0" else f"`{loss}`"
-        reached = f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-        known = trained.get((net, loss, member))
-        learned = f"{mean(known):.1f}" if known else ""
-        lines.append(f"| {net} | {shown} | {member} | {learned} | {reached} | {gain} | {len(values)} |")
-    heads = "net | learns by | member | >training accuracy [%] | >test accuracy [%] | >gain over generation 0 | >seeds"
-    return f"{table(heads, lines)}\n\n{source(record)}"
+    heads = "net | member | learns from | >training accuracy [%] | >test accuracy [%] | >gain over labels | >seeds"
+    parts = []
+    for regime, title in REGIMES.items():
+        lines = [_generation(member, found, trained) for member in found if member.regime == regime]
+        parts.append(f"{title}:\n\n{table(heads, lines)}")
+    return "\n\n".join([*parts, source(record)])
 
 
-def scores(chains: Sequence[Row], of: str = "accuracy") -> dict[tuple[str, str, str], list[float]]:
+def _generation(member: Member, found: Scores, trained: Scores) -> str:
+    values, first = found[member], found.get(Member(member.regime, member.net, "ban", False, "generation 0"))
+    gain = _gain(values, first[: len(values)]) if first and values != first else ""
+    reached = f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    learned = f"{mean(trained[member]):.1f}" if member in trained else ""
+    cells = (member.net, member.name, member.teacher, learned, reached, gain, len(values))
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def scores(chains: Sequence[Row], of: str = "accuracy") -> Scores:
     """Accuracies [%] of each member of a chain, in the order of its seeds; those that are not known are left out."""
-    found: dict[tuple[str, str, str], list[float]] = {}
+    found: Scores = {}
     for chain in chains:
         for row in chain["rows"]:
             if row.get(of) is not None:
-                found.setdefault((chain["net"], chain["loss"], row["net"]), []).append(row[of])
+                member = Member(chain["regime"], chain["net"], chain["loss"], chain["taught"], row["net"])
+                found.setdefault(member, []).append(row[of])
     return found
 
 

@@ -161,33 +161,41 @@ def test_what_beats_folded_in_accuracy_bytes_and_time_is_listed(script, finished
     assert planes().startswith("None; sizes measured: 1.")
 
 
-def test_generations_are_compared_with_the_first_of_the_same_net(script, tmp_path):
-    table = script("doctables.methods").generations_table
-    assert table().startswith("No records yet")
+def test_generations_are_compared_with_the_first_of_the_same_net_and_regime(script, tmp_path):
+    tables = script("doctables.methods").generations_tables
+    assert tables().startswith("No records yet")
+    kind = {"regime": "as they are", "loss": "ban", "taught": False}
     chains = [
-        {"net": net, "loss": "ban", "seed": seed, "rows": [
+        {**kind, "net": net, "seed": seed, "rows": [
             {"net": "generation 0", "accuracy": start + seed, "trained": 80.0 + seed},
             {"net": "generation 1", "accuracy": start + 2 * seed + 1},
+            {"net": "ensemble of 2", "accuracy": start + 3 * seed + 2},
         ]}
         for net, start in (("dense", 50.0), ("folded", 40.0)) for seed in range(3)
     ]  # fmt: skip
     chains += [
-        {"net": "folded, first from dense", "loss": "ban", "rows": [{"net": "generation 1", "accuracy": 43.0}]}
+        {**kind, "net": "folded", "taught": True, "loss": "dkpp", "rows": [{"net": "generation 1", "accuracy": 43.0}]}
     ] * 3
+    chains += [{**kind, "regime": "augmented", "net": "dense", "rows": [{"net": "generation 0", "accuracy": 60.0}]}]
     about = {"command": "python measure.py", "date": "2026-01-04", "hardware": "a processor", "torch": "0"}
     kept = tmp_path / "results/methods/generations.json"
     kept.parent.mkdir(parents=True)
     kept.write_text(json.dumps({**about, "chains": chains}))
-    head, _, *lines, _, note = table().splitlines()
-    # differences 1, 2, 3: t = 2·√3 with two degrees of freedom
+    title, first, other, second, note = tables().split("\n\n")
+    head, _, *lines = first.splitlines()
+    assert (title, other) == ("Images as they are, 30 epochs:", "Augmented images, 20 epochs:")
+    # differences 1, 2, 3: t = 2·√3 with two degrees of freedom; 2, 4, 6 have the same
     assert lines == [
-        "| dense | labels | generation 0 | 81.0 | 51.00 ± 1.00 |  | 3 |",
-        "| dense | `ban` | generation 1 |  | 53.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
-        "| folded | labels | generation 0 | 81.0 | 41.00 ± 1.00 |  | 3 |",
-        "| folded | `ban` | generation 1 |  | 43.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
-        "| folded, first from dense | `ban` | generation 1 |  | 43.00 ± 0.00 | +2.00 (p 0.074) | 3 |",
+        "| dense | generation 0 | labels | 81.0 | 51.00 ± 1.00 |  | 3 |",
+        "| dense | generation 1 | generation 0, `ban` |  | 53.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
+        "| dense | ensemble of 2 |  |  | 55.00 ± 3.00 | +4.00 (p 0.074) | 3 |",
+        "| folded | generation 0 | labels | 81.0 | 41.00 ± 1.00 |  | 3 |",
+        "| folded | generation 1 | generation 0, `ban` |  | 43.00 ± 2.00 | +2.00 (p 0.074) | 3 |",
+        "| folded | ensemble of 2 |  |  | 45.00 ± 3.00 | +4.00 (p 0.074) | 3 |",
+        "| folded | generation 1 | dense net, `dkpp` |  | 43.00 ± 0.00 | +2.00 (p 0.074) | 3 |",
     ]
     assert {line.count("|") for line in lines} == {head.count("|")}
+    assert second.splitlines()[2:] == ["| dense | generation 0 | labels |  | 60.00 |  | 1 |"]
     assert note == "`python measure.py`, a processor, torch 0, 2026-01-04."
 
 
