@@ -1,5 +1,6 @@
 """What all quantizers of learned tensors share: the levels of their values, while these are learned and afterwards."""
 
+import copy
 from typing import ClassVar
 
 import torch
@@ -74,6 +75,13 @@ class Quantizer(Exact):
             self._settle(values)
         self._enter(FIXED)
         return self.shown(values)
+
+    @torch.compiler.disable
+    def anew(self, values: Float[Tensor, "*shape"]) -> "tuple[Quantizer, Float[Tensor, '*shape']]":
+        """A quantizer like this one whose levels are those of other values, and the values at these levels."""
+        twin = copy.deepcopy(self)
+        twin._enter(WAITING)
+        return twin, twin.fix(values)
 
     def _settle(self, values: Float[Tensor, "*shape"]) -> None:
         """Keep the levels that were shown last."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autosample.errors import DataError
 from autosample.models._net import StackHead, StagedNet, scaled
-from autosample.reuse import few, norm_pool
+from autosample.reuse import norm_pool, signals
 from autosample.system.hooks import has_hooks
 
 __all__ = ["ConvStack", "ConvStage", "Row", "StackCfg", "min_input"]
@@ -78,9 +78,9 @@ class StackCfg:
 class ConvStage(nn.Module):
     """conv → batch norm → max-pool → ReLU, or conv → ReLU → batch norm → max-pool with `act_first`.
 
-    The conv has a bias only if no batch norm follows directly, since the norm would cancel it. On a CPU, long
-    signals with few channels are convolved by a kernel in training, and norm, pool and ReLU run as one operator; see
-    `autosample.reuse.few` and `autosample.reuse.norm_pool`.
+    The conv has a bias only if no batch norm follows directly, since the norm would cancel it. In training
+    on a CPU, long and short signals are convolved in faster ways than torch's, and norm, pool and ReLU of long ones run
+    as one operator; see `autosample.reuse.signals` and `autosample.reuse.norm_pool`.
 
     Args:
         in_chans: input channels.
@@ -122,14 +122,18 @@ class ConvStage(nn.Module):
                 f"the input is too small: a stage needs {self.needs} values per axis and gets {min(x.shape[2:])}: "
                 f"pass at least {self.min_input} {self.unit}"
             )
-        conv = self.conv
-        plain = type(conv) is nn.Conv1d and not has_hooks(conv) and few.fits(conv, x, conv.weight)
-        x = few.convolve(conv, x, conv.weight, conv.bias) if plain else conv(x)
+        x = self._convolved(x)
         if self.act_first:
             return self.pool(self.norm(self.act(x)))
         if norm_pool.fits(x, self.norm, self.pool, self.act):
             return norm_pool.norm_pool_relu(x, cast(Any, self.norm), cast(Any, self.pool))
         return self.act(self.pool(self.norm(x)))  # ReLU and max-pool commute, and the pool leaves less to do
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        conv, y = self.conv, None
+        if type(conv) is nn.Conv1d and not has_hooks(conv):
+            y = signals.convolve(conv, x, conv.weight, conv.bias)
+        return conv(x) if y is None else y
 
 
 class ConvStack(StagedNet):

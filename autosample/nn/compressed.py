@@ -16,7 +16,7 @@ from autosample.nn.kinds import KINDS, names_of_kinds
 from autosample.nn.reading import read_spec
 from autosample.nn.taps import seen_taps
 from autosample.nn.written import ComposedWeight
-from autosample.reuse import few
+from autosample.reuse import signals
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
 from autosample.reuse.task import Task
@@ -169,10 +169,8 @@ class Compressed(ComputedWeight, Reported):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Called by torch's convolutions."""
-        layer: Any = self
-        if few.fits(layer, input, weight):
-            return few.convolve(layer, input, weight, bias)
-        return super()._conv_forward(input, seen_taps(self, input, weight), bias)  # pyright: ignore
+        y = signals.convolve(self, input, weight, bias)
+        return super()._conv_forward(input, seen_taps(self, input, weight), bias) if y is None else y  # pyright: ignore
 
     @torch.no_grad()
     def to_dense_(self) -> nn.Module:

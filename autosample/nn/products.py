@@ -1,13 +1,14 @@
 """Sizes of sum-product layers, and their plan for inference."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from autosample.coding.ternary import IN_A_BYTE, ternary_bytes
 from autosample.errors import SpecError
+from autosample.nn.facts import Facts
 from autosample.reuse.after import After
 from autosample.reuse.planner import MARGIN, Plan, timed
 from autosample.reuse.sum_product import Patches, SumProductPlan
@@ -55,6 +56,15 @@ def products_of(spec: Spec, shape: tuple[int, ...], entries: int, multiple: int 
 def patch_of(spec: Spec, shape: tuple[int, ...]) -> int:
     """Side of an output patch; a linear layer has none."""
     return spec.settings.patch if len(shape) > 2 else 1
+
+
+def product_facts(layer: Any, entries: Sequence[int]) -> Facts:
+    """What a sum-product layer stores; `entries` are those of its matrices."""
+    more = layer.products if not layer.has_weight else 0 if layer.had_bias else layer.shape[0]
+    numbers = -(-8 * sum(map(ternary_bytes, entries)) // BITS) + layer.products + more
+    patch = f", patches of {layer.patches.patch}" if layer.patches.patch > 1 else ""
+    notes = (f"{layer.products} products{patch}", *layer.coding_notes())
+    return Facts(layer.spec.preset, math.prod(layer.shape), numbers, notes=notes)
 
 
 def product_plan(

@@ -14,15 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autosample.coding.exact import Exact
-from autosample.coding.quantizers import QUANTIZERS
+from autosample.coding.quantizer import Quantizer
 from autosample.coding.straight import straight
-from autosample.coding.ternary import is_ternary, pack_ternary, ternary, ternary_bytes, unpack_ternary
+from autosample.coding.ternary import is_ternary, pack_ternary, ternary, unpack_ternary
 from autosample.errors import DAMAGED, ArtifactError, ConversionError, SpecError
 from autosample.nn.compressed import Compressed
 from autosample.nn.facts import Facts, Operations
 from autosample.nn.graph import keep_in_graph
 from autosample.nn.kinds import is_plain
-from autosample.nn.products import BITS, nonzero, patches_of, planned_numbers, product_plan, products_of
+from autosample.nn.products import nonzero, patches_of, planned_numbers, product_facts, product_plan, products_of
 from autosample.nn.reading import read_spec
 from autosample.reuse.after import After
 from autosample.reuse.planner import Plan
@@ -67,6 +67,7 @@ class SumProductLayer(Exact, Compressed):
     spread: nn.Parameter | None
     scale: nn.Parameter
     shift: nn.Parameter | None
+    bias: nn.Parameter | None
     norm: nn.modules.batchnorm._BatchNorm | None
     products: int
     multiple: int
@@ -140,6 +141,8 @@ class SumProductLayer(Exact, Compressed):
         gather, spread = self.matrix("gather"), self.matrix("spread")
         if self.norm is None:
             return computed(p, input, self.tensors(self.in_use("scale")))
+        if not self.training and self.quantizer("scale") is not None:  # it has levels for factors with the norm
+            return computed(p, input, self.tensors(self.scale) | self._with_norm()[0])
         if self.phase == FROZEN and self.training and torch.is_grad_enabled():  # the optimizer still has them
             gather = keep_in_graph(gather, [q for q in (self.gather, self.spread) if q is not None and q.requires_grad])
         y = p.gathered(input, gather)
@@ -161,8 +164,7 @@ class SumProductLayer(Exact, Compressed):
     def entries(self, name: str) -> Int[Tensor, "r n *rest"]:
         """The frozen entries of `gather` or `spread`, −1, 0 and 1."""
         corners = self.patches.window if name == "gather" else self.patches.corners
-        count = self.get_buffer(f"{name}_entries_bits").shape[0] // (self.products * math.prod(corners))
-        return (self.kept(f"{name}_entries") - 1).view(self.products, count, *corners)
+        return (self.kept(f"{name}_entries") - 1).view(self.products, -1, *corners)
 
     def final_entries(self, name: str) -> Tensor:
         """The entries that freezing would keep now, or has kept."""
@@ -203,6 +205,14 @@ class SumProductLayer(Exact, Compressed):
             return bias
         sums = (self.matrix("spread").flatten(1) * shift[:, None]).unflatten(0, (self.patches.groups, -1)).sum(1)
         return bias + sums.flatten()
+
+    def _with_norm(self) -> tuple[dict[str, Tensor | None], Quantizer | None]:
+        """`scale`, `shift` and `bias` of the hardened layer, and the quantizer of `scale` if it has levels."""
+        scale, shift = self.folded(self.factors())
+        known: Any = self.quantizer("scale")
+        quantizer, scale = known.anew(scale.detach()) if known is not None and known.now else (None, scale)
+        moved = (None, self.whole_bias()) if self.has_weight else (shift, self.bias)
+        return dict(zip(("scale", "shift", "bias"), (scale, *moved), strict=True)), quantizer
 
     def to_dense_(self) -> nn.Module:
         bias, learns, needed = self.whole_bias().detach().clone(), self.scale.requires_grad, self.had_bias
@@ -255,18 +265,14 @@ class SumProductLayer(Exact, Compressed):
     def harden_(self) -> None:
         self.freeze_()
         if self.norm is not None:
-            bias = self.whole_bias() if self.has_weight else None
-            scale, shift = self.folded(self.factors())
-            assert shift is not None
-            learns, quantizer = self.scale.requires_grad, self.quantizer("scale")
-            self.scale = nn.Parameter(scale, requires_grad=learns)
-            self.shift = None if self.has_weight else nn.Parameter(shift, requires_grad=learns)
-            if bias is not None:
-                self.bias = nn.Parameter(bias, requires_grad=learns)
+            tensors, quantizer = self._with_norm()
+            learns = self.scale.requires_grad
+            for name, value in tensors.items():
+                if value is not getattr(self, name):
+                    self.register_parameter(name, None if value is None else nn.Parameter(value, requires_grad=learns))
             self.gather = self.spread = self.norm = None
-            if quantizer is not None and quantizer.now:  # its levels were those of factors without a norm
-                self.quantise_with("scale", QUANTIZERS[quantizer.method](quantizer.bits, scale.device))
-                self.start_levels("scale")
+            if quantizer is not None:
+                self.quantise_with("scale", quantizer)
         self.fix_levels_()
 
     def train(self, mode: bool = True):
@@ -333,12 +339,7 @@ class SumProductLayer(Exact, Compressed):
         return Operations(made * math.prod(self.shape[1:]), patches * self.products, patches * used)
 
     def facts(self) -> Facts:
-        size = sum(ternary_bytes(self.get_buffer(f"{name}_entries_bits").shape[0]) for name in _MATRICES)
-        more = self.products if not self.has_weight else 0 if self.had_bias else self.shape[0]
-        numbers = -(-8 * size // BITS) + self.products + more
-        patch = f", patches of {self.patches.patch}" if self.patches.patch > 1 else ""
-        notes = (f"{self.products} products{patch}", *self.coding_notes())
-        return Facts(self.spec.preset, math.prod(self.shape), numbers, notes=notes)
+        return product_facts(self, [self.get_buffer(f"{name}_entries_bits").shape[0] for name in _MATRICES])
 
     def extra_repr(self) -> str:
         p, text = self.patches, super().extra_repr().replace(", bias=False", "")  # hardening may add a bias
