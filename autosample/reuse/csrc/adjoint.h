@@ -95,11 +95,7 @@ void bank_tile(const float* segments, const int64_t* at, const float* const* x, 
     times<kRows>([&](int r) AUTOSAMPLE_INLINE { add_product(sum[r], load(segments + at[r] + i), value); });
   }
   times<kRows>([&](int r) AUTOSAMPLE_INLINE {
-    times<kDepth>([&](int d) AUTOSAMPLE_INLINE {
-      float total = 0;
-      for (int lane = 0; lane < kLanes; ++lane) total += sum[r][d][lane];
-      bank[r * depth + d] += total;
-    });
+    times<kDepth>([&](int d) AUTOSAMPLE_INLINE { bank[r * depth + d] += total(sum[r][d]); });
   });
 }
 
@@ -198,7 +194,7 @@ inline void run_adjoint(const Program& p, const Selection& s, const float* bank,
   int64_t reach = 0;
   for (const auto& list : p.taps) reach = std::max(reach, Program::reach(list));
   const int64_t tile = tile_length(p, batch * p.groups), tiles = (p.length() + tile - 1) / tile;
-  const int64_t margin = reach + kTileVectors * kLanes;
+  const int64_t margin = round_up(reach + kTileVectors * kLanes, kLanes);  // so rows begin at a cache line
   const Rows rows(p, tile + p.halo_sum + 2 * margin + 3 * kTileVectors * kLanes);
   const int64_t row_x = padded_row(tile + p.halo + 2 * kTileVectors * kLanes);
   const int64_t block = rows.plane * p.phases, plane_x = (p.columns + kTileRows) * row_x;

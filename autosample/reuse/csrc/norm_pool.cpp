@@ -38,12 +38,6 @@ struct Moments {
   }
 };
 
-inline float total(Vec v) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
-}
-
 Moments moments(const float* x, int64_t count) {
   if (count == 0) return {};
   const float first = x[0];  // sums of differences from it stay small where the mean is large

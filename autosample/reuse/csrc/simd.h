@@ -83,6 +83,19 @@ inline Vec shifted(Vec a, Vec b) {
   return __builtin_shuffle(a, b, at);
 }
 
+// The sum of a vector's elements, by halves: one after the other, each addition would wait for the one before.
+template <int kBy = kLanes / 2>
+inline AUTOSAMPLE_INLINE float total(Vec v) {
+  if constexpr (kBy == 0) {
+    return v[0];
+  } else {
+    typedef int32_t Index __attribute__((vector_size(kLanes * 4)));
+    Index at;
+    for (int i = 0; i < kLanes; ++i) at[i] = i ^ kBy;
+    return total<kBy / 2>(v + __builtin_shuffle(v, at));
+  }
+}
+
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // A row length whose rows do not fall on the same cache sets.
