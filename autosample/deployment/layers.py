@@ -90,8 +90,10 @@ def _plan(
     own = "no other plan is known" if chain is None else _own_way(layer, chain)
     follow = Following(model, Chain(layer="") if own or chain is None else chain)
     if not isinstance(layer, Compressed):
-        found = _slow(layer, follow, x) if measure and fuse and not own else None
-        return _Planned(*(found or (Plan("dense", own or "not converted"), None)), follow, None)
+        plan, found = Plan("dense", own or "not converted"), None
+        if measure and fuse and not own:
+            plan, found = _slow(layer, follow, x, plan)
+        return _Planned(plan, found, follow, None)
     source = copy.deepcopy(layer)
     if not layer.has_weight and ("forward" in vars(layer) or has_hooks(layer)):
         raise ConversionError(
@@ -103,22 +105,25 @@ def _plan(
     inside = follow.disjoint
     after = inside.after(cast(Tensor | None, layer.bias))
     plan, module = layer.plan(x, after, lambda: _dense(layer, inside), measure=measure, fuse=fuse)
+    if module is None and measure and fuse:
+        plan, module = _slow(copy.deepcopy(layer).to_dense_(), follow, x, plan)
     return _Planned(plan, module, follow, source)
 
 
-def _slow(layer: nn.Module, follow: Following, x: Tensor | None) -> tuple[Plan, nn.Module] | None:
-    """The kernel for a dense layer that torch computes slowly, if it is faster.
+def _slow(layer: nn.Module, follow: Following, x: Tensor | None, plan: Plan) -> tuple[Plan, nn.Module | None]:
+    """The kernel for a dense layer that torch computes slowly, if it is faster; else `plan`, which is the dense layer.
 
     A batch in parts has its pool inside too, and is preferred.
     """
     if x is None or not is_slow(layer, x):
-        return None
+        return plan, None
     conv = cast(nn.Conv1d | nn.Conv2d, layer)
     folded = cast(nn.Sequential, _dense(conv, follow))[0]  # as it is when it takes the batch in parts: measured once
     if in_parts(folded, follow.relu, follow.pool, x) is not None:
-        return None
+        return plan, None
     inside = follow.disjoint
-    return slow_plan(conv, x, inside.after(conv.bias), lambda: _dense(conv, inside))
+    found = slow_plan(conv, x, inside.after(conv.bias), lambda: _dense(conv, inside))
+    return (replace(found[0], reason=f"{plan.reason}; {found[0].reason}"), found[1]) if found else (plan, None)
 
 
 def _dense(layer: nn.Module, follow: Following) -> nn.Module:

@@ -1,12 +1,11 @@
 """Dense convolutions that torch computes slowly, in the fused kernel.
 
 Torch's kernels read blocks of input channels, so they are slow where there are few, as in the first layer of a net. For
-1×1 taps with a stride, they read the whole map. These layers are often left dense, and then take much of the time of
-a compressed net.
+1×1 taps with a stride, they read the whole map. These layers often stay dense, and then take much of the time of a
+compressed net.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import cast
 
 from torch import Tensor, nn
@@ -19,8 +18,8 @@ from autosample.reuse.schedule import Frame
 from autosample.reuse.task import dense_task
 from autosample.reuse.timings import signature
 
-# Torch's kernels for CPUs read blocks of 8 or 16 channels.
-_FEW = 8
+# Torch's kernels for CPUs read blocks of 8 or 16 channels; for signals they are slow with more, too.
+_FEW = {nn.Conv1d: 64, nn.Conv2d: 8}
 
 
 def is_slow(conv: nn.Module, x: Tensor | None) -> bool:
@@ -30,11 +29,12 @@ def is_slow(conv: nn.Module, x: Tensor | None) -> bool:
         conv: Any module; all but plain convolutions of few channels, or of 1×1 taps with a stride, are refused.
         x: A tensor of the shape, type and device of the inputs; `None` if no input is known.
     """
-    if x is None or type(conv) not in (nn.Conv1d, nn.Conv2d):
+    few = _FEW.get(type(conv), 0)
+    if x is None or not few:
         return False
     conv = cast(nn.Conv1d | nn.Conv2d, conv)
     leaps = max(conv.kernel_size) == 1 < max(conv.stride)
-    if conv.in_channels > _FEW and not leaps:
+    if conv.in_channels > few and not leaps:
         return False
     if conv.groups > 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False
@@ -61,7 +61,7 @@ def slow_plan(
         conv.bias is None, after.relu, after.pool,
     )  # fmt: skip
     plan, chosen = timed(key, {"fused": module}, dense, x, {"fused": 1.0})
-    return None if chosen is None else (replace(plan, reason=f"not converted; {plan.reason}"), chosen)
+    return None if chosen is None else (plan, chosen)
 
 
 def _module(conv: nn.Conv1d | nn.Conv2d, frame: Frame, after: After) -> WindowConv:

@@ -50,7 +50,7 @@ def test_it_computes_the_layer_and_what_follows(kind, always):
 
 def test_the_row_says_what_was_folded_in(always):
     model, x = net_of(*copy.deepcopy(NETS["signal"][:3])), torch.randn(NETS["signal"][3])
-    wide = nn.Sequential(model, nn.Unflatten(1, (12, -1)), nn.Conv1d(12, 12, 3), nn.ReLU()).eval()
+    wide = nn.Sequential(model, nn.Unflatten(1, (12, -1)), nn.Conv1d(12, 12, 3, groups=2), nn.ReLU()).eval()
     fast = deploy(wide, x)
     (module,) = [m for m in fast.modules() if isinstance(m, WindowConv)]
     assert module.relu
@@ -59,12 +59,14 @@ def test_the_row_says_what_was_folded_in(always):
 
 
 def test_other_layers_stay_as_they_are(always):
-    x = torch.randn(1, 16, 30)
-    layers = [nn.Conv1d(16, 8, 3), nn.Conv1d(16, 8, 3, groups=8), nn.Conv1d(16, 8, 3, padding="same")]
+    x = torch.randn(1, 65, 30)
+    layers = [nn.Conv1d(65, 8, 3), nn.Conv1d(65, 65, 3, groups=65), nn.Conv1d(65, 8, 1), nn.Conv2d(65, 8, 3)]
     for layer in layers:
         assert not slow.is_slow(layer, x)
-    assert slow.is_slow(nn.Conv1d(16, 8, 1, 2), x)
-    assert not slow.is_slow(nn.Conv1d(16, 8, 1), x)
+    assert slow.is_slow(nn.Conv1d(65, 8, 1, 2), x)
+    assert not slow.is_slow(nn.Conv2d(9, 8, 3), torch.randn(1, 9, 30, 30))
+    assert slow.is_slow(nn.Conv1d(64, 8, 3), x[:, :64])
+    assert not slow.is_slow(nn.Conv1d(64, 8, 3, padding="same"), x[:, :64])
     signal, conv = torch.randn(1, 4, 30), nn.Conv1d(4, 8, 3)
     assert slow.is_slow(conv, signal)
     assert not slow.is_slow(nn.Conv1d(4, 8, 3, padding=1, padding_mode="circular"), signal)
@@ -88,3 +90,21 @@ def test_a_compressed_net_keeps_its_first_layer_dense_and_runs_it_fast(always):
     fast = deploy(changed, x)
     with torch.no_grad():
         torch.testing.assert_close(fast(x), changed(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["random", "hashednet", "kmeans"])
+def test_a_sampled_layer_that_stays_dense_runs_in_the_kernel_too(spec, always):
+    model = net_of(nn.Conv1d(3, 16, 9, 2, 4), nn.BatchNorm1d(16), nn.MaxPool1d(2))
+    changed, _ = convert(model, spec, ratio=2, window=3, grid=1)
+    x = torch.randn(2, 3, 4000)
+    fast = deploy(changed.eval(), x)
+    (row,) = fast.deployment.rows
+    assert isinstance(fast[0], WindowConv)
+    assert row.plan.kind == "fused"
+    assert row.plan.reason.endswith("measured 2.0x")
+    assert row.folded == ("norm", "relu", "pool")
+    with torch.no_grad():
+        right = copy.deepcopy(changed).double()(x.double())
+        assert float((fast(x) - right).abs().max() / right.abs().max()) < 1e-5
+    back = deploy(changed, x, fuse=False)
+    assert back.deployment.rows[0].plan.kind != "fused"
