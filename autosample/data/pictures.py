@@ -14,7 +14,7 @@ from torch import Tensor
 from autosample.data.files import DEFAULT, Limits, reason, shown
 from autosample.data.image_files import decode_image, open_image
 from autosample.data.resident import BatchPlan
-from autosample.data.workers import PlannedBatches, Repaired, first_readable, seeded, stacked
+from autosample.data.workers import PlannedBatches, Repaired, first_readable, own_chance, stacked
 from autosample.errors import DataError
 
 # bytes of the header before a file in a tar, and of the name that it begins with
@@ -160,9 +160,10 @@ class PictureBatches(PlannedBatches):
 
     def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         read, bad = [], []
-        for row in rows.tolist():
-            image, label = self._read(row % len(self.pictures), bad)
-            with seeded(self.plan.seed, epoch, row):
+        with own_chance() as seed:
+            for row in rows.tolist():
+                image, label = self._read(row % len(self.pictures), bad)
+                seed(self.plan.seed, epoch, row)
                 read.append((self.transform(image), label))
         x, y = stacked([x for x, _ in read]), torch.tensor([y for _, y in read])
         return Repaired(x, y, bad) if bad else (x, y)  # pyright: ignore[reportReturnType] - the loader unpacks it

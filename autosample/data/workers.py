@@ -157,18 +157,24 @@ class TensorBatches(PlannedBatches):
 
 
 @contextmanager
-def seeded(*parts: int) -> Iterator[None]:
-    """In the block, random numbers of Python, NumPy and torch (on the CPU) depend only on `parts`."""
+def own_chance() -> Iterator[Callable[..., None]]:
+    """In the block, random numbers of Python, NumPy and torch (on the CPU) depend only on the numbers that seed them.
+
+    Gives the function that seeds all three with whole numbers. Generators go on after the block as if it had not been.
+    """
     # timm draws from the global generators. NumPy's is replaced: copies of its state take as long as all the rest
     shared: Any = np.random  # stubs do not know these functions
     states = random.getstate(), shared.get_bit_generator(), torch.get_rng_state()
-    seed = mixed_seed(*parts)
-    random.seed(seed)
     shared.set_bit_generator(_OWN)
-    shared.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
+
+    def seed(*parts: int) -> None:
+        number = mixed_seed(*parts)
+        random.seed(number)
+        shared.seed(number % 2**32)
+        torch.default_generator.manual_seed(number)
+
     try:
-        yield
+        yield seed
     finally:
         random.setstate(states[0])
         shared.set_bit_generator(states[1])
@@ -204,13 +210,13 @@ class FileBatches(PlannedBatches):
         self.limits = limits
 
     def cut(self, rows: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
-        return stacked([self.example(row, epoch) for row in rows.tolist()]), self.y[rows]
-
-    def example(self, row: int, epoch: int) -> Tensor:
-        """Image `row` of the data as the model sees it in epoch `epoch`."""
-        image = open_image(os.fsdecode(self.paths[row]), limits=self.limits)
-        with seeded(self.plan.seed, epoch, row):
-            return self.transform(image)
+        images = []
+        with own_chance() as seed:
+            for row in rows.tolist():
+                image = open_image(os.fsdecode(self.paths[int(row)]), limits=self.limits)
+                seed(self.plan.seed, epoch, row)
+                images.append(self.transform(image))
+        return stacked(images), self.y[rows]
 
 
 def _as_it_is(batch: Any) -> Any:
