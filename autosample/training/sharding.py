@@ -1,5 +1,6 @@
 """Sharded training: each process holds a part of every parameter. Lightning knows the strategy as `sharded`."""
 
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
@@ -19,12 +20,14 @@ from autosample.nn import Compressed, compressed_layers
 from autosample.sampling import Offsets
 from autosample.training.clustering import ClusterPenalty
 from autosample.training.devices import share
-from autosample.training.pieces import piece_like, put_together
+from autosample.training.pieces import own_piece, piece_like, put_together
 from autosample.training.quantizing import FakeQuantize
 
 _S = "--trainer.strategy"
 _DDP = f"use {_S} ddp"
 _PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")
+# whether torch can leave some parameters whole
+_CAN_KEEP = "ignored_params" in inspect.signature(fully_shard).parameters
 # they read or write numbers between steps
 _BETWEEN_STEPS = (FakeQuantize, ClusterPenalty, StochasticWeightAveraging)
 # what a checkpoint has for each tensor of a module; averages add the second
@@ -141,6 +144,7 @@ def prepare_sharding(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     if isinstance(trainer.strategy, Sharded):
         # on the module itself: Lightning's averages of models do not go with classes that define this
         module.configure_model = MethodType(_shard, module)
+        module.configure_gradient_clipping = MethodType(_clip, module)
 
 
 def _averages(trainer: pl.Trainer) -> list[WeightAveraging]:
@@ -161,12 +165,31 @@ def _outside(trainer: pl.Trainer, net: nn.Module) -> str:
 
 
 def _learns(layer: Compressed) -> str:
-    """What a layer learns besides its numbers; empty if nothing."""
+    """What a layer learns besides its numbers, if that does not go with sharding; empty if nothing."""
     if layer.quantizers is not None:
         return "levels"
     rule = getattr(layer, "offsets", None)
+    if isinstance(rule, Offsets) and _learns_whole(rule):
+        return ""
     inner = isinstance(rule, Offsets) and (rule.learned or rule.watches_input or any(True for _ in rule.parameters()))
     return f"the rule {layer.spec.rule}, which learns," if inner or layer.learns_until or layer.open_stages else ""
+
+
+def _learns_whole(rule: Offsets) -> bool:
+    """Whether each process can hold all that a rule learns, apart from the numbers: positions, scores or signs.
+
+    Those have a group of their own in the optimizer, which cannot mix whole tensors with pieces. Moves of filters need
+    the numbers, and rules that watch the input have learners that learn like the weights.
+    """
+    if not rule.learned or rule.watches_input or rule.moves is not None or not _CAN_KEEP:
+        return False
+    return {id(p) for p in rule.parameters()} <= {id(p) for p in rule.rated()}
+
+
+def _whole(net: nn.Module) -> set[nn.Parameter]:
+    """The parameters that each process holds."""
+    rules = [getattr(layer, "offsets", None) for layer in compressed_layers(net).values()]
+    return {p for rule in rules if isinstance(rule, Offsets) for p in rule.parameters()}
 
 
 def _shard(module: Any) -> None:
@@ -176,14 +199,42 @@ def _shard(module: Any) -> None:
         _cut(owner.net, module)
 
 
+def _clip(
+    module: Any, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+) -> None:
+    """Clip gradients like Lightning, which cannot do it where some are whole and others in pieces."""
+    if not gradient_clip_val:
+        return
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    own = [own_piece(gradient) for gradient in gradients]
+    if gradient_clip_algorithm == "value":
+        for piece in own:
+            piece.clamp_(-gradient_clip_val, gradient_clip_val)
+        return
+    sums = torch.zeros(2, device=module.device)  # of squares, in pieces and in whole gradients
+    for gradient, piece in zip(gradients, own, strict=True):
+        sums[int(piece is gradient)] += piece.float().square().sum()
+    norm = (module.trainer.strategy.reduce(sums[:1].clone(), reduce_op="sum") + sums[1:]).sqrt()
+    for piece in own:
+        piece.mul_((gradient_clip_val / (norm + 1e-6)).clamp(max=1).to(piece.dtype))
+
+
 def _cut(net: Any, module: Any) -> None:
     if isinstance(net, FSDPModule):
         return
     # its numbers are those of the first process, as with ddp
     share(module.trainer, chain(net.named_parameters(), net.named_buffers()))
-    mesh = module.device_mesh["data_parallel"]
+    mesh, whole = module.device_mesh["data_parallel"], _whole(net)
+    kept: Any = {"ignored_params": whole} if whole else {}  # torch 2.6 does not know it
     for part in (*blocks(net), net):
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True, **kept)
+
+    def average(parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        parameter.grad.copy_(module.trainer.strategy.reduce(parameter.grad, reduce_op="mean"))
+
+    for parameter in whole:  # the gradients of pieces are averaged by torch
+        parameter.register_post_accumulate_grad_hook(average)
 
 
 def blocks(net: nn.Module) -> list[nn.Module]:

@@ -32,6 +32,10 @@ PLAIN = {"model_args": {"norm": False}}
 # a larger eps, so rounding of gradients that are almost zero does not become a step
 ADAM = {"optimizer_args": {"eps": 1e-3}}
 
+LEARNED = {"options": {"afford": 10, "freeze_at": 0.6}}
+CLIPPED = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"}
+SIGNS = {"options": {"signs": "learned", "rate": 0.3, "freeze_at": 0.6}}
+
 #: settings of the classifier, of the trainer, and whether one process trains the same net
 KINDS = {
     "folded": ({"spec": "folded", **PLAIN, **ADAM}, {}, True),
@@ -42,8 +46,13 @@ KINDS = {
     "batch norm": ({"spec": "folded", **ADAM}, {"limit_val_batches": 1}, False),
     "residual": ({"spec": "folded", "model": "test_resnet", "in_chans": 1, **ADAM}, {}, False),
     "sgd and clipping": ({"optimizer": "sgd", "spec": "folded", **PLAIN}, {"gradient_clip_val": 0.1}, True),
+    "clipping of learned": ({"optimizer": "sgd", "spec": "dfsnet", **PLAIN}, {"gradient_clip_val": 0.1}, True),
     "lamb": ({"optimizer": "lamb", "spec": "folded", **PLAIN, **ADAM}, {}, True),
     "accumulation": ({"spec": "folded", **PLAIN, **ADAM}, {"accumulate_grad_batches": 2}, True),
+    "learned positions": ({"spec": "autosample", "spec_args": LEARNED, **PLAIN, **ADAM}, {}, True),
+    "dfsnet": ({"spec": "dfsnet", **PLAIN, **ADAM}, {"accumulate_grad_batches": 2}, True),
+    "learned choice": ({"spec": "kmeans", "spec_args": {"rule": "categorical"}, **PLAIN, **ADAM}, {}, True),
+    "learned signs": ({"spec": "folded", "spec_args": SIGNS, **PLAIN, **ADAM}, CLIPPED, True),
     "mixed bf16": ({"spec": "folded", **PLAIN, **ADAM}, {"precision": "bf16-mixed"}, False),
     "bf16": ({"spec": "folded", **PLAIN, **ADAM}, {"precision": "bf16-true"}, False),
 }
@@ -97,7 +106,7 @@ def fit(trainer, digits):
         loop.fit(model, datamodule=data or digits(batch_size=16 if strategy else 32), ckpt_path=ckpt_path)
         if strategy == "sharded":
             assert isinstance(model.net, FSDPModule)
-            assert all(isinstance(p, DTensor) for p in model.net.parameters())
+            assert all(isinstance(p, DTensor) != (".offsets." in n) for n, p in model.net.named_parameters())
             assert not any(isinstance(t, DTensor) for t in keep.seen[-1].values())
             with pytest.raises(ArtifactError, match=r"got pieces of a sharded training: save the net of"):
                 autosample.save(model.net, loop.default_root_dir)
@@ -216,9 +225,10 @@ def averaging(folder):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_averages_are_in_pieces_too(fit, in_two, tmp_path):
+@pytest.mark.parametrize("learned", [{}, SIGNS])
+def test_averages_are_in_pieces_too(fit, in_two, tmp_path, learned):
     """Nets and averages of two sharded processes are those of two whole ones; training goes on with both."""
-    settings, middle = {"spec": "folded", **PLAIN, **ADAM}, "epoch=1-step=6.ckpt"
+    settings, middle = {"spec": "folded", "spec_args": learned, **PLAIN, **ADAM}, "epoch=1-step=6.ckpt"
     parts, whole, alone = (tmp_path / name for name in ("parts", "whole", "alone"))
     (straight, others, gone_on), _ = in_two(
         lambda: [

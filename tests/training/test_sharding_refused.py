@@ -9,7 +9,7 @@ from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 
 from autosample.errors import ConfigError
 from autosample.models import create
-from autosample.training import ClusterPenalty, FakeQuantize
+from autosample.training import ClusterPenalty, FakeQuantize, sharding
 from autosample.training.sharding import blocks, check_sharding
 
 
@@ -19,15 +19,16 @@ def stochastic():
 
 #: what is refused: settings of the classifier, callbacks of the trainer, what the message says was given
 REFUSED = {
-    "learned positions": ({"spec": "autosample", "spec_args": {"options": {"afford": 10}}}, (), "the rule interpol"),
     "nes": ({"spec": "nes"}, (), "the rule indexed"),
-    "dfsnet": ({"spec": "dfsnet"}, (), "the rule interpol"),
-    "learned choice": ({"spec": "kmeans", "spec_args": {"rule": "categorical"}}, (), "the rule categorical"),
     "conditioned": ({"spec": "conditioned"}, (), "the rule conditioned"),
     "sum-product": ({"spec": "strassen"}, (), "the rule strassen"),
     "blocks": ({"spec": "folded", "spec_args": {"options": {"assignment": "learned"}}}, (), "the rule folded"),
-    "signs": ({"spec": "folded", "spec_args": {"options": {"signs": "learned"}}}, (), "the rule folded"),
     "two folds": ({"spec": "folded", "spec_args": {"options": {"mixing": "two"}}}, (), "the rule folded"),
+    "signs of two": (
+        {"spec": "folded", "spec_args": {"options": {"signs": "learned", "mixing": "two"}}},
+        (),
+        "the rule folded",
+    ),
     "levels": ({"spec": "folded"}, (FakeQuantize,), "FakeQuantize"),
     "mean": ({"spec": "folded"}, (stochastic,), "StochasticWeightAveraging"),
     "penalty": ({"spec": "dense"}, (ClusterPenalty,), "ClusterPenalty"),
@@ -41,6 +42,12 @@ def test_what_needs_numbers_between_steps_is_refused(classifier, trainer, kind):
     model = classifier(**settings)
     with pytest.raises(ConfigError, match=rf"between steps, got {told}.*: use --trainer.strategy ddp$"):
         check_sharding(loop, model.net)
+
+
+def test_without_parameters_that_stay_whole_learned_rules_are_refused(classifier, trainer, monkeypatch):
+    monkeypatch.setattr(sharding, "_CAN_KEEP", False)  # torch 2.6
+    with pytest.raises(ConfigError, match="between steps, got the rule interpol"):
+        check_sharding(trainer(devices=2, strategy="sharded"), classifier(spec="dfsnet").net)
 
 
 class Fsdp(FSDPStrategy):
