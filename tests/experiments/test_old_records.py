@@ -44,7 +44,7 @@ LIKE = _NET | {
 PUBLISHED = {
     "ablation/cifar10_5conv_int4": (51, 24), "ablation/cifar10_5conv_int4_16x": (54, 24),
     "ablation/cifar10_mlp": (45, 33), "ablation/deep_kmeans_cifar10": (57, 57),
-    "ablation/esc10": (115, 96), "ablation/mnist": (84, 84),
+    "ablation/esc10": (115, 96), "ablation/esc10_int8": (55, 55), "ablation/mnist": (84, 84),
     "ablation/mnist_int8": (21, 9), "ablation/quick": (21, 21), "ablation/resnet18_cifar10_small": (21, 15),
     "ablation/resnet18_cifar10_small_int8": (21, 15), "ablation/spoken_digits": (150, 130),
     "ablation/strassen_cifar10": (42, 42),
