@@ -80,7 +80,7 @@ def make_teacher(settings: Mapping[str, Any], device: torch.device) -> nn.Module
 def inherit_(net: nn.Module, teacher: nn.Module, names: Iterable[str]) -> None:
     """Give a net the weights of parts of its teacher, such as its first and last layer, and freeze them.
 
-    Students of another kind do so in Furlanello et al. 2018, section 4. Statistics of batch norms go on learning.
+    Students of another kind do so in Furlanello et al. 2018. Statistics of batch norms go on learning.
 
     Args:
         net: The net; changed in place.

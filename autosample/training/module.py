@@ -198,7 +198,8 @@ class Classifier(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Adds the check of the NaN policy, and the schedules of learned offsets and blocks if the net has any."""
-        attach_levels(self.trainer, self)  # before other callbacks copy the net, and so is the next line
+        # both before other callbacks copy the net
+        attach_levels(self.trainer, self)
         self._inherit()
         checks = [FiniteCheck()] if self.hparams["nan_policy"] == "detect" else []
         sampled = bool(compressed_layers(self.net))
